@@ -1,0 +1,108 @@
+"""Which interactions generalize, what share of the strength they hold, and how much of the loss gap the others explain."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lightning_interactions.functional.strength import salient_mask
+from lightning_interactions.records import Interactions, Verdict
+
+__all__ = ["above_chance", "cross_entropy_from_log_odds", "explained_score", "shared_interactions", "strength_share"]
+
+CHANCE_SHIFTS = 31
+"""At most this many pairings with other inputs go into a chance level; all of them at the default 32 probes."""
+
+
+def shared_interactions(
+    interactions: Interactions, others: Sequence[Interactions], *, min_votes: int = 1, threshold: float = 0.05
+) -> Verdict:
+    """Judge interactions by whether other models have them too, on the same input, of the same type and sign.
+
+    Args:
+        interactions: The monitored model's interactions.
+        others: The other models' interactions of the same inputs, each salient by its own maximum.
+        min_votes: How many of the others must share a salient interaction for it to count as generalizable.
+        threshold: Salience threshold ``τ`` of the other models.
+
+    Returns:
+        Weights 0 or 1, and chance weights: the fraction of *other* inputs whose votes would make the same interaction
+        generalizable, over up to 31 cyclic pairings of the inputs (NaN for a single input, which has no others).
+
+    Raises:
+        ValueError: If there are no other models, or ``min_votes`` is not between 1 and their number.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), generalizable interactions (any vote). The chance level is our own.
+    """
+    if not 1 <= min_votes <= len(others):
+        raise ValueError(
+            f"shared_interactions: expected min_votes between 1 and the {len(others)} other models, got {min_votes}"
+        )
+    effects = interactions.effects
+    sign = effects.sign().to(torch.int8)
+    votes_for = [_signed_salience(other, threshold).to(sign.device) for other in others]
+
+    def shared(shift: int) -> Bool[Tensor, "inputs types coalitions"]:
+        votes = torch.zeros_like(sign)
+        for salient_sign in votes_for:
+            votes += (salient_sign.roll(shift, dims=0) == sign) & (sign != 0)
+        return votes >= min_votes
+
+    num_inputs = len(effects)
+    num_shifts = min(num_inputs - 1, CHANCE_SHIFTS)
+    chance = torch.full_like(effects, torch.nan if num_shifts == 0 else 0.0)
+    for k in range(num_shifts):
+        chance += shared(1 + k * (num_inputs - 1) // num_shifts) / num_shifts
+    return Verdict(weights=shared(0).to(effects), chance_weights=chance)
+
+
+def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tensor, " inputs"]) -> Float[Tensor, ""]:
+    """Compute the share ``ρ = G / (G + U)``, a ratio of sums over inputs; NaN if there is no salient strength.
+
+    Args:
+        generalizable: Generalizable strength of each input.
+        salient: Salient strength of each input.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    return generalizable.sum() / salient.sum()
+
+
+def above_chance(share: Float[Tensor, ""], chance: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Rescale a share so that its chance level is 0 and a full share is 1: ``(share - chance) / (1 - chance)``."""
+    return (share - chance) / (1 - chance)
+
+
+def explained_score(
+    full_score: Float[Tensor, " inputs"],
+    interactions: Interactions,
+    salient: Bool[Tensor, "inputs types coalitions"],
+    weights: Float[Tensor, "inputs types coalitions"],
+) -> Float[Tensor, " inputs"]:
+    """Take the salient non-generalizable interactions out of the score: ``v′ = v(N) - Σ (1 - w) I``.
+
+    On the whole input every interaction counts, so the sum is over all of them.
+
+    Args:
+        full_score: ``v(N)`` of each input.
+        interactions: AND and OR effects.
+        salient: Which of them are salient.
+        weights: How far each is generalizable.
+
+    Returns:
+        Scores of shape ``[inputs]``.
+    """
+    return full_score - (interactions.effects * salient * (1 - weights)).sum(dim=(1, 2))
+
+
+def cross_entropy_from_log_odds(score: Float[Tensor, " inputs"]) -> Float[Tensor, " inputs"]:
+    """Return the cross-entropy of each input in nats: exactly ``softplus(-v)`` where ``v`` is the target's log-odds."""
+    return torch.nn.functional.softplus(-score)
+
+
+def _signed_salience(interactions: Interactions, threshold: float) -> Tensor:
+    """Sign of each salient effect as int8; 0 where not salient."""
+    return (interactions.effects.sign() * salient_mask(interactions, threshold)).nan_to_num().to(torch.int8)

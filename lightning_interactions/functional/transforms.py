@@ -1,0 +1,135 @@
+"""Möbius and zeta transforms over coalitions, as Kronecker powers of 2x2 matrices, for any batch.
+
+Every transform here is ``A ⊗ A ⊗ … ⊗ A`` with one 2x2 matrix for each player. Grouping the players into two halves
+turns it into two dense products of size ``2^(n/2)``, which is what a BLAS does fastest; a ``2^n x 2^n`` matrix never
+exists.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_interactions.functional.coalitions import infer_num_players
+from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.records import Interactions
+
+__all__ = ["and_effects", "kronecker_transform", "mobius_transform", "or_effects", "reconstruct_values", "zeta_transform"]
+
+MOBIUS = ((1.0, 0.0), (-1.0, 1.0))
+ZETA = ((1.0, 0.0), (1.0, 1.0))
+
+
+def kronecker_factors(matrix: Float[Tensor, "2 2"], num_players: int) -> tuple[Tensor, Tensor]:
+    """Split the Kronecker power of a 2x2 matrix into two dense factors.
+
+    Args:
+        matrix: The matrix that acts on every player's bit.
+        num_players: Number of players ``n``.
+
+    Returns:
+        The factors of the high and of the low half of the bits, of sizes ``2^(n - n//2)`` and ``2^(n//2)``.
+    """
+    low = num_players // 2
+    return _kronecker_power(matrix, num_players - low), _kronecker_power(matrix, low)
+
+
+def apply_factors(
+    values: Float[Tensor, "*batch coalitions"], factors: tuple[Tensor, Tensor]
+) -> Float[Tensor, "*batch coalitions"]:
+    """Apply a Kronecker power, given as its two dense factors, to the last axis."""
+    high, low = factors
+    grid = values.reshape(*values.shape[:-1], high.shape[1], low.shape[1])
+    return (high @ grid @ low.mT).reshape(values.shape)
+
+
+def kronecker_transform(
+    values: Float[Tensor, "*batch coalitions"], matrix: Float[Tensor, "2 2"]
+) -> Float[Tensor, "*batch coalitions"]:
+    """Apply the Kronecker power of a 2x2 matrix to the coalition axis.
+
+    Args:
+        values: Any real numbers, one for each coalition along the last axis.
+        matrix: Acts on the pair (player absent, player present) of every player.
+
+    Returns:
+        The transformed numbers, of the same shape, dtype and device.
+
+    Raises:
+        ValueError: If the last axis does not hold ``2^n`` entries.
+    """
+    num_players = infer_num_players(values.shape[-1])
+    with full_precision(values.device):
+        return apply_factors(values, kronecker_factors(matrix.to(values), num_players))
+
+
+def mobius_transform(values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """Compute the Möbius transform (Harsanyi dividends) ``m(S) = Σ_{T⊆S} (-1)^{|S|-|T|} v(T)``."""
+    return kronecker_transform(values, torch.tensor(MOBIUS))
+
+
+def zeta_transform(effects: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """Compute the zeta transform ``v(T) = Σ_{S⊆T} m(S)``, the inverse of :func:`mobius_transform`."""
+    return kronecker_transform(effects, torch.tensor(ZETA))
+
+
+def and_effects(and_values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """Compute AND effects ``I_and(S) = Σ_{T⊆S} (-1)^{|S|-|T|} u_and(T)``.
+
+    Args:
+        and_values: The AND part ``u_and`` of the values.
+
+    Returns:
+        The effects; the empty set's entry is zero, it is an offset and not an interaction.
+
+    Source:
+        Li & Zhang 2023 (arXiv 2304.13312), the Harsanyi dividend of ``u_and``.
+    """
+    return _without_empty_set(mobius_transform(and_values))
+
+
+def or_effects(or_values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+    """Compute OR effects ``I_or(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} u_or(N∖T)``.
+
+    Args:
+        or_values: The OR part ``u_or`` of the values.
+
+    Returns:
+        The effects; the empty set's entry is zero.
+
+    Source:
+        Li & Zhang 2023 (arXiv 2304.13312): minus the Möbius transform of ``u_or`` with its coalitions complemented.
+    """
+    return _without_empty_set(-mobius_transform(or_values.flip(-1)))
+
+
+def reconstruct_values(interactions: Interactions) -> Float[Tensor, "inputs coalitions"]:
+    """Rebuild the values on every coalition from the interactions (universal matching).
+
+    ``v(T) = v(∅) + Σ_{∅≠S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S)``.
+
+    Args:
+        interactions: AND and OR effects with their offset.
+
+    Returns:
+        The values of shape ``[inputs, coalitions]``.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), the universal-matching theorem.
+    """
+    and_sum = zeta_transform(interactions.and_effects)
+    or_inside = zeta_transform(interactions.or_effects)
+    or_sum = or_inside[..., -1:] - or_inside.flip(-1)
+    return interactions.offset[..., None] + and_sum + or_sum
+
+
+def _kronecker_power(matrix: Tensor, exponent: int) -> Tensor:
+    power = torch.ones(1, 1, dtype=matrix.dtype, device=matrix.device)
+    for _ in range(exponent):
+        power = torch.kron(matrix, power)
+    return power
+
+
+def _without_empty_set(effects: Tensor) -> Tensor:
+    effects = effects.clone()
+    effects[..., 0] = 0
+    return effects

@@ -1,0 +1,97 @@
+"""A model and a batch become values: the score of the model on every masked version of every input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.game.players.protocol import Players
+from lightning_interactions.game.scores import Score, log_odds
+from lightning_interactions.records import Probes
+
+__all__ = ["Forward", "Game", "call_model", "evaluate_coalitions"]
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+"""Runs a model on inputs and returns its logits; the second line of an adapter."""
+
+
+def call_model(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Call the model on the inputs as they are."""
+    output: Tensor = model(inputs)
+    return output
+
+
+@dataclass(frozen=True)
+class Game:
+    """Everything but the model that decides the values.
+
+    Attributes:
+        probes: Inputs and targets, on the device that the model runs on.
+        players: The input variables.
+        baseline: Baseline value that broadcasts to one input.
+        score: The scalar that is explained.
+        forward: How to get logits from a model and inputs.
+        batch_size: Masked inputs in one forward pass.
+        full_precision: Whether forwards run outside autocast and TF32.
+    """
+
+    probes: Probes
+    players: Players
+    baseline: Tensor
+    score: Score = log_odds
+    forward: Forward = call_model
+    batch_size: int = 1024
+    full_precision: bool = True
+
+    @property
+    def num_players(self) -> int:
+        """Number of players ``n``."""
+        return self.players.num_players(self.probes.inputs)
+
+    def select(self, rows: Sequence[int]) -> "Game":
+        """Return the same game on some of its inputs."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.probes.inputs.device)
+        return replace(self, probes=Probes(self.probes.inputs[index], self.probes.targets[index]))
+
+    def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
+        """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""
+        if not self.full_precision:
+            return evaluate_coalitions(model, self)
+        with full_precision(self.probes.inputs.device):
+            return evaluate_coalitions(model, self)
+
+
+@torch.no_grad()
+def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs coalitions"]:
+    """Score all ``2^n`` masked versions of every input, in batches that run across inputs.
+
+    The model is used in the mode that it is in; put it into evaluation mode first.
+
+    Args:
+        model: Any module that ``game.forward`` can run.
+        game: Inputs, players, baseline value and score.
+
+    Returns:
+        Values ``v(T)`` of shape ``[inputs, 2^n]``, float32 or the model's wider dtype; NaN and infinity are kept.
+
+    Raises:
+        ValueError: If the players do not fit the inputs, or the outputs or targets do not fit the score.
+    """
+    inputs, targets = game.probes.inputs, game.probes.targets
+    masks = coalition_masks(game.num_players, inputs.device)
+    total = len(inputs) * len(masks)
+    scores = []
+    for begin in range(0, total, game.batch_size):
+        index = torch.arange(begin, min(begin + game.batch_size, total), device=inputs.device)
+        rows, coalitions = index // len(masks), index % len(masks)
+        masked = game.players.mask(inputs[rows], masks[coalitions], game.baseline)
+        outputs = game.forward(model, masked)
+        outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
+        scores.append(game.score(outputs, targets[rows]))
+    if not scores:
+        return torch.zeros(0, len(masks), device=inputs.device)
+    return torch.cat(scores).reshape(len(inputs), len(masks))
