@@ -189,8 +189,7 @@ class Measurement:
         """Rebuild a measurement from ``dataclasses.asdict``."""
         splits = {name: _split_from_dict(state[name]) for name in ("training", "held_out")}
         summaries = {
-            name: None if state[name] is None else Summary(**state[name])
-            for name in ("training_summary", "held_out_summary")
+            name: None if state[name] is None else Summary(**state[name]) for name in ("training_summary", "held_out_summary")
         }
         return cls(**{**state, **splits, **summaries})
 

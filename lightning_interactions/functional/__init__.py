@@ -1,0 +1,48 @@
+"""The mathematics as functions of tensors; needs neither a model nor Lightning."""
+
+from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
+from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.generalization import (
+    above_chance,
+    cross_entropy_from_log_odds,
+    explained_score,
+    shared_interactions,
+    strength_share,
+)
+from lightning_interactions.functional.phases import detect_phases
+from lightning_interactions.functional.strength import (
+    cancellation,
+    mean_order,
+    salient_mask,
+    strength_by_order,
+    total_strength,
+)
+from lightning_interactions.functional.transforms import (
+    and_effects,
+    mobius_transform,
+    or_effects,
+    reconstruct_values,
+    zeta_transform,
+)
+
+__all__ = [
+    "above_chance",
+    "and_effects",
+    "cancellation",
+    "coalition_masks",
+    "coalition_orders",
+    "cross_entropy_from_log_odds",
+    "detect_phases",
+    "explained_score",
+    "extract_interactions",
+    "mean_order",
+    "mobius_transform",
+    "or_effects",
+    "reconstruct_values",
+    "salient_mask",
+    "shared_interactions",
+    "strength_by_order",
+    "strength_share",
+    "total_strength",
+    "zeta_transform",
+]

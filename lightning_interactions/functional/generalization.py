@@ -41,7 +41,7 @@ def shared_interactions(
             f"shared_interactions: expected min_votes between 1 and the {len(others)} other models, got {min_votes}"
         )
     effects = interactions.effects
-    sign = effects.sign().to(torch.int8)
+    sign = effects.sign().nan_to_num().to(torch.int8)
     votes_for = [_signed_salience(other, threshold).to(sign.device) for other in others]
 
     def shared(shift: int) -> Bool[Tensor, "inputs types coalitions"]:

@@ -13,7 +13,14 @@ from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.records import Interactions
 
-__all__ = ["and_effects", "kronecker_transform", "mobius_transform", "or_effects", "reconstruct_values", "zeta_transform"]
+__all__ = [
+    "and_effects",
+    "kronecker_transform",
+    "mobius_transform",
+    "or_effects",
+    "reconstruct_values",
+    "zeta_transform",
+]
 
 MOBIUS = ((1.0, 0.0), (-1.0, 1.0))
 ZETA = ((1.0, 0.0), (1.0, 1.0))

@@ -1,0 +1,7 @@
+"""The Lightning side: when to measure, where the tensors live, what is logged and what is saved."""
+
+from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
+from lightning_interactions.callbacks.phase_early_stopping import PhaseEarlyStopping, PhaseStoppingReason
+from lightning_interactions.callbacks.reference_training import fit_reference_models
+
+__all__ = ["InteractionMonitor", "PhaseEarlyStopping", "PhaseStoppingReason", "fit_reference_models"]

@@ -1,0 +1,290 @@
+"""The callback that measures a run's interactions."""
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_interactions.callbacks.isolation import leave_no_trace
+from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures
+from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING, ProbeKeeper
+from lightning_interactions.evidence import Evidence, InteractionsOf, Judge, ParameterNoise, ReferenceModels
+from lightning_interactions.functional.phases import detect_phases
+from lightning_interactions.game.baselines import Baseline, Constant, Zeros
+from lightning_interactions.game.evaluation import Forward, Game, call_model
+from lightning_interactions.game.players import Players, default_players
+from lightning_interactions.game.scores import Score, log_odds
+from lightning_interactions.records import History, Measurement, Phase
+from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_split
+from lightning_interactions.tracking.probes import Unpack, input_target_pair
+from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
+
+__all__ = ["InteractionMonitor"]
+
+STATE_VERSION = 1
+
+
+class InteractionMonitor(Callback):
+    """Measure at epoch ends which interactions the network has learned, and which of them generalize.
+
+    Training goes on exactly as it would without the callback: measurements leave weights, random states, buffers and
+    modes as they were.
+
+    Args:
+        players: The input variables. 3x3 patches of 4-D inputs and features of 2-D inputs if left out.
+        evidence: What decides "generalizable"; :class:`ParameterNoise` if left out, which needs no other model.
+        baseline: What masked players are replaced with: an object of ``lightning_interactions.baselines``, or a
+            tensor that broadcasts to one input; zeros if left out.
+        score: The scalar that is explained; the log-odds of the target class if left out.
+        unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
+        forward: Gets logits from the module and inputs; ``model(inputs)`` if left out.
+        num_training_probes: Number of training inputs that are measured.
+        num_held_out_probes: Number of inputs of the first validation loader that are measured.
+        training_probes: ``(inputs, targets)`` to measure instead of drawing them.
+        held_out_probes: ``(inputs, targets)`` to measure instead of drawing them.
+        schedule: After which epochs to measure; every epoch if left out.
+        threshold: Salience threshold ``τ``, a fraction of an input's largest interaction.
+        alpha: Probability of a false onset in a whole run that the phase detector allows itself.
+        max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
+        batch_size: Masked inputs in one forward pass.
+        trainer_precision: Run the forwards in the Trainer's precision instead of float32.
+        figures: Draw figures for TensorBoard at each measurement.
+        raise_logging_errors: Let a failing logger end the run, instead of a warning.
+        verbose: Print a table row at each measurement.
+        seed: Seed of the draw of probes.
+        name: Prefix of the logged names; needed where a Trainer has several monitors.
+
+    Attributes:
+        history: All measurements and the phases called at them, a :class:`~lightning_interactions.records.History`.
+        phase: The phase that the run is in; ``None`` before the first measurement.
+
+    Raises:
+        MisconfigurationException: Before training, if the loaders, players, labels or callbacks are not what is needed.
+        ValueError: Before training, if inputs, outputs or labels do not fit players, baseline or score.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), three phases; Zhang et al. 2024 (arXiv 2405.10262), two phases.
+    """
+
+    def __init__(
+        self,
+        players: Players | None = None,
+        evidence: Evidence | None = None,
+        *,
+        baseline: Baseline | Tensor | None = None,
+        score: Score = log_odds,
+        unpack: Unpack = input_target_pair,
+        forward: Forward = call_model,
+        num_training_probes: int = 32,
+        num_held_out_probes: int = 32,
+        training_probes: tuple[Tensor, Tensor] | None = None,
+        held_out_probes: tuple[Tensor, Tensor] | None = None,
+        schedule: Schedule | None = None,
+        threshold: float = 0.05,
+        alpha: float = 0.05,
+        max_players: int = 16,
+        batch_size: int = 1024,
+        trainer_precision: bool = False,
+        figures: bool = True,
+        raise_logging_errors: bool = False,
+        verbose: bool = False,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        if min(num_training_probes, num_held_out_probes, batch_size) < 1:
+            raise MisconfigurationException(
+                "InteractionMonitor: expected num_training_probes, num_held_out_probes and batch_size of at least 1, "
+                f"got {num_training_probes}, {num_held_out_probes} and {batch_size}"
+            )
+        if not (0 <= threshold < 1 and 0 < alpha < 1):
+            raise MisconfigurationException(
+                f"InteractionMonitor: expected threshold in [0, 1) and alpha in (0, 1), got {threshold} and {alpha}"
+            )
+        self.players = players
+        self.evidence: Evidence = ParameterNoise() if evidence is None else evidence
+        self.score = score
+        self.forward = forward
+        self.schedule: Schedule = EveryNEpochs() if schedule is None else schedule
+        self.threshold = threshold
+        self.alpha = alpha
+        self.max_players = max_players
+        self.batch_size = batch_size
+        self.trainer_precision = trainer_precision
+        self.figures = figures
+        self.raise_logging_errors = raise_logging_errors
+        self.verbose = verbose
+        self.seed = seed
+        self.name = name
+
+        self.history = History()
+        self._keeper = ProbeKeeper(
+            num_probes={TRAINING: num_training_probes, HELD_OUT: num_held_out_probes},
+            given={TRAINING: training_probes, HELD_OUT: held_out_probes},
+            unpack=unpack,
+            baseline=Constant(baseline) if isinstance(baseline, Tensor) else Zeros() if baseline is None else baseline,
+            refused=self.evidence.seen if isinstance(self.evidence, ReferenceModels) else (),
+            seed=seed,
+        )
+        self._splits: dict[str, tuple[InteractionsOf, Judge]] = {}
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that the run is in, as called at the last measurement."""
+        return self.history.phases[-1] if self.history.phases else None
+
+    @property
+    def state_key(self) -> str:
+        """A key of its own for each name."""
+        return self._generate_state_key(name=self.name)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be checked before there is data."""
+        names = [callback.name for callback in trainer.callbacks if isinstance(callback, InteractionMonitor)]
+        if len(names) != len(set(names)):
+            raise MisconfigurationException(
+                f"InteractionMonitor: several monitors need different names, got {names}; pass name= to each"
+            )
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise MisconfigurationException(
+                f"InteractionMonitor: {type(trainer.strategy).__name__} shards the model, which is not supported; "
+                "measure on one device or with DDP"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the probes, and measure the untrained model."""
+        self._splits = {}
+        with self._isolated(pl_module):
+            self._keeper.find(trainer)
+            self._start_splits(trainer)
+        untrained = trainer.global_step == 0 and trainer.current_epoch == 0
+        if untrained and not self.history and not trainer.fast_dev_run and TRAINING in self._splits and self.schedule.due(0):
+            measurement = self._measure(trainer, pl_module, epoch=0)
+            self._write(log_untrained, trainer, scalars(measurement, self.history.phases[-1], self.name))
+            self._report(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the first batches of training data that cannot be indexed."""
+        self._keeper.watch(TRAINING, batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first batches of held-out data that cannot be indexed."""
+        if dataloader_idx == 0 and not trainer.sanity_checking:
+            self._keeper.watch(HELD_OUT, batch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure if the schedule says so, log the numbers, and tell the callbacks that follow this monitor."""
+        epoch = trainer.current_epoch + 1
+        if self._keeper.waiting:
+            with self._isolated(pl_module):
+                self._keeper.take_passed()
+                self._start_splits(trainer)
+        if not self.schedule.due(epoch) and not trainer.fast_dev_run:
+            return
+        measurement = self._measure(trainer, pl_module, epoch)
+        for tag, value in scalars(measurement, self.history.phases[-1], self.name).items():
+            pl_module.log(tag, value, batch_size=1, prog_bar=tag.endswith("/phase"), sync_dist=trainer.world_size > 1)
+        self._report(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return history, probes and baseline value, in primitives and tensors."""
+        return {
+            "version": STATE_VERSION,
+            "history": self.history.to_dict(),
+            **self._keeper.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a saved state; missing keys keep their defaults."""
+        if "history" in state_dict:
+            self.history = History.from_dict(state_dict["history"])
+        self._keeper.load_state_dict(state_dict)
+
+    def _isolated(self, pl_module: LightningModule) -> AbstractContextManager[None]:
+        return leave_no_trace(pl_module, pl_module.device, self.seed)
+
+    def _start_splits(self, trainer: Trainer) -> None:
+        """Set up the game and the judge of each split that has probes and no judge yet."""
+        baseline = self._keeper.baseline_value
+        if baseline is None:  # Training inputs have yet to pass.
+            return
+        for split, probes in self._keeper.probes.items():
+            if split in self._splits:
+                continue
+            game = Game(
+                probes,
+                players=default_players(probes.inputs) if self.players is None else self.players,
+                baseline=baseline.to(probes.inputs.device),
+                score=self.score,
+                forward=self.forward,
+                batch_size=self.batch_size,
+                full_precision=not self.trainer_precision,
+            )
+            self._check_size(game)
+            interactions_of = interactions_on_probes(
+                game,
+                trainer.global_rank,
+                trainer.world_size,
+                lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
+            )
+            with self._precision(trainer):
+                self._splits[split] = (interactions_of, self.evidence.prepare(interactions_of, self.threshold))
+
+    def _check_size(self, game: Game) -> None:
+        if game.num_players > self.max_players:
+            forwards = 2**game.num_players * sum(len(probes) for probes in self._keeper.probes.values())
+            raise MisconfigurationException(
+                f"InteractionMonitor: {game.num_players} players would take {forwards:,} forwards at each measurement, "
+                f"and max_players={self.max_players}; choose fewer players (a coarser grid, larger groups), or pass "
+                f"max_players={game.num_players} if you mean it"
+            )
+
+    def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
+        return trainer.precision_plugin.forward_context() if self.trainer_precision else nullcontext()
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> Measurement:
+        begin = time.perf_counter()
+        with self._isolated(pl_module), self._precision(trainer):
+            splits = {
+                split: measure_split(pl_module, interactions_of, judge, self.threshold)
+                for split, (interactions_of, judge) in self._splits.items()
+            }
+        measurement = combine_splits(
+            splits[TRAINING],
+            splits.get(HELD_OUT),
+            epoch=epoch,
+            global_step=trainer.global_step,
+            seconds=time.perf_counter() - begin,
+        )
+        phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
+        self.history = self.history.append(measurement, phases[-1])
+        return measurement
+
+    def _write(self, write: Callable[..., None], *args: Any) -> None:
+        """Log, and let a logging problem end the run only if the user asked for it."""
+        try:
+            write(*args)
+        except Exception as error:
+            if self.raise_logging_errors:
+                raise
+            warnings.warn(f"InteractionMonitor: {write.__name__} failed and is left out: {error!r}", stacklevel=2)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, print and tell others about the last measurement."""
+        if self.figures and trainer.is_global_zero:
+            self._write(write_figures, trainer, self.history, self.name)
+        if self.verbose:
+            rows = str(self.history).splitlines()
+            rank_zero_info("\n".join(rows if len(self.history) == 1 else rows[-1:]))
+        for callback in trainer.callbacks:
+            notify = getattr(callback, "on_interactions_measured", None)
+            if notify is not None:
+                notify(trainer, pl_module, self)

@@ -1,0 +1,62 @@
+"""Measuring without leaving a trace in the training run."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["leave_no_trace", "preserve_random_state"]
+
+
+@contextmanager
+def preserve_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators, and give them their states back whatever happens.
+
+    Args:
+        device: The device whose generator is kept besides the CPU's.
+        seed: Seed for the body, so that it draws the same in every run.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    on_accelerator = device.type != "cpu"
+    with torch.random.fork_rng(
+        devices=[device] if on_accelerator else [], device_type=device.type if on_accelerator else "cuda"
+    ):
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@contextmanager
+def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Run the body with the model in evaluation mode and without gradients, and undo everything it could change.
+
+    Random states, every submodule's training flag, buffers and the gradient mode come back as they were, also when the
+    body raises. Compiled modules run eagerly in the body, so that no new shape is compiled.
+
+    Args:
+        model: The model in training.
+        device: The device that it is on.
+        seed: Seed for the body.
+    """
+    flags = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    # Without torch._dynamo loaded nothing is compiled, and importing it takes seconds.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with preserve_random_state(device, seed), torch.no_grad(), eager:
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in flags.items():
+                module.training = training
+            for buffer, value in buffers:
+                buffer.copy_(value)

@@ -1,0 +1,65 @@
+"""Names and values of what is logged, and writing to the Trainer's loggers."""
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_interactions.records import History, Measurement, OrderStrength, Phase, Summary
+from lightning_interactions.reporting.figures import phase_figure, strength_figure
+
+__all__ = ["log_untrained", "scalars", "write_figures"]
+
+
+def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[str, float]:
+    """List the scalars of one measurement under their tags.
+
+    Args:
+        measurement: What was measured.
+        phase: The phase called at it.
+        name: Name of the monitor, put before every tag.
+    """
+    prefix = _prefix(name)
+    tags = _split_scalars(prefix, measurement.training.strength, measurement.training_summary)
+    if measurement.held_out is not None and measurement.held_out_summary is not None:
+        tags |= _split_scalars(f"{prefix}/heldout", measurement.held_out.strength, measurement.held_out_summary)
+        tags[f"{prefix}/loss_gap"] = measurement.loss_gap
+        tags[f"{prefix}/remaining_gap"] = measurement.remaining_gap
+        tags[f"{prefix}/excess_gap"] = measurement.excess_gap
+    tags[f"{prefix}/phase"] = float(phase.number)
+    tags[f"{prefix}/seconds"] = measurement.seconds
+    return tags
+
+
+def log_untrained(trainer: Trainer, tags: dict[str, float]) -> None:
+    """Write the measurement of the untrained model at step 0; a ``self.log`` before the first epoch would be overwritten."""
+    for logger in trainer.loggers:
+        logger.log_metrics(tags, step=0)
+
+
+def write_figures(trainer: Trainer, history: History, name: str | None) -> None:
+    """Draw the figures of the last measurement into every TensorBoard logger, at the step of the epoch's scalars."""
+    prefix = _prefix(name)
+    step = max(history.measurements[-1].global_step - 1, 0)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(history.measurements[-1]), step)
+            logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
+
+
+def _prefix(name: str | None) -> str:
+    return "interactions" if name is None else f"{name}/interactions"
+
+
+def _split_scalars(prefix: str, strength: OrderStrength, summary: Summary) -> dict[str, float]:
+    tags: dict[str, float] = {}
+    kinds = {
+        "generalizable": (strength.generalizable, summary.generalizable),
+        "non_generalizable": (strength.non_generalizable, summary.non_generalizable),
+        "non_salient": (strength.non_salient, summary.non_salient),
+    }
+    for kind, (by_input, total) in kinds.items():
+        by_order = by_input.sum(dim=(1, 2)).nanmean(dim=0)
+        tags |= {f"{prefix}/{kind}/order_{order:02d}": by_order[order].item() for order in range(1, len(by_order))}
+        tags[f"{prefix}/{kind}/total"] = total
+    for field in ("loss", "share", "share_chance", "share_above_chance", "mean_order", "cancellation", "left_out"):
+        tags[f"{prefix}/{field}"] = float(getattr(summary, field))
+    return tags

@@ -1,0 +1,33 @@
+"""What every kind of evidence can do."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from lightning_interactions.records import Interactions, Verdict
+
+__all__ = ["Evidence", "InteractionsOf", "Judge"]
+
+InteractionsOf = Callable[[nn.Module], Interactions]
+"""Extracts a model's interactions on the probes of one split."""
+
+Judge = Callable[[nn.Module, Interactions], Verdict]
+"""Judges the interactions that the monitored model has on the probes of one split."""
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """Decides which interactions are taken for generalizable."""
+
+    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+        """Do once what does not change during a run, and return the judge of one split.
+
+        Args:
+            interactions_of: Extracts any model's interactions on that split's probes.
+            threshold: Salience threshold ``τ`` for every model.
+
+        Returns:
+            A function of the monitored model and its interactions.
+        """
+        ...

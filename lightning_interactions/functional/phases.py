@@ -1,0 +1,255 @@
+"""From a history of measurements to the phases of training, with a bound on false onsets.
+
+The same probes are measured every time, so changes are tested pair by pair over inputs. Testing at every measurement would
+fire by chance sooner or later; the ``k``-th look therefore gets the part ``1 / k(k+1)`` of the error budget, which adds up to
+one over any number of looks, and each kind of onset gets a part of ``α``. By the union bound at most a fraction ``α`` of runs
+has a false onset of any kind, however the measurements depend on each other. This covers the draw of the probes; it says
+nothing about other training seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lightning_interactions.functional.generalization import cross_entropy_from_log_odds, strength_share
+from lightning_interactions.functional.strength import total_strength
+from lightning_interactions.records import Measurement, Phase, SplitMeasurement
+
+__all__ = ["detect_phases"]
+
+WINDOW = 9
+"""Measurements over which the gain in strength is judged; the mean of its last third is compared with that of its first."""
+
+MATERIAL_GROWTH = 0.05
+"""Growth of salient strength over the window, as a fraction, under which nothing is said to be learned."""
+
+GAP_LEVEL = 0.05
+"""One-sided level at a single look for a rising excess gap. The gap only adds a condition, so it costs no error budget."""
+
+RETURN = -1
+"""The return from phase 3 to phase 2, as a kind of onset."""
+
+BUDGET_SHARES = {2: 0.25, 3: 0.5, RETURN: 0.25}
+"""Part of ``α`` for each kind of onset."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Outcome of one test at one look.
+
+    Attributes:
+        level: Smallest ``α`` of the whole run at which this test would call an onset; infinite if other conditions fail.
+        reason: What was found, in words with numbers.
+    """
+
+    level: float
+    reason: str
+
+
+def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -> tuple[Phase, ...]:
+    """Call the phase at every measurement, each call from what was known then.
+
+    - Phase 1 lasts until the share of generalizable strength on training probes has fallen significantly from its maximum.
+    - Phase 2 lasts until, over a window of 9 measurements, salient strength has grown materially, what was gained is mostly
+      non-generalizable (significantly, over inputs), and the excess gap has risen since the share's maximum (where there
+      are held-out probes). A run can come here straight from phase 1.
+    - Phase 3 returns to phase 2 when what was gained over the window is mostly generalizable, with the same strength of
+      evidence.
+
+    Args:
+        measurements: A run's measurements on the same probes, in the order of time.
+        alpha: Bound on the probability of a false onset of any kind in the whole run.
+
+    Returns:
+        One phase for each measurement.
+
+    Raises:
+        ValueError: If ``alpha`` is outside (0, 1), or the measurements have different probes.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993) describe the three phases and Zhang et al. 2024 (arXiv 2405.10262) the first two;
+        the tests are our own.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"detect_phases: expected alpha in (0, 1), got {alpha}")
+    if not measurements:
+        return ()
+    series = _Series.of(measurements)
+    phase = Phase(1, measurements[0].epoch, math.nan, "measurements begin here; simple interactions come first")
+    phases = [phase]
+    for look in range(1, len(measurements)):
+        if phase.number == 3:
+            candidates = {2: series.gain(look, of_generalizable=True)}
+        else:
+            candidates = {3: series.gain(look, of_generalizable=False)}
+            if phase.number == 1:
+                candidates[2] = series.fall_of_share(look)
+        for number, call in candidates.items():
+            if call.level <= alpha:
+                phase = Phase(number, measurements[look].epoch, 1 - call.level, call.reason)
+                break
+        phases.append(phase)
+    return tuple(phases)
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """Strength gained over the window that ends at one look.
+
+    Attributes:
+        p_value: One-sided, that the gain is mostly of the kind in question.
+        material: Whether it is mostly of that kind at face value, and large enough to speak of.
+        reason: What was gained, in words with numbers.
+    """
+
+    p_value: float
+    material: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A history as tensors, ``[times, inputs]`` in float64.
+
+    Attributes:
+        generalizable: Generalizable strength on training probes, score units.
+        non_generalizable: Non-generalizable salient strength on training probes, score units.
+        training_excess: Loss that the non-generalizable interactions add on training probes, nats.
+        held_out_excess: The same on held-out probes; ``None`` if some measurement has none.
+    """
+
+    generalizable: Float[Tensor, "times inputs"]
+    non_generalizable: Float[Tensor, "times inputs"]
+    training_excess: Float[Tensor, "times inputs"]
+    held_out_excess: Float[Tensor, "times held_out_inputs"] | None
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> "_Series":
+        training = [measurement.training for measurement in measurements]
+        held_out = [measurement.held_out for measurement in measurements]
+        for split in (training, [part for part in held_out if part is not None]):
+            if len({len(part.full_score) for part in split}) > 1:
+                raise ValueError("detect_phases: expected measurements on the same probes, got different numbers of inputs")
+        return cls(
+            generalizable=torch.stack([total_strength(part.strength.generalizable) for part in training]),
+            non_generalizable=torch.stack([total_strength(part.strength.non_generalizable) for part in training]),
+            training_excess=torch.stack([_excess_loss(part) for part in training]),
+            held_out_excess=(
+                None
+                if any(part is None for part in held_out)
+                else torch.stack([_excess_loss(part) for part in held_out if part is not None])
+            ),
+        )
+
+    def fall_of_share(self, look: int) -> _Call:
+        """Test whether the share has fallen from its running maximum."""
+        salient = self.generalizable + self.non_generalizable
+        peak = self._share_peak(look)
+        inputs = (salient[peak] + salient[look]).isfinite()
+        shares, influence = zip(
+            *(_share_with_influence(self.generalizable[time][inputs], salient[time][inputs]) for time in (peak, look)),
+            strict=True,
+        )
+        p_value = _paired_p_value(influence[0] - influence[1] + shares[0] - shares[1])
+        # The maximum is picked among all earlier looks, so all of them share this look's part of the budget.
+        reason = f"the share of generalizable strength fell from its maximum of {shares[0]:.2f} to {shares[1]:.2f}"
+        return _Call(look * p_value / _budget(2, look), reason)
+
+    def gain(self, look: int, *, of_generalizable: bool) -> _Call:
+        """Test whether the strength gained of late is mostly of one kind.
+
+        Significance may come from any look within the last window, each at its own part of the budget; that something is
+        gained, and that the excess gap has risen, must hold now.
+        """
+        gained = self._gained(look, of_generalizable)
+        if not gained.material:
+            return _Call(math.inf, gained.reason)
+        level = min(
+            self._gained(earlier, of_generalizable).p_value / _budget(RETURN if of_generalizable else 3, earlier)
+            for earlier in range(max(1, look - WINDOW + 1), look + 1)
+        )
+        if of_generalizable or self.held_out_excess is None:
+            return _Call(level, gained.reason)
+        rise, p_value = self._rise_of_excess_gap(look)
+        reason = f"{gained.reason}, and the excess gap rose by {rise:.2f} nats since the share's maximum"
+        return _Call(level if p_value <= GAP_LEVEL else math.inf, reason)
+
+    def _gained(self, look: int, of_generalizable: bool) -> "_Gain":
+        """Compare the last third of the window that ends at a look with its first third, input by input."""
+        begin = max(0, look - WINDOW + 1)
+        third = max(1, (look - begin + 1) // 3)
+        first, last = slice(begin, begin + third), slice(look - third + 1, look + 1)
+        g_gain = self.generalizable[last].mean(dim=0) - self.generalizable[first].mean(dim=0)
+        u_gain = self.non_generalizable[last].mean(dim=0) - self.non_generalizable[first].mean(dim=0)
+        strength = (self.generalizable + self.non_generalizable)[begin : look + 1].mean(dim=0)
+        inputs = (g_gain + u_gain + strength).isfinite() & (strength > 0)
+        g_gain, u_gain, strength = g_gain[inputs], u_gain[inputs], strength[inputs]
+        kind, other = (g_gain, u_gain) if of_generalizable else (u_gain, g_gain)
+        return _Gain(
+            # Each input counts relative to its own strength: a few strong inputs would decide the mean otherwise.
+            p_value=_paired_p_value((kind - other) / strength),
+            material=bool(kind.mean() > other.mean() and kind.mean() + other.mean() >= MATERIAL_GROWTH * strength.mean()),
+            reason=(
+                f"over the last {look - begin + 1} measurements salient strength changed by {g_gain.mean():+.2f} generalizable "
+                f"and {u_gain.mean():+.2f} non-generalizable"
+            ),
+        )
+
+    def _rise_of_excess_gap(self, look: int) -> tuple[float, float]:
+        """Rise of the excess gap since the share's maximum in nats, and its one-sided p-value over both sets of probes."""
+        assert self.held_out_excess is not None
+        peak = self._share_peak(look + 1)
+        last = slice(max(peak, look - WINDOW // 3 + 1), look + 1)
+        first = slice(peak, min(peak + WINDOW // 3, look + 1))
+        rises = [
+            excess[last].mean(dim=0) - excess[first].mean(dim=0) for excess in (self.held_out_excess, self.training_excess)
+        ]
+        held_out, training = (rise[rise.isfinite()] for rise in rises)
+        if min(len(held_out), len(training)) < 2:
+            return math.nan, 1.0
+        rise = (held_out.mean() - training.mean()).item()
+        if held_out.var() + training.var() == 0:
+            return rise, float(rise <= 0)
+        test = stats.ttest_ind_from_stats(
+            held_out.mean().item(), held_out.std().item(), len(held_out),
+            training.mean().item(), training.std().item(), len(training),
+            equal_var=False, alternative="greater",
+        )  # fmt: skip
+        return rise, float(test.pvalue)
+
+    def _share_peak(self, end: int) -> int:
+        """The time before ``end`` at which the share was largest."""
+        salient = self.generalizable + self.non_generalizable
+        finite = salient.isfinite()
+        shares = (self.generalizable.where(finite, 0.0).sum(dim=1) / salient.where(finite, 0.0).sum(dim=1))[:end]
+        return int(shares.nan_to_num(-1.0).argmax())
+
+
+def _budget(kind: int, look: int) -> float:
+    """Part of ``α`` that one look may spend on one kind of onset; adds up to one over all kinds and looks."""
+    return BUDGET_SHARES[kind] / (look * (look + 1))
+
+
+def _excess_loss(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
+    return cross_entropy_from_log_odds(split.full_score) - cross_entropy_from_log_odds(split.explained_score)
+
+
+def _share_with_influence(generalizable: Tensor, salient: Tensor) -> tuple[float, Tensor]:
+    """A share, and each input's influence on it (delta method for a ratio of means); the influences have mean zero."""
+    share = strength_share(generalizable, salient)
+    return share.item(), (generalizable - share * salient) / salient.mean()
+
+
+def _paired_p_value(differences: Float[Tensor, " inputs"]) -> float:
+    """One-sided p-value of a paired t-test that the mean difference is positive; 1 with fewer than two inputs."""
+    if len(differences) < 2 or not bool(differences.isfinite().all()):
+        return 1.0
+    mean, error = differences.mean().item(), differences.std().item() / math.sqrt(len(differences))
+    if error == 0:
+        return float(mean <= 0)
+    return float(stats.t.sf(mean / error, len(differences) - 1))

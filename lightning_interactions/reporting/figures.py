@@ -1,0 +1,119 @@
+"""Matplotlib figures, made without pyplot so that no global state or display is touched."""
+
+import itertools
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from lightning_interactions.records import SIGNS, History, Measurement
+
+__all__ = ["phase_figure", "strength_figure"]
+
+# Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
+BLUE, SKY, VERMILION, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#6E6E6E"
+PHASE_BANDS = {1: "#EAF3FA", 2: "#FDF3DC", 3: "#FBE3D6"}
+
+
+def strength_figure(measurement: Measurement) -> Figure:
+    """Draw the strength of interactions by order, generalizable above the axis and non-generalizable below.
+
+    Args:
+        measurement: Drawn for its training probes, mean over the inputs that were measured.
+
+    Returns:
+        A figure with one axis; positive and negative effects are stacked in two tones.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    strength = measurement.training.strength
+    for by_input, direction, tones, kind in (
+        (strength.generalizable, 1, (BLUE, SKY), "generalizable"),
+        (strength.non_generalizable, -1, (VERMILION, ORANGE), "non-generalizable"),
+    ):
+        by_sign = by_input.sum(dim=1).nanmean(dim=0)[:, 1:]
+        orders = list(range(1, by_sign.shape[1] + 1))
+        base = torch.zeros(by_sign.shape[1], dtype=by_sign.dtype)
+        for sign, tone, part in zip(SIGNS, tones, by_sign, strict=True):
+            axes.bar(
+                orders,
+                (direction * part).tolist(),
+                bottom=base.tolist(),
+                color=tone,
+                width=0.8,
+                label=f"{kind}, {sign} effect",
+            )
+            base = base + direction * part
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+    axes.set_xlabel("Order (number of players in the interaction)")
+    axes.set_ylabel("Strength (score units, mean per input)")
+    axes.set_title(
+        f"Strength by order after epoch {measurement.epoch} ({int(measurement.training.measured.sum())} training probes)"
+    )
+    axes.legend(frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def phase_figure(history: History) -> Figure:
+    """Draw losses, share and excess gap over epochs, with the called phases as bands.
+
+    Args:
+        history: At least one measurement.
+
+    Returns:
+        A figure with three axes on one axis of epochs.
+    """
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    losses, shares, gaps = figure.subplots(3, sharex=True)
+    epochs = history.epochs
+    training = [measurement.training_summary for measurement in history.measurements]
+    held_out = [measurement.held_out_summary for measurement in history.measurements]
+    nan = float("nan")
+
+    losses.plot(epochs, [summary.loss for summary in training], color=BLUE, marker=".", label="training probes")
+    if any(summary is not None for summary in held_out):
+        losses.plot(
+            epochs, [nan if summary is None else summary.loss for summary in held_out],
+            color=VERMILION, marker=".", linestyle="--", label="held-out probes",
+        )  # fmt: skip
+    losses.set_ylabel("Loss (nats)")
+
+    shares.plot(epochs, [summary.share for summary in training], color=BLUE, marker=".", label="training probes")
+    shares.plot(epochs, [summary.share_chance for summary in training], color=GREY, linestyle=":", label="chance level")
+    shares.set_ylabel("Share of generalizable\nstrength")
+    shares.set_ylim(0, 1)
+
+    gaps.plot(epochs, [measurement.excess_gap for measurement in history.measurements], color=VERMILION, marker=".")
+    gaps.axhline(0, color="black", linewidth=0.8)
+    gaps.set_ylabel("Excess gap (nats)")
+    gaps.set_xlabel("Completed epochs")
+    gaps.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if all(summary is None for summary in held_out):
+        gaps.text(0.5, 0.5, "no held-out probes", transform=gaps.transAxes, ha="center", va="center", color=GREY)
+
+    for axes in (losses, shares):
+        axes.legend(frameon=False, fontsize="small", loc="upper right")
+    for axes in (losses, shares, gaps):
+        axes.spines[["top", "right"]].set_visible(False)
+        _draw_bands(axes, history, labelled=axes is losses)
+    return figure
+
+
+def _draw_bands(axes: Axes, history: History, *, labelled: bool) -> None:
+    """Shade the stretch of each phase, from the epoch of its call to the next call."""
+    epochs = history.epochs
+    runs = [list(run) for _, run in itertools.groupby(zip(epochs, history.phases, strict=True), lambda item: item[1].number)]
+    for position, run in enumerate(runs):
+        begin, number = run[0][0], run[0][1].number
+        end = runs[position + 1][0][0] if position + 1 < len(runs) else max(epochs[-1], begin + 1)
+        axes.axvspan(begin, end, color=PHASE_BANDS[number], linewidth=0, zorder=0)
+        if labelled:
+            axes.annotate(
+                f"phase {number}", (begin, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
+                fontsize="small", color="#333333", annotation_clip=False,
+            )  # fmt: skip
+    axes.set_xlim(epochs[0], max(epochs[-1], epochs[0] + 1))

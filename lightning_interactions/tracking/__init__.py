@@ -1,0 +1,1 @@
+"""Probe inputs, when to measure, and one measurement."""

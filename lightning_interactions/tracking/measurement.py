@@ -1,0 +1,161 @@
+"""One measurement: a model on the probes becomes numbers for each input, and a few for all of them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.evidence import InteractionsOf, Judge
+from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.generalization import (
+    above_chance,
+    cross_entropy_from_log_odds,
+    explained_score,
+    strength_share,
+)
+from lightning_interactions.functional.strength import (
+    cancellation,
+    mean_order,
+    salient_mask,
+    strength_by_order,
+    total_strength,
+)
+from lightning_interactions.game.evaluation import Game
+from lightning_interactions.records import Interactions, Measurement, OrderStrength, SplitMeasurement, Summary
+
+__all__ = ["combine_splits", "interactions_on_probes", "measure_split", "summarise"]
+
+SumOverRanks = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes."""
+
+
+def interactions_on_probes(
+    game: Game, rank: int = 0, num_ranks: int = 1, sum_over_ranks: SumOverRanks = lambda tensor: tensor
+) -> InteractionsOf:
+    """Make the function that extracts any model's interactions on the probes of a game.
+
+    The inputs are dealt out over ranks; each rank evaluates and extracts its own, and gets everybody's. A model on
+    another device is moved to the probes' and back. An input with NaN or infinite outputs gets NaN effects.
+
+    Args:
+        game: Probes, players, baseline value and score.
+        rank: This process.
+        num_ranks: Number of processes.
+        sum_over_ranks: Adds a tensor up over all of them; called once for each model.
+    """
+    num_inputs = len(game.probes)
+    rows = list(range(rank, num_inputs, num_ranks))
+    own_game = game.select(rows)
+
+    def interactions_of(model: nn.Module) -> Interactions:
+        parameter = next(model.parameters(), None)
+        home = game.probes.inputs.device if parameter is None else parameter.device
+        try:
+            values = own_game.values(model.to(game.probes.inputs.device))
+        finally:
+            model.to(home)
+        finite = values.isfinite().all(dim=1)
+        own = extract_interactions(values[finite])
+        columns = torch.cat([own.and_effects, own.or_effects, own.offset[:, None]], dim=1)
+        gathered = values.new_zeros(num_inputs, columns.shape[1])
+        index = torch.tensor(rows, dtype=torch.long, device=values.device)
+        gathered[index[finite]] = columns
+        gathered[index[~finite]] = torch.nan
+        gathered = sum_over_ranks(gathered)
+        and_effects, or_effects, offset = gathered.split([values.shape[1], values.shape[1], 1], dim=1)
+        return Interactions(and_effects, or_effects, offset[:, 0])
+
+    return interactions_of
+
+
+def measure_split(model: nn.Module, interactions_of: InteractionsOf, judge: Judge, threshold: float) -> SplitMeasurement:
+    """Measure a model on the probes of one split.
+
+    Args:
+        model: The monitored model, in evaluation mode.
+        interactions_of: Extracts its interactions on the probes.
+        judge: Says which of them generalize.
+        threshold: Salience threshold ``τ``.
+
+    Returns:
+        Numbers for each input, float64 on the CPU.
+    """
+    interactions = interactions_of(model)
+    verdict = judge(model, interactions)
+    salient = salient_mask(interactions, threshold)
+    effects = interactions.effects
+    full_score = interactions.offset + effects.sum(dim=(1, 2))
+    strength = strength_by_order(interactions, salient, verdict.weights)
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().double()
+
+    return SplitMeasurement(
+        strength=OrderStrength(
+            generalizable=keep(strength.generalizable),
+            non_generalizable=keep(strength.non_generalizable),
+            non_salient=keep(strength.non_salient),
+        ),
+        chance_generalizable=keep((effects.abs() * salient * verdict.chance_weights).sum(dim=(1, 2))),
+        empty_score=keep(interactions.offset),
+        full_score=keep(full_score),
+        explained_score=keep(explained_score(full_score, interactions, salient, verdict.weights)),
+    )
+
+
+def summarise(split: SplitMeasurement) -> Summary:
+    """Reduce one split's measurement to the numbers that are logged, over the inputs that were measured."""
+    measured = split.measured
+    generalizable = split.strength.generalizable[measured]
+    non_generalizable = split.strength.non_generalizable[measured]
+    g, u = total_strength(generalizable), total_strength(non_generalizable)
+    rest = total_strength(split.strength.non_salient[measured])
+    share = strength_share(g, g + u)
+    chance = strength_share(split.chance_generalizable[measured], g + u)
+    full_score = split.full_score[measured]
+    return Summary(
+        loss=cross_entropy_from_log_odds(full_score).mean().item(),
+        generalizable=g.mean().item(),
+        non_generalizable=u.mean().item(),
+        non_salient=rest.mean().item(),
+        share=share.item(),
+        share_chance=chance.item(),
+        share_above_chance=above_chance(share, chance).item(),
+        mean_order=mean_order(generalizable + non_generalizable).item(),
+        cancellation=cancellation(g + u + rest, split.empty_score[measured], full_score).item(),
+        left_out=int((~measured).sum()),
+    )
+
+
+def combine_splits(
+    training: SplitMeasurement, held_out: SplitMeasurement | None, *, epoch: int, global_step: int, seconds: float
+) -> Measurement:
+    """Put the measurements of both splits together, with the loss gap between them.
+
+    Args:
+        training: Measurement on the training probes.
+        held_out: Measurement on the held-out probes, if there are any.
+        epoch: Completed epochs.
+        global_step: Optimizer steps taken.
+        seconds: Wall-clock time of the measurement.
+    """
+    loss_gap = remaining_gap = float("nan")
+    if held_out is not None:
+        loss_gap = _mean_loss(held_out, held_out.full_score) - _mean_loss(training, training.full_score)
+        remaining_gap = _mean_loss(held_out, held_out.explained_score) - _mean_loss(training, training.explained_score)
+    return Measurement(
+        epoch=epoch,
+        global_step=global_step,
+        seconds=seconds,
+        training=training,
+        held_out=held_out,
+        training_summary=summarise(training),
+        held_out_summary=None if held_out is None else summarise(held_out),
+        loss_gap=loss_gap,
+        remaining_gap=remaining_gap,
+        excess_gap=loss_gap - remaining_gap,
+    )
+
+
+def _mean_loss(split: SplitMeasurement, score: Tensor) -> float:
+    return cross_entropy_from_log_odds(score[split.measured]).mean().item()

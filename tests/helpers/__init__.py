@@ -1,0 +1,1 @@
+"""Slow independent oracles and games with known answers."""
