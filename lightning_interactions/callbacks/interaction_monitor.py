@@ -9,7 +9,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_interactions.callbacks.isolation import leave_no_trace
@@ -133,6 +133,7 @@ class InteractionMonitor(Callback):
             seed=seed,
         )
         self._splits: dict[str, tuple[InteractionsOf, Judge]] = {}
+        self._header_printed = False
 
     @property
     def phase(self) -> Phase | None:
@@ -159,12 +160,19 @@ class InteractionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
+        if self.history and self.history.epochs[-1] > trainer.current_epoch:
+            rank_zero_warn(
+                f"InteractionMonitor: the history reaches epoch {self.history.epochs[-1]} and this run begins after "
+                f"{trainer.current_epoch}, so it is another run: history and probes start anew"
+            )
+            self.load_state_dict({})
         self._splits = {}
+        self._header_printed = False
         with self._isolated(pl_module):
             self._keeper.find(trainer)
             self._start_splits(trainer)
-        untrained = trainer.global_step == 0 and trainer.current_epoch == 0
-        if untrained and not self.history and not trainer.fast_dev_run and TRAINING in self._splits and self.schedule.due(0):
+        first = not self.history and trainer.global_step == 0 and not trainer.fast_dev_run
+        if first and TRAINING in self._splits and self.schedule.due(0):
             measurement = self._measure(trainer, pl_module, epoch=0)
             self._write(log_untrained, trainer, scalars(measurement, self.history.phases[-1], self.name))
             self._report(trainer, pl_module)
@@ -185,7 +193,7 @@ class InteractionMonitor(Callback):
         epoch = trainer.current_epoch + 1
         if self._keeper.waiting:
             with self._isolated(pl_module):
-                self._keeper.take_passed()
+                self._keeper.take_passed(trainer)
                 self._start_splits(trainer)
         if not self.schedule.due(epoch) and not trainer.fast_dev_run:
             return
@@ -204,8 +212,7 @@ class InteractionMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a saved state; missing keys keep their defaults."""
-        if "history" in state_dict:
-            self.history = History.from_dict(state_dict["history"])
+        self.history = History.from_dict(state_dict["history"]) if "history" in state_dict else History()
         self._keeper.load_state_dict(state_dict)
 
     def _isolated(self, pl_module: LightningModule) -> AbstractContextManager[None]:
@@ -282,8 +289,9 @@ class InteractionMonitor(Callback):
         if self.figures and trainer.is_global_zero:
             self._write(write_figures, trainer, self.history, self.name)
         if self.verbose:
-            rows = str(self.history).splitlines()
-            rank_zero_info("\n".join(rows if len(self.history) == 1 else rows[-1:]))
+            *header, row = str(History(self.history.measurements[-1:], self.history.phases[-1:])).splitlines()
+            rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
+            self._header_printed = True
         for callback in trainer.callbacks:
             notify = getattr(callback, "on_interactions_measured", None)
             if notify is not None:

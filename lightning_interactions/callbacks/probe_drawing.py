@@ -19,7 +19,7 @@ from lightning_interactions.tracking.probes import (
     sampled_indices,
 )
 
-__all__ = ["PassingProbes", "draw_probes", "training_loader", "validation_loader"]
+__all__ = ["PassingProbes", "draw_probes", "same_on_all_ranks", "to_device", "training_loader", "validation_loader"]
 
 
 def training_loader(trainer: Trainer) -> Any:
@@ -89,10 +89,10 @@ def draw_probes(
     indices = candidate_indices(pool, num_probes, torch.Generator().manual_seed(seed))
     batch = to_device(trainer, load_samples(loader, indices)) if indices else None
     inputs, targets = (torch.empty(0), torch.empty(0)) if batch is None else unpack(batch)
-    return _same_on_all_ranks(trainer, choose_probes(inputs, targets, num_probes, refused, what))
+    return same_on_all_ranks(trainer, choose_probes(inputs, targets, num_probes, refused, what))
 
 
-def _same_on_all_ranks(trainer: Trainer, drawn: Drawn) -> Drawn:
+def same_on_all_ranks(trainer: Trainer, drawn: Drawn) -> Drawn:
     """Take the first rank's samples, whatever the datasets of the others do at random."""
     if trainer.world_size == 1:
         return drawn

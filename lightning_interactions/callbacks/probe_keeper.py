@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_interactions.callbacks.probe_drawing import (
     PassingProbes,
     draw_probes,
+    same_on_all_ranks,
     to_device,
     training_loader,
     validation_loader,
@@ -89,10 +90,10 @@ class ProbeKeeper:
         if split in self._passing:
             self._passing[split].watch(batch)
 
-    def take_passed(self) -> None:
+    def take_passed(self, trainer: Trainer) -> None:
         """Make probes of what has passed."""
         for split in [split for split, passing in self._passing.items() if passing.seen_any]:
-            self._accept(split, self._passing.pop(split).draw())
+            self._accept(split, same_on_all_ranks(trainer, self._passing.pop(split).draw()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return probes and baseline value as tensors on the CPU."""

@@ -2,7 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +73,7 @@ def fit_reference_models(
     seen = _SeenInputs(unpack)
     models = []
     for position in range(num_models):
-        with preserve_random_state(_accelerator(), seed + position):
+        with preserve_random_state(_accelerator(), seed + position), _quiet_trainer():
             fresh = _fresh_copy(model, factory)
             callbacks = [*settings.get("callbacks", []), seen]
             Trainer(**{**settings, "max_epochs": max_epochs, "callbacks": callbacks}).fit(fresh, train_dataloader)
@@ -89,6 +91,18 @@ class _SeenInputs(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         inputs, _ = self.unpack(batch)
         self.fingerprints.update(fingerprints(inputs))
+
+
+@contextmanager
+def _quiet_trainer() -> Iterator[None]:
+    """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _fresh_copy(model: LightningModule, factory: Callable[[], LightningModule] | None) -> LightningModule:

@@ -55,6 +55,7 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
     """Call the phase at every measurement, each call from what was known then.
 
     - Phase 1 lasts until the share of generalizable strength on training probes has fallen significantly from its maximum.
+      Every history begins in it; a fine-tuned model may already be past it.
     - Phase 2 lasts until, over a window of 9 measurements, salient strength has grown materially, what was gained is mostly
       non-generalizable (significantly, over inputs), and the excess gap has risen since the share's maximum (where there
       are held-out probes). A run can come here straight from phase 1.
@@ -81,17 +82,17 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
         return ()
     series = _Series.of(measurements)
     phase = Phase(1, measurements[0].epoch, math.nan, "measurements begin here; simple interactions come first")
-    phases = [phase]
+    phases, onset = [phase], 0
     for look in range(1, len(measurements)):
         if phase.number == 3:
-            candidates = {2: series.gain(look, of_generalizable=True)}
+            candidates = {2: series.gain(look, onset, of_generalizable=True)}
         else:
-            candidates = {3: series.gain(look, of_generalizable=False)}
+            candidates = {3: series.gain(look, onset, of_generalizable=False)}
             if phase.number == 1:
                 candidates[2] = series.fall_of_share(look)
         for number, call in candidates.items():
             if call.level <= alpha:
-                phase = Phase(number, measurements[look].epoch, 1 - call.level, call.reason)
+                phase, onset = Phase(number, measurements[look].epoch, 1 - call.level, call.reason), look
                 break
         phases.append(phase)
     return tuple(phases)
@@ -160,18 +161,18 @@ class _Series:
         reason = f"the share of generalizable strength fell from its maximum of {shares[0]:.2f} to {shares[1]:.2f}"
         return _Call(look * p_value / _budget(2, look), reason)
 
-    def gain(self, look: int, *, of_generalizable: bool) -> _Call:
+    def gain(self, look: int, onset: int, *, of_generalizable: bool) -> _Call:
         """Test whether the strength gained of late is mostly of one kind.
 
-        Significance may come from any look within the last window, each at its own part of the budget; that something is
-        gained, and that the excess gap has risen, must hold now.
+        Significance may come from any look within the last window and after the onset of the phase that the run is in, each
+        at its own part of the budget; that something is gained, and that the excess gap has risen, must hold now.
         """
         gained = self._gained(look, of_generalizable)
         if not gained.material:
             return _Call(math.inf, gained.reason)
         level = min(
             self._gained(earlier, of_generalizable).p_value / _budget(RETURN if of_generalizable else 3, earlier)
-            for earlier in range(max(1, look - WINDOW + 1), look + 1)
+            for earlier in range(max(onset, look - WINDOW) + 1, look + 1)
         )
         if of_generalizable or self.held_out_excess is None:
             return _Call(level, gained.reason)

@@ -93,5 +93,5 @@ def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs c
         outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
         scores.append(game.score(outputs, targets[rows]))
     if not scores:
-        return torch.zeros(0, len(masks), device=inputs.device)
+        return torch.zeros(0, len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
     return torch.cat(scores).reshape(len(inputs), len(masks))

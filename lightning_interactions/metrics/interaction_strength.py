@@ -49,8 +49,8 @@ class InteractionStrength(Metric):
         """
         if values.ndim != 2 or values.shape[1] != 2**self.num_players:
             raise ValueError(
-                f"InteractionStrength: expected values [inputs, {2**self.num_players}] of {self.num_players} players, got shape "
-                f"{tuple(values.shape)}"
+                f"InteractionStrength: expected values [inputs, {2**self.num_players}] of {self.num_players} players, "
+                f"got shape {tuple(values.shape)}"
             )
         interactions = extract_interactions(values)
         salient = salient_mask(interactions, self.threshold)

@@ -111,9 +111,7 @@ def test_strength_is_within_two_percent_of_the_linear_program(
 
 @TABLES
 @pytest.mark.parametrize("num_players", [1, 2, 3, 4])
-def test_effects_are_the_unique_optimum_with_the_ridge(
-    tables, num_players: int, generator: torch.Generator
-) -> None:
+def test_effects_are_the_unique_optimum_with_the_ridge(tables, num_players: int, generator: torch.Generator) -> None:
     values = tables(num_players, 3, generator)
     optimum = torch.stack([torch.stack(oracles.sparsest_ridge_optimum(row)) for row in values])
     # The objective is flat: a relative gap of g allows effects to be off by about sqrt(g / ridge).
@@ -156,9 +154,7 @@ def starts_for(values: Tensor, generator: torch.Generator) -> list[Interactions 
 
 @TABLES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_salient_interactions_do_not_depend_on_the_start(
-    tables, dtype: torch.dtype, generator: torch.Generator
-) -> None:
+def test_salient_interactions_do_not_depend_on_the_start(tables, dtype: torch.dtype, generator: torch.Generator) -> None:
     values = tables(9, 8, generator).to(dtype)
     cold, *warm = [extract_interactions(values, start=start) for start in starts_for(values, generator)]
     for interactions in warm:
@@ -191,9 +187,7 @@ def test_a_start_of_another_dtype_is_taken(generator: torch.Generator) -> None:
 
 @TABLES
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.float64, 1e-10)])
-def test_an_input_does_not_depend_on_its_batch(
-    tables, dtype: torch.dtype, bound: float, generator: torch.Generator
-) -> None:
+def test_an_input_does_not_depend_on_its_batch(tables, dtype: torch.dtype, bound: float, generator: torch.Generator) -> None:
     values = tables(7, 6, generator).to(dtype)
     together = extract_interactions(values).effects
     alone = torch.cat([extract_interactions(row[None]).effects for row in values])

@@ -157,9 +157,7 @@ def test_permuting_players_permutes_effects(values: Tensor, data: st.DataObject)
     num_players = values.shape[-1].bit_length() - 1
     permutation = data.draw(st.permutations(range(num_players)))
     for transform in (mobius_transform, zeta_transform, and_effects, or_effects):
-        assert torch.equal(
-            transform(permute_players(values, permutation)), permute_players(transform(values), permutation)
-        )
+        assert torch.equal(transform(permute_players(values, permutation)), permute_players(transform(values), permutation))
 
 
 @PROPERTY

@@ -119,9 +119,7 @@ def permute_players(
         The same numbers in another order.
     """
     num_coalitions = table.shape[-1]
-    renamed = [
-        sum(1 << player for i, player in enumerate(permutation) if index >> i & 1) for index in range(num_coalitions)
-    ]
+    renamed = [sum(1 << player for i, player in enumerate(permutation) if index >> i & 1) for index in range(num_coalitions)]
     return table[..., renamed]
 
 
@@ -142,9 +140,7 @@ def recovered(
     return hit[planted.abs() > tolerated]
 
 
-def salient_jaccard(
-    first: Interactions, second: Interactions, threshold: float = 0.05
-) -> Float[Tensor, " inputs"]:
+def salient_jaccard(first: Interactions, second: Interactions, threshold: float = 0.05) -> Float[Tensor, " inputs"]:
     """Compare two sets of salient interactions of the same inputs: intersection over union.
 
     Args:

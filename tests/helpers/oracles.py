@@ -42,9 +42,7 @@ def and_effects(and_values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor,
     """Compute ``I_and(S) = Σ_{T⊆S} (-1)^{|S|-|T|} u_and(T)`` for non-empty ``S``; zero for the empty set."""
     return _row_by_row(
         and_values,
-        lambda u: [
-            sum((-1) ** (order(s) - order(t)) * u[t] for t in subsets(s)) if s else 0.0 for s in range(len(u))
-        ],
+        lambda u: [sum((-1) ** (order(s) - order(t)) * u[t] for t in subsets(s)) if s else 0.0 for s in range(len(u))],
     )
 
 
@@ -53,8 +51,7 @@ def or_effects(or_values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, "
     return _row_by_row(
         or_values,
         lambda u: [
-            -sum((-1) ** (order(s) - order(t)) * u[(len(u) - 1) & ~t] for t in subsets(s)) if s else 0.0
-            for s in range(len(u))
+            -sum((-1) ** (order(s) - order(t)) * u[(len(u) - 1) & ~t] for t in subsets(s)) if s else 0.0 for s in range(len(u))
         ],
     )
 
@@ -68,9 +65,7 @@ def reconstruct_values(interactions: Interactions) -> Float[Tensor, "inputs coal
         coalitions = range(len(and_row))
         rows.append(
             [
-                offset
-                + sum(and_row[s] for s in coalitions if s and s & t == s)
-                + sum(or_row[s] for s in coalitions if s & t)
+                offset + sum(and_row[s] for s in coalitions if s and s & t == s) + sum(or_row[s] for s in coalitions if s & t)
                 for t in coalitions
             ]
         )
@@ -108,9 +103,7 @@ def strength_by_order(
     return OrderStrength(generalizable, non_generalizable, non_salient)
 
 
-def salient_strength_by_order(
-    interactions: Interactions, threshold: float
-) -> Float[Tensor, "inputs types signs orders"]:
+def salient_strength_by_order(interactions: Interactions, threshold: float) -> Float[Tensor, "inputs types signs orders"]:
     """Add up ``|I(S)|`` over the salient interactions by order, type and sign."""
     return strength_by_order(interactions, torch.ones_like(interactions.effects), threshold).generalizable
 

@@ -1,0 +1,152 @@
+"""Check on digits what a correct build shows, on seeds that nothing was chosen on, and on a null run with random labels.
+
+    python tests/benchmarks/phases_on_digits.py --seeds 10 11 12 --null-seeds 10
+
+Prints one row a run. A run with label noise passes if the share rises and then falls by more than the 95 % paired bootstrap
+interval of the fall, G peaks at order 1 or 2 and U at a middle order at the end, and the test loss at the onset of phase three is
+at most 10 % above its best. The exit status is the number of runs that miss one of these.
+"""
+
+import argparse
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import lightning as L
+import numpy as np
+import torch
+from scipy import stats
+from tabulate import tabulate
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_interactions import ImagePatches, InteractionMonitor, PhaseEarlyStopping, fit_reference_models
+from lightning_interactions.functional import total_strength
+from lightning_interactions.records import Measurement
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "01_digits.py"
+MAX_REGRET = 1.10
+
+
+def load_example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("digits_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def with_random_labels(part: TensorDataset, seed: int) -> TensorDataset:
+    images, labels = part.tensors
+    return TensorDataset(images, torch.randint(0, 10, labels.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def run(example: ModuleType, seed: int, epochs: int, random_parts: tuple[str, ...]) -> tuple:
+    L.seed_everything(seed, verbose=False)
+    parts = example.make_parts(seed)
+    for position, name in enumerate(random_parts):
+        parts[name] = with_random_labels(parts[name], seed + position)
+    model = example.DigitClassifier()
+    references = fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True))
+    monitor = InteractionMonitor(ImagePatches(3, 3), evidence=references, figures=False)
+    stopping = PhaseEarlyStopping(phase=3, log_only=True, verbose=False)
+    curve = example.TestCurve(*parts["test"].tensors)
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        callbacks=[monitor, stopping, curve],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader(parts["training"], 64, shuffle=True), DataLoader(parts["validation"], 200))
+    return monitor.history, stopping, curve
+
+
+def fall_of_share(peak: Measurement, last: Measurement) -> tuple[float, float]:
+    """The fall of the share from its peak to the end, and the lower end of its 95 % paired bootstrap interval."""
+    columns = [
+        total_strength(part).numpy()
+        for measurement in (peak, last)
+        for part in (measurement.training.strength.generalizable, measurement.training.strength.non_generalizable)
+    ]
+
+    def fall(g_peak, u_peak, g_last, u_last, axis=-1):
+        g_peak, u_peak, g_last, u_last = (np.sum(column, axis=axis) for column in (g_peak, u_peak, g_last, u_last))
+        return g_peak / (g_peak + u_peak) - g_last / (g_last + u_last)
+
+    interval = stats.bootstrap(columns, fall, paired=True, vectorized=True, rng=np.random.default_rng(0)).confidence_interval
+    return float(fall(*columns)), float(interval.low)
+
+
+def peak_order(strength: torch.Tensor) -> int:
+    return int(strength.sum(dim=(1, 2)).mean(dim=0).argmax())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[10, 11, 12])
+    parser.add_argument("--null-seeds", type=int, nargs="*", default=[10])
+    parser.add_argument("--epochs", type=int, default=50)
+    arguments = parser.parse_args()
+    example = load_example()
+
+    rows, missed = [], 0
+    for seed in arguments.seeds:
+        history, stopping, curve = run(example, seed, arguments.epochs, ())
+        shares = [measurement.training_summary.share for measurement in history.measurements]
+        peak = int(np.argmax(shares))
+        last = history.measurements[-1]
+        fall, fall_low = fall_of_share(history.measurements[peak], last)
+        num_players = last.training.strength.generalizable.shape[-1] - 1
+        g_order, u_order = (
+            peak_order(part) for part in (last.training.strength.generalizable, last.training.strength.non_generalizable)
+        )
+        best = min(curve.losses)
+        regret = math.inf if stopping.onset_epoch is None else curve.losses[stopping.onset_epoch - 1] / best
+        passed = (
+            shares[peak] > shares[0]
+            and fall_low > 0
+            and g_order in (1, 2)
+            and 3 <= u_order <= num_players - 3
+            and regret <= MAX_REGRET
+        )
+        missed += not passed
+        rows.append(
+            [
+                seed, shares[0], shares[peak], shares[-1], f"{fall:.3f} (> {fall_low:.3f})", g_order, u_order,
+                history.onset_epoch(2), stopping.onset_epoch, int(np.argmin(curve.losses)) + 1, regret,
+                curve.losses[-1] / best, "yes" if passed else "no",
+            ]
+        )  # fmt: skip
+    headers = [
+        "seed", "share untrained", "peak", "end", "fall (95 % >)", "G peak order", "U peak order",
+        "phase 2", "phase 3", "best epoch", "loss at onset / best", "loss at end / best", "passed",
+    ]  # fmt: skip
+    print(tabulate(rows, headers, floatfmt=".3f"))
+
+    rows = []
+    for seed in arguments.null_seeds:
+        for kind, random_parts in (
+            ("training labels random", ("training",)),
+            ("all labels random", ("training", "reference", "validation")),
+        ):
+            history, stopping, _ = run(example, seed, arguments.epochs, random_parts)
+            trained = [measurement.training_summary for measurement in history.measurements[1:]]
+            above = [summary.share - summary.share_chance for summary in trained]
+            rows.append(
+                [
+                    seed, kind, np.mean([summary.share for summary in trained]),
+                    np.mean([summary.share_chance for summary in trained]), np.median(above), min(above), max(above),
+                    stopping.onset_epoch,
+                ]
+            )  # fmt: skip
+    headers = ["seed", "null run", "share", "chance", "difference median", "min", "max", "phase 3"]
+    print("\n" + tabulate(rows, headers, floatfmt=".3f"))
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of the Lightning side, on real training runs of tiny models."""

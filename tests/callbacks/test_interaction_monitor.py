@@ -1,0 +1,715 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+from torch.utils.data import DataLoader, SubsetRandomSampler
+
+from lightning_interactions import FeatureGroups, ImagePatches, InteractionMonitor, PhaseEarlyStopping, baselines
+from lightning_interactions.evidence import fingerprints
+from lightning_interactions.tracking.schedule import EveryNEpochs
+from tests.callbacks.runs import (
+    TINY_SET_UP,
+    FailingLogger,
+    RecordingLogger,
+    log_odds_of,
+    other_references,
+    quiet_trainer,
+    script_phases,
+)
+from tests.helpers.models import (
+    DictDataset,
+    DictOutputClassifier,
+    ImageClassifier,
+    OneLogitClassifier,
+    PlainTabularClassifier,
+    StreamedDataset,
+    TabularClassifier,
+    image_data,
+    tabular_data,
+    tabular_loader,
+)
+
+pytestmark = TINY_SET_UP
+
+BATCHES = 3
+SPLIT_FIELDS = ("loss", "share", "share_chance", "share_above_chance", "mean_order", "cancellation", "left_out")
+
+
+def few(**options: Any) -> InteractionMonitor:
+    """Monitor a few probes, without figures."""
+    settings: dict[str, Any] = {"num_training_probes": 6, "num_held_out_probes": 4, "figures": False}
+    return InteractionMonitor(**{**settings, **options})
+
+
+def fit(
+    root: Path,
+    *callbacks: Callback,
+    model: LightningModule | None = None,
+    train: Any = None,
+    val: Any = "default",
+    **options: Any,
+) -> Trainer:
+    """Train a tiny model on 24 rows in three batches, with 12 held-out rows."""
+    trainer = quiet_trainer(root, callbacks=list(callbacks), **options)
+    trainer.fit(
+        TabularClassifier() if model is None else model,
+        tabular_loader(24, batch_size=8) if train is None else train,
+        tabular_loader(12, seed=1) if isinstance(val, str) else val,
+    )
+    return trainer
+
+
+def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[str]:
+    tags = {f"{prefix}/phase", f"{prefix}/seconds"}
+    for split in (prefix, f"{prefix}/heldout") if held_out else (prefix,):
+        for kind in ("generalizable", "non_generalizable", "non_salient"):
+            tags |= {f"{split}/{kind}/order_{order:02d}" for order in range(1, num_players + 1)} | {f"{split}/{kind}/total"}
+        tags |= {f"{split}/{field}" for field in SPLIT_FIELDS}
+    return tags | ({f"{prefix}/{gap}_gap" for gap in ("loss", "remaining", "excess")} if held_out else set())
+
+
+def measured_tags(calls: list[tuple[int | None, dict[str, float]]]) -> list[tuple[int | None, set[str]]]:
+    """Leave out what Lightning adds, and calls that hold nothing else."""
+    return [(step, set(metrics) - {"epoch"}) for step, metrics in calls if set(metrics) - {"epoch"}]
+
+
+def probes_of(monitor: InteractionMonitor, split: str) -> Tensor:
+    inputs: Tensor = monitor.state_dict()["probes"][split]["inputs"]
+    return inputs
+
+
+def test_every_tag_of_five_players_is_logged_before_training_and_after_each_epoch(tmp_path: Path) -> None:
+    logger, monitor = RecordingLogger(), few()
+    loaders = [tabular_loader(24, seed=seed, num_features=5) for seed in (0, 1)]
+    fit(
+        tmp_path,
+        monitor,
+        model=TabularClassifier(num_features=5),
+        train=loaders[0],
+        val=loaders[1],
+        logger=logger,
+        max_epochs=3,
+    )
+    tags = expected_tags("interactions", num_players=5)
+    assert len(tags) == 55
+    assert measured_tags(logger.calls) == [(0, tags), *[(BATCHES * epoch - 1, tags) for epoch in (1, 2, 3)]]
+
+
+def test_logged_numbers_are_those_of_the_history(tmp_path: Path) -> None:
+    logger, monitor = RecordingLogger(), few()
+    fit(tmp_path, monitor, logger=logger)
+    assert len(logger.calls) == len(monitor.history) == 3
+    for (_, metrics), measurement, phase in zip(
+        logger.calls, monitor.history.measurements, monitor.history.phases, strict=True
+    ):
+        assert measurement.held_out_summary is not None
+        by_order = measurement.training.strength.generalizable.sum(dim=(1, 2)).mean(dim=0)
+        for tag, value in {
+            "share": measurement.training_summary.share,
+            "heldout/share": measurement.held_out_summary.share,
+            "heldout/loss": measurement.held_out_summary.loss,
+            "generalizable/order_02": by_order[2].item(),
+            "generalizable/total": by_order.sum().item(),
+            "excess_gap": measurement.excess_gap,
+            "phase": float(phase.number),
+            "seconds": measurement.seconds,
+        }.items():
+            assert metrics[f"interactions/{tag}"] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
+
+
+def test_the_history_counts_completed_epochs_and_optimizer_steps(tmp_path: Path) -> None:
+    monitor = few()
+    assert monitor.phase is None
+    trainer = fit(tmp_path, monitor, max_epochs=3)
+    history = monitor.history
+    assert history.epochs == [0, 1, 2, 3]
+    assert [measurement.global_step for measurement in history.measurements] == [0, 3, 6, 9]
+    assert trainer.current_epoch == 3
+    assert monitor.phase == history.phases[-1]
+    assert len(history.phases) == len(history)
+    for measurement in history.measurements:
+        assert len(measurement.training.full_score) == 6
+        assert measurement.held_out is not None
+        assert len(measurement.held_out.full_score) == 4
+        assert measurement.training.strength.generalizable.shape == (6, 2, 2, 5)
+        assert measurement.training_summary.left_out == 0
+
+
+def test_the_untrained_model_is_measured_as_it_was_before_training(tmp_path: Path) -> None:
+    model = TabularClassifier()
+    inputs, targets = tabular_data(5, seed=7).tensors
+    untrained = log_odds_of(model.eval(), inputs, targets)
+    monitor = few(training_probes=(inputs, targets))
+    fit(tmp_path, monitor, model=model.train())
+    first, *_, last = monitor.history.measurements
+    torch.testing.assert_close(first.training.full_score, untrained, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(last.training.full_score, log_odds_of(model.eval(), inputs, targets), rtol=1e-5, atol=1e-5)
+
+
+def test_a_monitor_may_be_made_without_arguments(tmp_path: Path) -> None:
+    monitor = InteractionMonitor()
+    fit(tmp_path, monitor, train=tabular_loader(40), val=tabular_loader(40, seed=1), max_epochs=1)
+    assert monitor.history.epochs == [0, 1]
+    assert len(probes_of(monitor, "training")) == len(probes_of(monitor, "held-out")) == 32
+
+
+def test_images_get_nine_patches_by_default(tmp_path: Path) -> None:
+    logger, monitor = RecordingLogger(), few(num_training_probes=2, num_held_out_probes=2)
+    loaders = [DataLoader(image_data(16, seed=seed), batch_size=8) for seed in (0, 1)]
+    fit(tmp_path, monitor, model=ImageClassifier(), train=loaders[0], val=loaders[1], logger=logger, max_epochs=1)
+    assert measured_tags(logger.calls)[0] == (0, expected_tags("interactions", num_players=9))
+
+
+def test_images_with_patches_and_a_mean_baseline(tmp_path: Path) -> None:
+    monitor = few(players=ImagePatches(2, 2), baseline=baselines.TrainingMean())
+    data = image_data(16)
+    fit(tmp_path, monitor, model=ImageClassifier(), train=DataLoader(data, batch_size=8), val=None, limit_val_batches=0)
+    torch.testing.assert_close(monitor.state_dict()["baseline"], data.tensors[0].mean(dim=0))
+    assert monitor.history.measurements[0].training.strength.generalizable.shape == (6, 2, 2, 5)
+
+
+def test_one_logit_is_enough_for_two_classes(tmp_path: Path) -> None:
+    model = OneLogitClassifier()
+    inputs, targets = tabular_data(5, num_classes=2).tensors
+    with torch.no_grad():
+        expected = model(inputs)[:, 0].double() * (2 * targets - 1)
+    monitor = few(training_probes=(inputs, targets))
+    loaders = [tabular_loader(16, seed=seed, num_classes=2) for seed in (0, 1)]
+    fit(tmp_path, monitor, model=model, train=loaders[0], val=loaders[1], max_epochs=1)
+    torch.testing.assert_close(monitor.history.measurements[0].training.full_score, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_validation_loader_there_are_no_held_out_numbers_and_a_warning(tmp_path: Path) -> None:
+    logger, monitor = RecordingLogger(), few()
+    with pytest.warns(UserWarning, match="no validation loader"):
+        fit(tmp_path, monitor, model=PlainTabularClassifier(), val=None, logger=logger)
+    assert measured_tags(logger.calls)[0] == (0, expected_tags("interactions", num_players=4, held_out=False))
+    for measurement in monitor.history.measurements:
+        assert measurement.held_out is None
+        assert measurement.held_out_summary is None
+        assert all(map(math.isnan, (measurement.loss_gap, measurement.remaining_gap, measurement.excess_gap)))
+
+
+def test_handed_in_held_out_probes_make_up_for_a_missing_validation_loader(tmp_path: Path) -> None:
+    monitor = few(held_out_probes=tabular_data(5, seed=3).tensors)
+    fit(tmp_path, monitor, model=PlainTabularClassifier(), val=None)
+    assert all(math.isfinite(measurement.excess_gap) for measurement in monitor.history.measurements)
+
+
+def test_without_a_logger_the_history_fills(tmp_path: Path) -> None:
+    monitor = few(figures=True)
+    fit(tmp_path, monitor, logger=False)
+    assert monitor.history.epochs == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fast_dev_run_makes_one_tiny_measurement(tmp_path: Path) -> None:
+    monitor = few()
+    fit(tmp_path, monitor, fast_dev_run=True)
+    assert monitor.history.epochs == [1]
+    measurement = monitor.history.measurements[0]
+    assert measurement.held_out is not None
+    assert len(measurement.training.full_score) == len(measurement.held_out.full_score) == 2
+
+
+def test_a_fast_dev_run_measures_no_more_than_two_of_the_probes_handed_in(tmp_path: Path) -> None:
+    monitor = few(training_probes=tabular_data(9).tensors, held_out_probes=tabular_data(9, seed=1).tensors)
+    fit(tmp_path, monitor, fast_dev_run=True)
+    measurement = monitor.history.measurements[0]
+    assert measurement.held_out is not None
+    assert len(measurement.training.full_score) == len(measurement.held_out.full_score) == 2
+
+
+def test_the_sanity_check_measures_and_keeps_nothing(tmp_path: Path) -> None:
+    class AtItsEnd(Callback):
+        seen: tuple[int, int] | None = None
+
+        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.seen = (len(monitor.history), len(monitor.state_dict()["probes"]))
+
+    monitor, at_its_end = few(), AtItsEnd()
+    # A sanity check of one batch; epochs use two batches, of which the first four rows become probes.
+    data = StreamedDataset(tabular_data(12, seed=1), 12)
+    fit(tmp_path, monitor, at_its_end, val=DataLoader(data, batch_size=8), num_sanity_val_steps=1)
+    assert at_its_end.seen == (0, 0)
+    assert monitor.history.epochs == [0, 1, 2]
+
+
+def test_validating_alone_measures_nothing(tmp_path: Path) -> None:
+    monitor = few()
+    quiet_trainer(tmp_path, callbacks=[monitor]).validate(TabularClassifier(), tabular_loader(12), verbose=False)
+    assert len(monitor.history) == 0
+
+
+@pytest.mark.parametrize(("n", "epochs"), [(2, [0, 2, 4]), (3, [0, 3]), (7, [0])])
+def test_a_schedule_measures_every_n_epochs(tmp_path: Path, n: int, epochs: list[int]) -> None:
+    logger, monitor = RecordingLogger(), few(schedule=EveryNEpochs(n))
+    fit(tmp_path, monitor, logger=logger, max_epochs=4)
+    assert monitor.history.epochs == epochs
+    assert [step for step, _ in measured_tags(logger.calls)] == [0, *[BATCHES * epoch - 1 for epoch in epochs[1:]]]
+
+
+def test_a_name_prefixes_the_tags_and_two_named_monitors_go_side_by_side(tmp_path: Path) -> None:
+    logger = RecordingLogger()
+    coarse = few(name="coarse", players=FeatureGroups([[0, 1], [2, 3]]))
+    fine = few(name="fine")
+    fit(tmp_path, coarse, fine, logger=logger, max_epochs=1)
+    tags = expected_tags("coarse/interactions", 2) | expected_tags("fine/interactions", 4)
+    assert set().union(*(names for step, names in measured_tags(logger.calls) if step == 0)) == tags
+    assert measured_tags(logger.calls)[-1] == (BATCHES - 1, tags)
+    assert coarse.state_key != fine.state_key
+    assert coarse.history.epochs == fine.history.epochs == [0, 1]
+    assert coarse.history.measurements[0].training.strength.generalizable.shape[-1] == 3
+
+
+def test_two_monitors_without_names_are_refused(tmp_path: Path) -> None:
+    # Lightning looks for equal state keys only where a checkpoint is written, so the monitor looks itself.
+    with pytest.raises((MisconfigurationException, RuntimeError), match="several monitors need different names"):
+        fit(tmp_path, few(), few())
+
+
+def test_more_than_sixteen_players_are_refused_with_the_number_of_forwards(tmp_path: Path) -> None:
+    monitor = few(players=FeatureGroups([[column] for column in range(17)]))
+    loaders = [tabular_loader(16, seed=seed, num_features=17) for seed in (0, 1)]
+    with pytest.raises(MisconfigurationException, match=f"{2**17 * (6 + 4):,} forwards.*max_players=16"):
+        fit(tmp_path, monitor, model=TabularClassifier(num_features=17), train=loaders[0], val=loaders[1])
+
+
+def test_max_players_is_a_limit_that_can_be_moved(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=f"4 players would take {2**4 * 10} forwards.*max_players=4 if"):
+        fit(tmp_path, few(max_players=3))
+    monitor = few(max_players=4)
+    fit(tmp_path, monitor, max_epochs=1)
+    assert monitor.history.epochs == [0, 1]
+
+
+class StartsTraining(Callback):
+    """Notes whether a training step was ever reached."""
+
+    started = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.started = True
+
+
+def test_dict_outputs_are_refused_before_training_with_the_adapter(tmp_path: Path) -> None:
+    training = StartsTraining()
+    with pytest.raises(ValueError, match=r"expected logits .* got dict; .*forward=lambda model, inputs"):
+        fit(tmp_path, few(), training, model=DictOutputClassifier())
+    assert not training.started
+
+
+def test_dict_outputs_are_refused_before_training_also_where_the_first_measurement_comes_later(tmp_path: Path) -> None:
+    class OnlyAfterTheFirst:
+        def due(self, epoch: int) -> bool:
+            return epoch >= 2
+
+    training = StartsTraining()
+    with pytest.raises(ValueError, match=r"expected logits .* got dict"):
+        fit(tmp_path, few(schedule=OnlyAfterTheFirst()), training, model=DictOutputClassifier())
+    assert not training.started
+
+
+def test_dict_outputs_are_measured_with_a_forward(tmp_path: Path) -> None:
+    model = DictOutputClassifier()
+    inputs, targets = tabular_data(5).tensors
+    expected = log_odds_of(model.eval().network, inputs, targets)
+    monitor = few(forward=lambda module, batch: module(batch)["logits"], training_probes=(inputs, targets))
+    fit(tmp_path, monitor, model=model.train())
+    torch.testing.assert_close(monitor.history.measurements[0].training.full_score, expected, rtol=1e-5, atol=1e-5)
+
+
+def dict_loader(num_inputs: int, seed: int = 0) -> DataLoader[Any]:
+    return DataLoader(DictDataset(tabular_data(num_inputs, seed=seed)), batch_size=8)
+
+
+def test_dict_batches_are_refused_before_training_with_the_adapter(tmp_path: Path) -> None:
+    training = StartsTraining()
+    with pytest.raises(ValueError, match=r"expected batches \(inputs, targets\).*got dict of 2(.|\n)*unpack=lambda batch"):
+        fit(tmp_path, few(), training, train=dict_loader(24), val=dict_loader(12, seed=1))
+    assert not training.started
+
+
+def test_dict_batches_are_measured_with_an_unpack(tmp_path: Path) -> None:
+    monitor = few(unpack=lambda batch: (batch["x"], batch["y"]))
+    fit(tmp_path, monitor, train=dict_loader(24), val=dict_loader(12, seed=1))
+    assert monitor.history.epochs == [0, 1, 2]
+    assert set(fingerprints(probes_of(monitor, "training"))) <= set(fingerprints(tabular_data(24).tensors[0]))
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected labels from 0 to 1 .* got \[2"):
+        fit(tmp_path, few(), model=TabularClassifier(num_classes=2))
+
+
+def test_a_baseline_of_wrong_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one input of shape \(4,\), got shape \(7,\)"):
+        fit(tmp_path, few(baseline=torch.zeros(7)))
+
+
+def test_a_baseline_tensor_is_what_masked_players_get(tmp_path: Path) -> None:
+    baseline = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    model = TabularClassifier()
+    inputs, targets = tabular_data(5).tensors
+    expected = log_odds_of(model.eval(), baseline.expand(5, 4), targets)
+    monitor = few(baseline=baseline, training_probes=(inputs, targets))
+    fit(tmp_path, monitor, model=model.train(), max_epochs=1)
+    torch.testing.assert_close(monitor.history.measurements[0].training.empty_score, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_probes_handed_in_are_the_ones_measured(tmp_path: Path) -> None:
+    training, held_out = tabular_data(5, seed=5).tensors, tabular_data(3, seed=6).tensors
+    monitor = few(training_probes=training, held_out_probes=held_out)
+    fit(tmp_path, monitor)
+    assert torch.equal(probes_of(monitor, "training"), training[0])
+    assert torch.equal(probes_of(monitor, "held-out"), held_out[0])
+
+
+def test_probes_handed_in_with_too_few_targets_are_refused(tmp_path: Path) -> None:
+    inputs, targets = tabular_data(5).tensors
+    with pytest.raises(MisconfigurationException, match="one target for each of the 5 training probes handed in, got 4"):
+        fit(tmp_path, few(training_probes=(inputs, targets[:4])))
+
+
+def test_drawn_probes_are_stratified_and_the_same_in_every_run(tmp_path: Path) -> None:
+    first, second = few(num_training_probes=12), few(num_training_probes=12)
+    fit(tmp_path, first, train=tabular_loader(48, shuffle=True), max_epochs=1)
+    fit(tmp_path, second, train=tabular_loader(48, shuffle=True), max_epochs=1)
+    assert torch.equal(probes_of(first, "training"), probes_of(second, "training"))
+    kept = first.state_dict()["probes"]["training"]["targets"].bincount(minlength=3)
+    assert ((kept - 12 * tabular_data(48).tensors[1].bincount(minlength=3) / 48).abs() <= 1).all()
+    fit(tmp_path, third := few(num_training_probes=12, seed=1), train=tabular_loader(48, shuffle=True), max_epochs=1)
+    assert not torch.equal(probes_of(first, "training"), probes_of(third, "training"))
+
+
+def test_streamed_training_data_are_kept_as_batches_pass(tmp_path: Path) -> None:
+    data, monitor, logger = tabular_data(24), few(), RecordingLogger()
+    fit(tmp_path, monitor, train=DataLoader(StreamedDataset(data, 24), batch_size=4), logger=logger)
+    # There is nothing to measure the untrained model on.
+    assert monitor.history.epochs == [1, 2]
+    assert set(fingerprints(probes_of(monitor, "training"))) <= set(fingerprints(data.tensors[0][:8]))
+    assert len(probes_of(monitor, "training")) == 6
+    assert [step for step, _ in measured_tags(logger.calls)] == [5, 11]
+
+
+def test_streamed_validation_data_are_kept_as_batches_pass(tmp_path: Path) -> None:
+    data, monitor = tabular_data(12, seed=1), few()
+    fit(tmp_path, monitor, val=DataLoader(StreamedDataset(data, 12), batch_size=8))
+    assert [measurement.held_out is None for measurement in monitor.history.measurements] == [True, False, False]
+    assert set(fingerprints(probes_of(monitor, "held-out"))) <= set(fingerprints(data.tensors[0][:8]))
+
+
+def test_fewer_inputs_than_asked_for_are_used_with_a_warning(tmp_path: Path) -> None:
+    monitor = few(num_training_probes=30)
+    with pytest.warns(UserWarning, match="30 training inputs asked for, 24 used"):
+        fit(tmp_path, monitor)
+    assert len(probes_of(monitor, "training")) == 24
+
+
+class SometimesNotANumber(TabularClassifier):
+    """Gives NaN in evaluation for inputs whose first feature is large."""
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return logits if self.training else torch.where(inputs[:, :1] > self.threshold, torch.nan, logits)
+
+
+def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    inputs, targets = tabular_data(8, seed=5).tensors
+    broken = inputs[:, 0] > 0.9
+    assert 0 < broken.sum() < 7
+    logger, monitor = RecordingLogger(), few(training_probes=(inputs, targets), figures=True)
+    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=0.9), logger=logger)
+    assert monitor.history.epochs == [0, 1, 2]
+    for measurement in monitor.history.measurements:
+        assert torch.equal(measurement.training.measured, ~broken)
+        assert measurement.training_summary.left_out == int(broken.sum())
+        assert math.isfinite(measurement.training_summary.share)
+        assert math.isfinite(measurement.training_summary.loss)
+        # What is left of the logged numbers are means over the others.
+        by_order = measurement.training.strength.non_generalizable[~broken].sum(dim=(1, 2, 3))
+        assert measurement.training_summary.non_generalizable == pytest.approx(by_order.mean().item())
+    untrained = logger.calls[0][1]
+    assert untrained["interactions/left_out"] == broken.sum()
+    assert math.isfinite(untrained["interactions/generalizable/order_01"])
+
+
+def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
+    monitor = few()
+    logger = TensorBoardLogger(tmp_path)
+    monitor.figures = True
+    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=-torch.inf), logger=logger)
+    assert monitor.history.epochs == [0, 1, 2]
+    for measurement in monitor.history.measurements:
+        assert measurement.training_summary.left_out == 6
+        assert math.isnan(measurement.training_summary.share)
+    assert str(monitor.history)
+    assert monitor.phase is not None
+    assert monitor.phase.number == 1
+
+
+def test_nan_outputs_do_not_disturb_the_verdict_of_reference_models(tmp_path: Path) -> None:
+    inputs, targets = tabular_data(8, seed=5).tensors
+    monitor = few(evidence=other_references(), training_probes=(inputs, targets))
+    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=0.9))
+    assert all(math.isfinite(measurement.training_summary.share) for measurement in monitor.history.measurements)
+
+
+def test_a_failing_logger_is_warned_about_and_the_run_goes_on(tmp_path: Path) -> None:
+    logger, monitor = FailingLogger(), few()
+    with pytest.warns(UserWarning, match="log_untrained failed and is left out: OSError"):
+        fit(tmp_path, monitor, logger=logger)
+    assert monitor.history.epochs == [0, 1, 2]
+    assert [step for step, _ in measured_tags(logger.calls)] == [2, 5]
+
+
+def test_a_failing_logger_ends_the_run_if_asked_to(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk full"):
+        fit(tmp_path, few(raise_logging_errors=True), logger=FailingLogger())
+
+
+@pytest.mark.parametrize("raise_logging_errors", [False, True])
+def test_a_failing_figure_is_a_logging_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raise_logging_errors: bool
+) -> None:
+    def broken(*_args: Any) -> None:
+        raise OSError("no space for figures")
+
+    logger = TensorBoardLogger(tmp_path)
+    monkeypatch.setattr(logger.experiment, "add_figure", broken)
+    monitor = few(figures=True, raise_logging_errors=raise_logging_errors)
+    expect: Any = (
+        pytest.raises(OSError, match="no space")
+        if raise_logging_errors
+        else pytest.warns(UserWarning, match="write_figures failed and is left out")
+    )
+    with expect:
+        fit(tmp_path, monitor, logger=logger)
+    assert monitor.history.epochs == ([0] if raise_logging_errors else [0, 1, 2])
+
+
+def test_probes_come_only_from_the_samplers_where_two_of_them_share_a_dataset(tmp_path: Path) -> None:
+    data = tabular_data(60)
+    indices = torch.randperm(60, generator=torch.Generator().manual_seed(3)).tolist()
+    train_indices, val_indices = indices[:40], indices[40:]
+    train, val = (DataLoader(data, batch_size=8, sampler=SubsetRandomSampler(part)) for part in (train_indices, val_indices))
+    monitor = few(num_training_probes=40, num_held_out_probes=20)
+    fit(tmp_path, monitor, train=train, val=val, max_epochs=1)
+    rows = fingerprints(data.tensors[0])
+    assert set(fingerprints(probes_of(monitor, "training"))) == {rows[index] for index in train_indices}
+    assert set(fingerprints(probes_of(monitor, "held-out"))) == {rows[index] for index in val_indices}
+
+
+@pytest.mark.parametrize("limit", [3, 0.3])
+def test_probes_are_drawn_only_from_the_batches_that_are_trained_on(tmp_path: Path, limit: float) -> None:
+    data, monitor = tabular_data(40), few(num_training_probes=12)
+    fit(tmp_path, monitor, train=DataLoader(data, batch_size=4), limit_train_batches=limit, max_epochs=1)
+    assert set(fingerprints(probes_of(monitor, "training"))) == set(fingerprints(data.tensors[0][:12]))
+
+
+def test_held_out_probes_come_from_the_first_of_several_validation_loaders(tmp_path: Path) -> None:
+    class SeveralLoaders(TabularClassifier):
+        def validation_step(self, batch: Any, _batch_index: int, _loader_index: int = 0) -> Tensor:
+            return self.loss(batch)
+
+    monitor = few(num_held_out_probes=12)
+    loaders = [tabular_loader(12, seed=1), tabular_loader(12, seed=2)]
+    fit(tmp_path, monitor, model=SeveralLoaders(), val=loaders, max_epochs=1)
+    assert set(fingerprints(probes_of(monitor, "held-out"))) == set(fingerprints(tabular_data(12, seed=1).tensors[0]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_sanity_val_steps": 0}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 0.5}], ids=str
+)
+def test_held_out_probes_are_there_from_the_start_whenever_validation_runs(tmp_path: Path, options: dict[str, Any]) -> None:
+    monitor = few()
+    fit(tmp_path, monitor, **options)
+    assert [measurement.held_out is None for measurement in monitor.history.measurements] == [False] * 3
+
+
+def test_several_training_loaders_need_probes_handed_in(tmp_path: Path) -> None:
+    class TwoStreams(PlainTabularClassifier):
+        def training_step(self, batch: Any, _batch_index: int) -> Tensor:
+            return self.loss(batch["a"]) + self.loss(batch["b"])
+
+    loaders = {"a": tabular_loader(24), "b": tabular_loader(24, seed=1)}
+    with pytest.raises(MisconfigurationException, match="expected one training loader, got several"):
+        fit(tmp_path, few(), model=TwoStreams(), train=loaders, val=None)
+    monitor = few(training_probes=tabular_data(5).tensors, held_out_probes=tabular_data(5, seed=1).tensors)
+    fit(tmp_path, monitor, model=TwoStreams(), train=loaders, val=None)
+    assert monitor.history.epochs == [0, 1, 2]
+
+
+def test_probes_pass_the_modules_own_transfer_hooks(tmp_path: Path) -> None:
+    class Scaling(PlainTabularClassifier):
+        def on_after_batch_transfer(self, batch: Any, _loader_index: int) -> Any:
+            inputs, targets = batch
+            return inputs / 10, targets
+
+    monitor = few(num_training_probes=24, held_out_probes=tabular_data(5, seed=1).tensors)
+    fit(tmp_path, monitor, model=Scaling(), val=None)
+    expected = set(fingerprints(tabular_data(24).tensors[0] / 10))
+    assert set(fingerprints(probes_of(monitor, "training"))) == expected
+
+
+def test_the_progress_bar_shows_the_phase_and_nothing_else(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, few())
+    ours = {tag: value for tag, value in trainer.progress_bar_metrics.items() if "interactions" in tag}
+    assert ours == {"interactions/phase": 1.0}
+
+
+def test_the_console_table_has_one_header_and_one_row_a_measurement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(tmp_path, few(verbose=True))
+    table = "\n".join(record.getMessage() for record in caplog.records if "lightning" in record.name)
+    assert table.count("training loss") == 1
+    rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[0] for row in rows if len(row) == 11] == ["0", "1", "2"]
+
+
+def events(logger: TensorBoardLogger) -> EventAccumulator:
+    logger.experiment.flush()
+    accumulator = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_gets_the_scalars_and_two_figures(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    fit(tmp_path, few(figures=True), logger=logger)
+    written = events(logger)
+    assert set(written.Tags()["images"]) == {"interactions/strength_by_order", "interactions/phases"}
+    for tag in ("interactions/strength_by_order", "interactions/phases"):
+        assert [image.step for image in written.Images(tag)] == [0, 2, 5]
+        assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in written.Images(tag))
+    assert expected_tags("interactions", num_players=4) <= set(written.Tags()["scalars"])
+    assert [event.step for event in written.Scalars("interactions/share")] == [0, 2, 5]
+
+
+def test_figures_stand_at_the_step_of_the_scalars_also_with_two_optimizers(tmp_path: Path) -> None:
+    class TwoOptimizers(PlainTabularClassifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, _batch_index: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                optimizer.step()
+
+        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+            return [torch.optim.SGD(self.network[layer].parameters(), lr=0.1) for layer in (0, 2)]
+
+    logger = TensorBoardLogger(tmp_path)
+    monitor = few(figures=True, held_out_probes=tabular_data(5, seed=1).tensors)
+    fit(tmp_path, monitor, model=TwoOptimizers(), val=None, logger=logger)
+    written = events(logger)
+    steps = [event.step for event in written.Scalars("interactions/share")]
+    assert [image.step for image in written.Images("interactions/phases")] == steps
+
+
+@pytest.mark.parametrize("monitor_first", [True, False])
+def test_stock_early_stopping_follows_the_share(tmp_path: Path, monitor_first: bool) -> None:
+    monitor = few()
+    # No share is ever above 2, so every epoch after the first is one without improvement.
+    stopping = EarlyStopping("interactions/share", mode="max", min_delta=2.0, patience=2)
+    callbacks = [monitor, stopping] if monitor_first else [stopping, monitor]
+    trainer = fit(tmp_path, *callbacks, max_epochs=6)
+    assert trainer.current_epoch == 3
+    assert stopping.stopped_epoch == 2
+    assert stopping.best_score == pytest.approx(monitor.history.measurements[1].training_summary.share)
+
+
+def test_stock_model_checkpoint_keeps_the_best_share(tmp_path: Path) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, monitor="interactions/share", mode="max", filename="{epoch}")
+    monitor = few()
+    fit(tmp_path, checkpoint, monitor, max_epochs=4, enable_checkpointing=True)
+    shares = [measurement.training_summary.share for measurement in monitor.history.measurements[1:]]
+    assert checkpoint.best_model_score == pytest.approx(max(shares))
+    assert Path(checkpoint.best_model_path).name == f"epoch={shares.index(max(shares))}.ckpt"
+
+
+def test_the_monitor_tells_every_callback_that_listens(tmp_path: Path) -> None:
+    class Listener(Callback):
+        def __init__(self) -> None:
+            self.heard: list[int] = []
+
+        def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
+            self.heard.append(monitor.history.epochs[-1])
+
+    listeners = [Listener(), Listener()]
+    fit(tmp_path, listeners[0], few(), listeners[1])
+    assert [listener.heard for listener in listeners] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_monitor_used_for_another_run_begins_anew_with_a_warning(tmp_path: Path) -> None:
+    monitor = few()
+    fit(tmp_path, monitor)
+    with pytest.warns(UserWarning, match="another run"):
+        fit(tmp_path, monitor, train=tabular_loader(24, seed=9), max_epochs=1)
+    assert monitor.history.epochs == [0, 1]
+    assert set(fingerprints(probes_of(monitor, "training"))) <= set(fingerprints(tabular_data(24, seed=9).tensors[0]))
+
+
+def test_training_further_with_the_same_trainer_goes_on_with_the_history(tmp_path: Path) -> None:
+    monitor, model, train, val = few(), TabularClassifier(), tabular_loader(24), tabular_loader(12, seed=1)
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor])
+    trainer.fit(model, train, val)
+    probes = probes_of(monitor, "training")
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model, train, val)
+    assert monitor.history.epochs == [0, 1, 2, 3]
+    assert torch.equal(probes_of(monitor, "training"), probes)
+
+
+def test_a_phase_called_later_is_logged_and_is_the_monitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 1, 2, 3])
+    logger, monitor = RecordingLogger(), few()
+    fit(tmp_path, monitor, PhaseEarlyStopping(log_only=True, verbose=False), logger=logger, max_epochs=4)
+    assert [metrics["interactions/phase"] for _, metrics in logger.calls] == [1.0, 1.0, 2.0, 3.0, 3.0]
+    assert monitor.phase is not None
+    assert (monitor.phase.number, monitor.phase.onset_epoch) == (3, 3)
+    assert monitor.history.onset_epoch(2) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_training_probes": 0}, "at least 1, got 0, 32 and 1024"),
+        ({"num_held_out_probes": 0}, "at least 1, got 32, 0 and 1024"),
+        ({"batch_size": 0}, "at least 1, got 32, 32 and 0"),
+        ({"threshold": 1.0}, r"threshold in \[0, 1\).*got 1.0"),
+        ({"threshold": -0.1}, r"threshold in \[0, 1\).*got -0.1"),
+        ({"alpha": 0.0}, r"alpha in \(0, 1\).*and 0.0"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MisconfigurationException, match=message):
+        InteractionMonitor(**arguments)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1024])
+def test_the_size_of_the_forward_batches_does_not_matter(tmp_path: Path, batch_size: int) -> None:
+    monitors: list[InteractionMonitor] = [few(batch_size=size, name=str(size)) for size in (64, batch_size)]
+    forwards: list[int] = []
+    counted: Callable[..., Tensor] = lambda model, inputs: (forwards.append(len(inputs)), model(inputs))[1]  # noqa: E731
+    monitors[1].forward = counted
+    fit(tmp_path, *monitors, max_epochs=1)
+    assert max(forwards) <= batch_size
+    torch.testing.assert_close(
+        monitors[0].history.measurements[-1].training.full_score, monitors[1].history.measurements[-1].training.full_score
+    )

@@ -1,0 +1,1 @@
+"""Tests of players, baselines, scores and evaluation."""

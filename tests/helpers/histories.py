@@ -1,0 +1,101 @@
+"""Synthetic measurements: runs whose strengths and excess losses are given input by input."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement
+from lightning_interactions.tracking.measurement import combine_splits
+
+NON_SALIENT = 0.125
+"""Strength of what is not salient, of every input at every time."""
+
+CHANCE = 0.25
+"""Part of the salient strength that chance calls generalizable, of every input at every time."""
+
+EMPTY_SCORE = -1.0
+EXPLAINED_SCORE = 0.0
+"""Score without the non-generalizable interactions: a loss of log 2, so that an excess may be negative, too."""
+
+
+def history_from_strengths(
+    generalizable: Float[Tensor, "times inputs"],
+    non_generalizable: Float[Tensor, "times inputs"],
+    held_out_excess: Float[Tensor, "times held_out_inputs"] | None = None,
+    *,
+    training_excess: Float[Tensor, "times inputs"] | None = None,
+    epochs: Sequence[int] | None = None,
+) -> tuple[Measurement, ...]:
+    """Make the measurements of a run whose numbers are known.
+
+    Games of three players. Generalizable strength is put on positive ANDs of order 1 (three quarters) and negative ORs of
+    order 2, non-generalizable strength on positive ANDs of order 2 (one quarter) and negative ORs of order 3.
+
+    Args:
+        generalizable: Total ``G`` of each training probe at each time; NaN leaves the input out of that measurement.
+        non_generalizable: Total ``U`` of each training probe at each time.
+        held_out_excess: Loss in nats that non-generalizable interactions add on each held-out probe, above ``-log 2``; no
+            held-out probes if left out. Held-out strengths are one and one.
+        training_excess: The same on each training probe; zero if left out.
+        epochs: Completed epochs at each time; 0, 1, 2 … if left out.
+
+    Returns:
+        One measurement for each time.
+    """
+    times = range(len(generalizable))
+    if training_excess is None:
+        training_excess = torch.zeros_like(generalizable)
+    return tuple(
+        combine_splits(
+            split_measurement(generalizable[time], non_generalizable[time], training_excess[time]),
+            None if held_out_excess is None else held_out_split(held_out_excess[time]),
+            epoch=time if epochs is None else epochs[time],
+            global_step=10 * time,
+            seconds=0.5,
+        )
+        for time in times
+    )
+
+
+def split_measurement(
+    generalizable: Float[Tensor, " inputs"], non_generalizable: Float[Tensor, " inputs"], excess: Float[Tensor, " inputs"]
+) -> SplitMeasurement:
+    """Make one split's measurement; an input that is NaN anywhere is NaN everywhere, as in a real one."""
+    total = (generalizable + non_generalizable + excess).double()
+    left_out = torch.zeros_like(total).where(total.isfinite(), torch.nan)
+    g, u = torch.zeros(2, len(generalizable), 2, 2, 4, dtype=torch.float64)
+    rest = torch.zeros_like(g)
+    g[:, 0, 0, 1], g[:, 1, 1, 2] = 0.75 * generalizable, 0.25 * generalizable
+    u[:, 0, 0, 2], u[:, 1, 1, 3] = 0.25 * non_generalizable, 0.75 * non_generalizable
+    rest[:, 0, 1, 3] = NON_SALIENT
+    by_order = left_out[:, None, None, None]
+    loss = excess.double() + math.log1p(math.exp(-EXPLAINED_SCORE))
+    return SplitMeasurement(
+        strength=OrderStrength(g + by_order, u + by_order, rest + by_order),
+        chance_generalizable=CHANCE * (generalizable + non_generalizable).double() + left_out,
+        empty_score=EMPTY_SCORE + left_out,
+        # softplus(-v) is the loss.
+        full_score=-loss.expm1().log() + left_out,
+        explained_score=EXPLAINED_SCORE + left_out,
+    )
+
+
+def held_out_split(excess: Float[Tensor, " held_out_inputs"]) -> SplitMeasurement:
+    """Make a held-out split with strengths one and one."""
+    ones = torch.ones_like(excess)
+    return split_measurement(ones, ones, excess)
+
+
+def with_phases(measurements: Sequence[Measurement], numbers: Sequence[int]) -> History:
+    """Put measurements and phase numbers together; a phase begins where its number first comes up in a row."""
+    history = History()
+    for measurement, number in zip(measurements, numbers, strict=True):
+        phase = history.phases[-1] if history.phases else None
+        if phase is None or phase.number != number:
+            confidence = math.nan if number == 1 else 0.99
+            phase = Phase(number, measurement.epoch, confidence, f"made up at epoch {measurement.epoch}")
+        history = history.append(measurement, phase)
+    return history

@@ -1,0 +1,1 @@
+"""Tests of probes, measurements and schedules."""
