@@ -39,7 +39,7 @@ class DigitClassifier(L.LightningModule):
         self.log("validation_loss", cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=2e-3)
+        return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
 class TestCurve(L.Callback):
@@ -98,12 +98,12 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, log_only=not arguments.stop)
     curve = TestCurve(*parts["test"].tensors)
     trainer = L.Trainer(
-        max_epochs=4 if arguments.quick else 50,
+        max_epochs=4 if arguments.quick else 60,
         callbacks=[monitor, stopping, curve],
         enable_progress_bar=False,
         log_every_n_steps=1,
     )
-    trainer.fit(model, DataLoader(parts["training"], 64, shuffle=True), DataLoader(parts["validation"], 200))
+    trainer.fit(model, DataLoader(parts["training"], 200, shuffle=True), DataLoader(parts["validation"], 200))
 
     print(f"\n{monitor.phase}")
     if stopping.onset_epoch is None:

@@ -28,8 +28,8 @@ WINDOW = 9
 MATERIAL_GROWTH = 0.05
 """Growth of salient strength over the window, as a fraction, under which nothing is said to be learned."""
 
-GAP_LEVEL = 0.05
-"""One-sided level at a single look for a rising excess gap. The gap only adds a condition, so it costs no error budget."""
+MATERIAL_RISE = 0.1
+"""Rise of the excess gap in nats, under which it is not said to rise. It only adds a condition, so it costs no error budget."""
 
 RETURN = -1
 """The return from phase 3 to phase 2, as a kind of onset."""
@@ -56,9 +56,10 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
 
     - Phase 1 lasts until the share of generalizable strength on training probes has fallen significantly from its maximum.
       Every history begins in it; a fine-tuned model may already be past it.
-    - Phase 2 lasts until, over a window of 9 measurements, salient strength has grown materially, what was gained is mostly
-      non-generalizable (significantly, over inputs), and the excess gap has risen since the share's maximum (where there
-      are held-out probes). A run can come here straight from phase 1.
+    - Phase 2 lasts until, over a window of 9 measurements, salient strength has grown by 5 % or more, what was gained is
+      mostly non-generalizable (significantly, over inputs, and after the strength that only chance calls generalizable is
+      counted to the other side), and the excess gap has risen by 0.1 nats or more since the share's maximum (where there are
+      held-out probes). A run can leave phase 1 straight for phase 3.
     - Phase 3 returns to phase 2 when what was gained over the window is mostly generalizable, with the same strength of
       evidence.
 
@@ -120,12 +121,14 @@ class _Series:
     Attributes:
         generalizable: Generalizable strength on training probes, score units.
         non_generalizable: Non-generalizable salient strength on training probes, score units.
+        chance: Chance level of the share on training probes.
         training_excess: Loss that the non-generalizable interactions add on training probes, nats.
         held_out_excess: The same on held-out probes; ``None`` if some measurement has none.
     """
 
     generalizable: Float[Tensor, "times inputs"]
     non_generalizable: Float[Tensor, "times inputs"]
+    chance: Float[Tensor, " times"]
     training_excess: Float[Tensor, "times inputs"]
     held_out_excess: Float[Tensor, "times held_out_inputs"] | None
 
@@ -139,6 +142,7 @@ class _Series:
         return cls(
             generalizable=torch.stack([total_strength(part.strength.generalizable) for part in training]),
             non_generalizable=torch.stack([total_strength(part.strength.non_generalizable) for part in training]),
+            chance=torch.stack([_chance_share(part) for part in training]),
             training_excess=torch.stack([_excess_loss(part) for part in training]),
             held_out_excess=(
                 None
@@ -176,18 +180,21 @@ class _Series:
         )
         if of_generalizable or self.held_out_excess is None:
             return _Call(level, gained.reason)
-        rise, p_value = self._rise_of_excess_gap(look)
+        rise = self._rise_of_excess_gap(look)
         reason = f"{gained.reason}, and the excess gap rose by {rise:.2f} nats since the share's maximum"
-        return _Call(level if p_value <= GAP_LEVEL else math.inf, reason)
+        return _Call(level if rise >= MATERIAL_RISE else math.inf, reason)
 
     def _gained(self, look: int, of_generalizable: bool) -> "_Gain":
         """Compare the last third of the window that ends at a look with its first third, input by input."""
         begin = max(0, look - WINDOW + 1)
         third = max(1, (look - begin + 1) // 3)
         first, last = slice(begin, begin + third), slice(look - third + 1, look + 1)
-        g_gain = self.generalizable[last].mean(dim=0) - self.generalizable[first].mean(dim=0)
-        u_gain = self.non_generalizable[last].mean(dim=0) - self.non_generalizable[first].mean(dim=0)
-        strength = (self.generalizable + self.non_generalizable)[begin : look + 1].mean(dim=0)
+        salient = self.generalizable + self.non_generalizable
+        # Evidence calls some of what is memorised generalizable by chance; what is gained is counted without that part.
+        memorised = self.non_generalizable / (1 - self.chance[:, None])
+        u_gain = memorised[last].mean(dim=0) - memorised[first].mean(dim=0)
+        g_gain = salient[last].mean(dim=0) - salient[first].mean(dim=0) - u_gain
+        strength = salient[begin : look + 1].mean(dim=0)
         inputs = (g_gain + u_gain + strength).isfinite() & (strength > 0)
         g_gain, u_gain, strength = g_gain[inputs], u_gain[inputs], strength[inputs]
         kind, other = (g_gain, u_gain) if of_generalizable else (u_gain, g_gain)
@@ -196,32 +203,22 @@ class _Series:
             p_value=_paired_p_value((kind - other) / strength),
             material=bool(kind.mean() > other.mean() and kind.mean() + other.mean() >= MATERIAL_GROWTH * strength.mean()),
             reason=(
-                f"over the last {look - begin + 1} measurements salient strength changed by {g_gain.mean():+.2f} generalizable "
-                f"and {u_gain.mean():+.2f} non-generalizable"
+                f"over the last {look - begin + 1} measurements salient strength above chance changed by {g_gain.mean():+.2f} "
+                f"generalizable and {u_gain.mean():+.2f} non-generalizable"
             ),
         )
 
-    def _rise_of_excess_gap(self, look: int) -> tuple[float, float]:
-        """Rise of the excess gap since the share's maximum in nats, and its one-sided p-value over both sets of probes."""
+    def _rise_of_excess_gap(self, look: int) -> float:
+        """Rise of the excess gap since the share's maximum in nats, each end a mean over a third of a window."""
         assert self.held_out_excess is not None
         peak = self._share_peak(look + 1)
         last = slice(max(peak, look - WINDOW // 3 + 1), look + 1)
         first = slice(peak, min(peak + WINDOW // 3, look + 1))
-        rises = [
-            excess[last].mean(dim=0) - excess[first].mean(dim=0) for excess in (self.held_out_excess, self.training_excess)
-        ]
-        held_out, training = (rise[rise.isfinite()] for rise in rises)
-        if min(len(held_out), len(training)) < 2:
-            return math.nan, 1.0
-        rise = (held_out.mean() - training.mean()).item()
-        if held_out.var() + training.var() == 0:
-            return rise, float(rise <= 0)
-        test = stats.ttest_ind_from_stats(
-            held_out.mean().item(), held_out.std().item(), len(held_out),
-            training.mean().item(), training.std().item(), len(training),
-            equal_var=False, alternative="greater",
-        )  # fmt: skip
-        return rise, float(test.pvalue)
+        held_out, training = (
+            (excess[last].mean(dim=0) - excess[first].mean(dim=0)).nanmean().item()
+            for excess in (self.held_out_excess, self.training_excess)
+        )
+        return held_out - training
 
     def _share_peak(self, end: int) -> int:
         """The time before ``end`` at which the share was largest."""
@@ -234,6 +231,12 @@ class _Series:
 def _budget(kind: int, look: int) -> float:
     """Part of ``α`` that one look may spend on one kind of onset; adds up to one over all kinds and looks."""
     return BUDGET_SHARES[kind] / (look * (look + 1))
+
+
+def _chance_share(split: SplitMeasurement) -> Tensor:
+    inputs = split.measured
+    salient = total_strength(split.strength.generalizable + split.strength.non_generalizable)
+    return strength_share(split.chance_generalizable[inputs], salient[inputs]).nan_to_num(0.0)
 
 
 def _excess_loss(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
