@@ -58,9 +58,8 @@ class TestCurve(L.Callback):
 
     def report(self, moment: str, epoch: int) -> None:
         loss, accuracy = self.losses[epoch - 1], self.accuracies[epoch - 1]
-        print(
-            f"{moment:<22} epoch {epoch:>3}   test loss {loss:.3f} ({loss / min(self.losses):.2f} x best)   accuracy {accuracy:.3f}"
-        )
+        relative = loss / min(self.losses)
+        print(f"{moment:<20} epoch {epoch:>2}: test loss {loss:.3f} ({relative:.2f} x best), accuracy {accuracy:.3f}")
 
 
 def make_parts(seed: int) -> dict[str, TensorDataset]:

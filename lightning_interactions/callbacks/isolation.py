@@ -28,7 +28,9 @@ def preserve_random_state(device: torch.device, seed: int) -> Iterator[None]:
         try:
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if on_accelerator:
+                torch.get_device_module(device).manual_seed(seed)
             yield
         finally:
             random.setstate(python_state)

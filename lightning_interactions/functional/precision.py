@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 import torch
 
 __all__ = ["full_precision"]
+
+OPERATIONS = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+"""The operations whose float32 arithmetic torch can reduce."""
 
 
 @contextmanager
@@ -18,10 +22,21 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: The device that the computation runs on.
     """
-    matmul_precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    operations = OPERATIONS(torch.backends)
+    settings = [operation.fp32_precision for operation in operations]
     try:
-        with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+        matmul_precision = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # The user set it by operation, which leaves this older setting at its default and unreadable.
+        matmul_precision = "highest"
+    # The older setting goes first in both directions: it also sets the matrix products of the newer one.
+    torch.set_float32_matmul_precision("highest")
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul_precision)
+        for operation, setting in zip(operations, settings, strict=True):
+            operation.fp32_precision = setting

@@ -112,8 +112,8 @@ def _draw_bands(axes: Axes, history: History, *, labelled: bool) -> None:
         end = runs[position + 1][0][0] if position + 1 < len(runs) else max(epochs[-1], begin + 1)
         axes.axvspan(begin, end, color=PHASE_BANDS[number], linewidth=0, zorder=0)
         if labelled:
-            axes.annotate(
-                f"phase {number}", (begin, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
-                fontsize="small", color="#333333", annotation_clip=False,
-            )  # fmt: skip
+            middle = (begin + end) / 2
+            axes.annotate(f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center")
+    if labelled:
+        axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right")
     axes.set_xlim(epochs[0], max(epochs[-1], epochs[0] + 1))
