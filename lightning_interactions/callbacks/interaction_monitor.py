@@ -170,7 +170,7 @@ class InteractionMonitor(Callback):
         self._header_printed = False
         with self._isolated(pl_module):
             self._keeper.find(trainer)
-            self._start_splits(trainer)
+            self._start_splits(trainer, pl_module)
         first = not self.history and trainer.global_step == 0 and not trainer.fast_dev_run
         if first and TRAINING in self._splits and self.schedule.due(0):
             measurement = self._measure(trainer, pl_module, epoch=0)
@@ -194,7 +194,7 @@ class InteractionMonitor(Callback):
         if self._keeper.waiting:
             with self._isolated(pl_module):
                 self._keeper.take_passed(trainer)
-                self._start_splits(trainer)
+                self._start_splits(trainer, pl_module)
         if not self.schedule.due(epoch) and not trainer.fast_dev_run:
             return
         measurement = self._measure(trainer, pl_module, epoch)
@@ -218,7 +218,7 @@ class InteractionMonitor(Callback):
     def _isolated(self, pl_module: LightningModule) -> AbstractContextManager[None]:
         return leave_no_trace(pl_module, pl_module.device, self.seed)
 
-    def _start_splits(self, trainer: Trainer) -> None:
+    def _start_splits(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set up the game and the judge of each split that has probes and no judge yet."""
         baseline = self._keeper.baseline_value
         if baseline is None:  # Training inputs have yet to pass.
@@ -243,6 +243,7 @@ class InteractionMonitor(Callback):
                 lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
             )
             with self._precision(trainer):
+                game.check(pl_module)
                 self._splits[split] = (interactions_of, self.evidence.prepare(interactions_of, self.threshold))
 
     def _check_size(self, game: Game) -> None:

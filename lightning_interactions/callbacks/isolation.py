@@ -50,7 +50,11 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
         seed: Seed for the body.
     """
     flags = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (owner, name, buffer, buffer.clone())
+        for owner in model.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
     # Without torch._dynamo loaded nothing is compiled, and importing it takes seconds.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with preserve_random_state(device, seed), torch.no_grad(), eager:
@@ -60,5 +64,7 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
         finally:
             for module, training in flags.items():
                 module.training = training
-            for buffer, value in buffers:
+            for owner, name, buffer, value in buffers:
+                # A forward may have written into the buffer, or put another tensor in its place.
                 buffer.copy_(value)
+                setattr(owner, name, buffer)

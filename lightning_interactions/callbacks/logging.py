@@ -38,7 +38,8 @@ def log_untrained(trainer: Trainer, tags: dict[str, float]) -> None:
 def write_figures(trainer: Trainer, history: History, name: str | None) -> None:
     """Draw the figures of the last measurement into every TensorBoard logger, at the step of the epoch's scalars."""
     prefix = _prefix(name)
-    step = max(history.measurements[-1].global_step - 1, 0)
+    # Lightning's loggers count batches that stepped, which is not the global step where there are several optimizers.
+    step = max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(history.measurements[-1]), step)

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -79,9 +80,11 @@ class ProbeKeeper:
         for split, find_loader in {TRAINING: training_loader, HELD_OUT: validation_loader}.items():
             given = self.given[split]
             if split in self.probes:
-                self.probes[split] = _on_device(trainer, self.probes[split])
+                self._take_up(split, trainer.strategy.root_device)
             elif given is not None:
-                self._accept(split, self._check_given(split, _on_device(trainer, Probes(*given))))
+                inputs, targets = to_device(trainer, _shortened(given) if trainer.fast_dev_run else list(given))
+                self._check(split, Probes(inputs, targets))
+                self._accept(split, Drawn(Probes(inputs, targets), inputs))
             else:
                 self._draw(trainer, split, find_loader(trainer))
 
@@ -132,19 +135,27 @@ class ProbeKeeper:
         else:
             self._accept(split, drawn)
 
-    def _check_given(self, split: str, probes: Probes) -> Drawn:
+    def _take_up(self, split: str, device: torch.device) -> None:
+        """Go on with saved probes; they have been through the module's transfer hooks already."""
+        probes = Probes(self.probes[split].inputs.to(device), self.probes[split].targets.to(device))
+        self._check(split, probes)
+        self.probes[split] = probes
+        if split == TRAINING and self.baseline_value is None:
+            self.baseline_value = self.baseline.value(probes.inputs)
+
+    def _check(self, split: str, probes: Probes) -> None:
         seen = [row for row, fingerprint in enumerate(fingerprints(probes.inputs)) if fingerprint in self.refused]
         if seen:
             raise MisconfigurationException(
                 f"InteractionMonitor: the reference models were trained on {len(seen)} of the {len(probes)} {split} probes "
-                f"handed in (first rows: {seen[:5]}), so their verdict would be no evidence; hand in others"
+                f"handed in or saved (first rows: {seen[:5]}), so their verdict would be no evidence; use other probes, or "
+                "reference models trained on other data"
             )
         if len(probes.targets) != len(probes):
             raise MisconfigurationException(
                 f"InteractionMonitor: expected one target for each of the {len(probes)} {split} probes handed in, got "
                 f"{len(probes.targets)}"
             )
-        return Drawn(probes, probes.inputs)
 
     def _accept(self, split: str, drawn: Drawn) -> None:
         self.probes[split] = drawn.probes
@@ -152,6 +163,5 @@ class ProbeKeeper:
             self.baseline_value = self.baseline.value(drawn.sample)
 
 
-def _on_device(trainer: Trainer, probes: Probes) -> Probes:
-    inputs, targets = to_device(trainer, [probes.inputs, probes.targets])
-    return Probes(inputs, targets)
+def _shortened(given: tuple[Tensor, Tensor]) -> list[Tensor]:
+    return [tensor[:FAST_DEV_RUN_PROBES] for tensor in given]

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from lightning_interactions.callbacks.isolation import preserve_random_state
 from lightning_interactions.evidence import ReferenceModels, fingerprints
+from lightning_interactions.evidence.reference_models import VOTES
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
 __all__ = ["fit_reference_models"]
@@ -52,8 +54,8 @@ def fit_reference_models(
         The models, with fingerprints of all inputs that they were trained on.
 
     Raises:
-        MisconfigurationException: If ``num_models`` or ``max_epochs`` is smaller than 1, or a parameter cannot be
-            re-initialised.
+        MisconfigurationException: If ``num_models`` or ``max_epochs`` is smaller than 1, the vote has no such name, the
+            factory gives a module twice, or a parameter cannot be re-initialised.
 
     Source:
         He et al. 2025 (arXiv 2505.06993), which trains such models on the test set.
@@ -70,13 +72,22 @@ def fit_reference_models(
         "devices": 1,
         **trainer_kwargs,
     }
+    if vote not in VOTES:
+        raise MisconfigurationException(f"fit_reference_models: expected a vote among {VOTES}, got {vote!r}")
+    callbacks = settings.pop("callbacks", None) or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     seen = _SeenInputs(unpack)
-    models = []
+    models: list[LightningModule] = []
     for position in range(num_models):
         with preserve_random_state(_accelerator(), seed + position), _quiet_trainer():
             fresh = _fresh_copy(model, factory)
-            callbacks = [*settings.get("callbacks", []), seen]
-            Trainer(**{**settings, "max_epochs": max_epochs, "callbacks": callbacks}).fit(fresh, train_dataloader)
+            if any(fresh is other for other in (model, *models)):
+                raise MisconfigurationException(
+                    "fit_reference_models: expected a new module from every call of factory, got the same one again; make it "
+                    "in the factory: lambda: YourModule(...)"
+                )
+            trainer = Trainer(**settings, max_epochs=max_epochs, callbacks=[*copy.deepcopy(callbacks), seen])
+            trainer.fit(fresh, train_dataloader)
         models.append(fresh.cpu())
     return ReferenceModels(models, vote, seen.fingerprints)
 
@@ -95,12 +106,17 @@ class _SeenInputs(Callback):
 
 @contextmanager
 def _quiet_trainer() -> Iterator[None]:
-    """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through."""
+    """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
+
+    All but one: that there is a validation step and no validation loader is as it should be.
+    """
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
+            yield
     finally:
         logger.setLevel(level)
 
@@ -148,7 +164,7 @@ def _reinitialised(model: LightningModule) -> LightningModule:
             f"fit_reference_models: nothing initialises these parameters anew: {left}; call self.save_hyperparameters() in the "
             "module, or pass factory=lambda: YourModule(...)"
         )
-    return fresh
+    return fresh.train()
 
 
 def _accelerator() -> torch.device:

@@ -1,6 +1,7 @@
 """The papers' evidence: models of the same task, trained on held-out data."""
 
 import copy
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ class ReferenceModels:
         Raises:
             ValueError: If the file is no such file, or the weights do not fit the model.
         """
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError):
+            state = None
         if not isinstance(state, dict) or state.get("version") != FORMAT_VERSION:
             raise ValueError(f"ReferenceModels: expected a file written by ReferenceModels.save at {path}")
         models = [copy.deepcopy(model).cpu() for _ in state["state_dicts"]]

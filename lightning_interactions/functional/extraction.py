@@ -213,7 +213,7 @@ def _empty_set_direction(attainable: _AttainableEffects, like: Tensor) -> Tensor
     A constant added to ``u_and`` moves both empty-set entries alike and nothing else, so dual vectors have opposite
     numbers there: one direction settles both.
     """
-    unit = torch.zeros_like(like[:1])
+    unit = like.new_zeros(1, *like.shape[1:])
     unit[0, 0, 0] = 1
     direction = attainable.from_normal_part(attainable.normal_part(unit))
     return direction / direction[0, 0, 0]

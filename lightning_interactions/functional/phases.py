@@ -123,7 +123,7 @@ class _Series:
         non_generalizable: Non-generalizable salient strength on training probes, score units.
         chance: Chance level of the share on training probes.
         training_excess: Loss that the non-generalizable interactions add on training probes, nats.
-        held_out_excess: The same on held-out probes; ``None`` if some measurement has none.
+        held_out_excess: The same on held-out probes, NaN at measurements without; ``None`` if there are none at all.
     """
 
     generalizable: Float[Tensor, "times inputs"]
@@ -135,8 +135,8 @@ class _Series:
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> "_Series":
         training = [measurement.training for measurement in measurements]
-        held_out = [measurement.held_out for measurement in measurements]
-        for split in (training, [part for part in held_out if part is not None]):
+        held_out = [measurement.held_out for measurement in measurements if measurement.held_out is not None]
+        for split in (training, held_out):
             if len({len(part.full_score) for part in split}) > 1:
                 raise ValueError("detect_phases: expected measurements on the same probes, got different numbers of inputs")
         return cls(
@@ -145,9 +145,16 @@ class _Series:
             chance=torch.stack([_chance_share(part) for part in training]),
             training_excess=torch.stack([_excess_loss(part) for part in training]),
             held_out_excess=(
-                None
-                if any(part is None for part in held_out)
-                else torch.stack([_excess_loss(part) for part in held_out if part is not None])
+                torch.stack(
+                    [
+                        torch.full_like(held_out[0].full_score, torch.nan)
+                        if measurement.held_out is None
+                        else _excess_loss(measurement.held_out)
+                        for measurement in measurements
+                    ]
+                )
+                if held_out
+                else None
             ),
         )
 
@@ -215,7 +222,7 @@ class _Series:
         last = slice(max(peak, look - WINDOW // 3 + 1), look + 1)
         first = slice(peak, min(peak + WINDOW // 3, look + 1))
         held_out, training = (
-            (excess[last].mean(dim=0) - excess[first].mean(dim=0)).nanmean().item()
+            (excess[last].nanmean(dim=0) - excess[first].nanmean(dim=0)).nanmean().item()
             for excess in (self.held_out_excess, self.training_excess)
         )
         return held_out - training

@@ -57,6 +57,23 @@ class Game:
         index = torch.tensor(rows, dtype=torch.long, device=self.probes.inputs.device)
         return replace(self, probes=Probes(self.probes.inputs[index], self.probes.targets[index]))
 
+    def in_dtype_of(self, model: nn.Module) -> "Game":
+        """Return the same game with inputs and baseline value in the model's own floating-point dtype."""
+        dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+        if dtype is None or not self.probes.inputs.is_floating_point():
+            return self
+        probes = Probes(self.probes.inputs.to(dtype), self.probes.targets)
+        return replace(self, probes=probes, baseline=self.baseline.to(dtype))
+
+    def check(self, model: nn.Module) -> None:
+        """Score the unmasked inputs, to find out early whether model, adapter and labels fit.
+
+        Raises:
+            ValueError: If outputs or targets do not fit the score.
+        """
+        with torch.no_grad():
+            self.score(self.forward(model, self.probes.inputs), self.probes.targets)
+
     def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
         """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""
         if not self.full_precision:

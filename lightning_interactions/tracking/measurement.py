@@ -46,12 +46,15 @@ def interactions_on_probes(
     num_inputs = len(game.probes)
     rows = list(range(rank, num_inputs, num_ranks))
     own_game = game.select(rows)
+    dtype = torch.promote_types(game.probes.inputs.dtype, torch.float32)
 
     def interactions_of(model: nn.Module) -> Interactions:
         parameter = next(model.parameters(), None)
         home = game.probes.inputs.device if parameter is None else parameter.device
         try:
-            values = own_game.values(model.to(game.probes.inputs.device))
+            model.to(game.probes.inputs.device)
+            # The same dtype on every rank, whatever the model's.
+            values = own_game.in_dtype_of(model).values(model).to(dtype)
         finally:
             model.to(home)
         finite = values.isfinite().all(dim=1)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.records import Probes
+from lightning_interactions.tracking.generators import preserve_generators
 
 __all__ = ["Drawn", "Unpack", "choose_probes", "input_target_pair", "load_samples", "sampled_indices"]
 
@@ -78,9 +79,10 @@ def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
 def load_samples(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
     """Load these samples as one batch, through the loader's dataset and collate function."""
     dataset = loader.dataset
-    if hasattr(dataset, "__getitems__"):
-        return loader.collate_fn(dataset.__getitems__(list(indices)))
-    return loader.collate_fn([dataset[index] for index in indices])
+    with preserve_generators(dataset, loader.collate_fn):
+        if hasattr(dataset, "__getitems__"):
+            return loader.collate_fn(dataset.__getitems__(list(indices)))
+        return loader.collate_fn([dataset[index] for index in indices])
 
 
 def candidate_indices(pool: Sequence[int], num_probes: int, generator: torch.Generator) -> list[int]:

@@ -3,8 +3,8 @@
     python tests/benchmarks/phases_on_digits.py --seeds 10 11 12 --null-seeds 10
 
 Prints one row a run. A run with label noise passes if the share rises and then falls by more than the 95 % paired bootstrap
-interval of the fall, G peaks at order 1 or 2 and U at a middle order at the end, and the test loss at the onset of phase three is
-at most 10 % above its best. The exit status is the number of runs that miss one of these.
+interval of the fall, G peaks at order 1 or 2 and U at a middle order at the end, and the test loss at the onset of phase three
+is at most 10 % above its best. The exit status is the number of runs that miss one of these.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def run(example: ModuleType, seed: int, epochs: int, random_parts: tuple[str, ..
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, DataLoader(parts["training"], 64, shuffle=True), DataLoader(parts["validation"], 200))
+    trainer.fit(model, DataLoader(parts["training"], 200, shuffle=True), DataLoader(parts["validation"], 200))
     return monitor.history, stopping, curve
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[10, 11, 12])
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[10])
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=60)
     arguments = parser.parse_args()
     example = load_example()
 

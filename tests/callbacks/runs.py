@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.records import History, Measurement, Phase
+from lightning_interactions.evidence import InteractionsOf, Judge, ReferenceModels
+from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.records import History, Interactions, Measurement, Phase, Verdict
 from tests.helpers.models import TabularClassifier
 
 TINY_SET_UP = [
@@ -22,6 +23,8 @@ TINY_SET_UP = [
     pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
     # The tests run on the CPU whatever else the machine has.
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
+    # Lightning 2.6 with torch 2.13; Lightning hides it itself, but not within pytest.warns.
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
 ]
 
 
@@ -39,6 +42,20 @@ def quiet_trainer(root: Path, **options: Any) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(**{**settings, **options})
+
+
+@dataclass(frozen=True)
+class SinglePlayers:
+    """Evidence that costs nothing: single players generalize, larger sets do not."""
+
+    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+        def judge(_model: nn.Module, interactions: Interactions) -> Verdict:
+            effects = interactions.effects
+            orders = coalition_masks(effects.shape[-1].bit_length() - 1).sum(dim=1)
+            weights = (orders == 1).to(effects).expand_as(effects)
+            return Verdict(weights, 0.5 * weights)
+
+        return judge
 
 
 class RecordingLogger(Logger):

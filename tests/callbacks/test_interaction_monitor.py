@@ -20,6 +20,7 @@ from tests.callbacks.runs import (
     TINY_SET_UP,
     FailingLogger,
     RecordingLogger,
+    SinglePlayers,
     log_odds_of,
     other_references,
     quiet_trainer,
@@ -46,7 +47,12 @@ SPLIT_FIELDS = ("loss", "share", "share_chance", "share_above_chance", "mean_ord
 
 def few(**options: Any) -> InteractionMonitor:
     """Monitor a few probes, without figures."""
-    settings: dict[str, Any] = {"num_training_probes": 6, "num_held_out_probes": 4, "figures": False}
+    settings: dict[str, Any] = {
+        "evidence": SinglePlayers(),
+        "num_training_probes": 6,
+        "num_held_out_probes": 4,
+        "figures": False,
+    }
     return InteractionMonitor(**{**settings, **options})
 
 
@@ -171,9 +177,9 @@ def test_images_get_nine_patches_by_default(tmp_path: Path) -> None:
 
 def test_images_with_patches_and_a_mean_baseline(tmp_path: Path) -> None:
     monitor = few(players=ImagePatches(2, 2), baseline=baselines.TrainingMean())
-    data = image_data(16)
-    fit(tmp_path, monitor, model=ImageClassifier(), train=DataLoader(data, batch_size=8), val=None, limit_val_batches=0)
-    torch.testing.assert_close(monitor.state_dict()["baseline"], data.tensors[0].mean(dim=0))
+    data, held_out = (DataLoader(image_data(16, seed=seed), batch_size=8) for seed in (0, 1))
+    fit(tmp_path, monitor, model=ImageClassifier(), train=data, val=held_out)
+    torch.testing.assert_close(monitor.state_dict()["baseline"], image_data(16).tensors[0].mean(dim=0))
     assert monitor.history.measurements[0].training.strength.generalizable.shape == (6, 2, 2, 5)
 
 
@@ -271,10 +277,15 @@ def test_a_name_prefixes_the_tags_and_two_named_monitors_go_side_by_side(tmp_pat
     assert coarse.history.measurements[0].training.strength.generalizable.shape[-1] == 3
 
 
-def test_two_monitors_without_names_are_refused(tmp_path: Path) -> None:
-    # Lightning looks for equal state keys only where a checkpoint is written, so the monitor looks itself.
-    with pytest.raises((MisconfigurationException, RuntimeError), match="several monitors need different names"):
-        fit(tmp_path, few(), few())
+@pytest.mark.parametrize("name", [None, "twice"])
+def test_two_monitors_of_one_name_are_refused(tmp_path: Path, name: str | None) -> None:
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `InteractionMonitor`"):
+        fit(tmp_path, few(name=name), few(name=name))
+    # Lightning looks only at the callbacks that the Trainer is made with.
+    trainer = quiet_trainer(tmp_path, callbacks=[few(name=name)])
+    trainer.callbacks.append(few(name=name))
+    with pytest.raises(MisconfigurationException, match=f"need different names, got .*{name}.*; pass name= to each"):
+        trainer.fit(TabularClassifier(), tabular_loader(), tabular_loader(12, seed=1))
 
 
 def test_more_than_sixteen_players_are_refused_with_the_number_of_forwards(tmp_path: Path) -> None:
@@ -415,10 +426,13 @@ def test_fewer_inputs_than_asked_for_are_used_with_a_warning(tmp_path: Path) -> 
     assert len(probes_of(monitor, "training")) == 24
 
 
+LARGE = 0.0
+
+
 class SometimesNotANumber(TabularClassifier):
     """Gives NaN in evaluation for inputs whose first feature is large."""
 
-    def __init__(self, threshold: float = 1.0) -> None:
+    def __init__(self, threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
 
@@ -429,10 +443,10 @@ class SometimesNotANumber(TabularClassifier):
 
 def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     inputs, targets = tabular_data(8, seed=5).tensors
-    broken = inputs[:, 0] > 0.9
-    assert 0 < broken.sum() < 7
+    broken = inputs[:, 0] > LARGE
+    assert broken.sum() == 3
     logger, monitor = RecordingLogger(), few(training_probes=(inputs, targets), figures=True)
-    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=0.9), logger=logger)
+    fit(tmp_path, monitor, model=SometimesNotANumber(LARGE), logger=logger)
     assert monitor.history.epochs == [0, 1, 2]
     for measurement in monitor.history.measurements:
         assert torch.equal(measurement.training.measured, ~broken)
@@ -451,7 +465,7 @@ def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(
     monitor = few()
     logger = TensorBoardLogger(tmp_path)
     monitor.figures = True
-    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=-torch.inf), logger=logger)
+    fit(tmp_path, monitor, model=SometimesNotANumber(-torch.inf), logger=logger)
     assert monitor.history.epochs == [0, 1, 2]
     for measurement in monitor.history.measurements:
         assert measurement.training_summary.left_out == 6
@@ -464,8 +478,14 @@ def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(
 def test_nan_outputs_do_not_disturb_the_verdict_of_reference_models(tmp_path: Path) -> None:
     inputs, targets = tabular_data(8, seed=5).tensors
     monitor = few(evidence=other_references(), training_probes=(inputs, targets))
-    fit(tmp_path, monitor, model=SometimesNotANumber(threshold=0.9))
+    fit(tmp_path, monitor, model=SometimesNotANumber(LARGE))
     assert all(math.isfinite(measurement.training_summary.share) for measurement in monitor.history.measurements)
+
+
+def test_reference_models_trained_in_float32_judge_a_run_in_float64(tmp_path: Path) -> None:
+    monitor = few(evidence=other_references())
+    fit(tmp_path, monitor, precision="64-true", max_epochs=1)
+    assert all(0 <= measurement.training_summary.share <= 1 for measurement in monitor.history.measurements)
 
 
 def test_a_failing_logger_is_warned_about_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -522,7 +542,7 @@ def test_probes_are_drawn_only_from_the_batches_that_are_trained_on(tmp_path: Pa
 
 def test_held_out_probes_come_from_the_first_of_several_validation_loaders(tmp_path: Path) -> None:
     class SeveralLoaders(TabularClassifier):
-        def validation_step(self, batch: Any, _batch_index: int, _loader_index: int = 0) -> Tensor:
+        def validation_step(self, batch: Any, _batch_index: int, dataloader_idx: int = 0) -> Tensor:
             return self.loss(batch)
 
     monitor = few(num_held_out_probes=12)

@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ from tests.helpers.games import (
     salient_jaccard,
 )
 
-PROPERTY = settings(max_examples=15, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=10, deadline=None, derandomize=True)
+
+Tables = Callable[[int, int, torch.Generator], Tensor]
 
 TABLES = pytest.mark.parametrize("tables", [random_tables, random_network_tables])
 
@@ -53,7 +56,7 @@ def assert_same_effects(actual: Tensor, expected: Tensor, bound: float) -> None:
 @pytest.mark.parametrize("num_players", [1, 2, 4, 7, 10])
 @pytest.mark.parametrize(("dtype", "bound"), MATCHING_BOUNDS)
 def test_interactions_match_the_values(
-    tables, num_players: int, dtype: torch.dtype, bound: float, generator: torch.Generator
+    tables: Tables, num_players: int, dtype: torch.dtype, bound: float, generator: torch.Generator
 ) -> None:
     values = tables(num_players, 4, generator).to(dtype)
     interactions = extract_interactions(values)
@@ -70,7 +73,7 @@ def test_interactions_match_the_values_in_the_subset_loop(generator: torch.Gener
 
 
 @TABLES
-def test_empty_set_and_single_player_ors_are_zero(tables, generator: torch.Generator) -> None:
+def test_empty_set_and_single_player_ors_are_zero(tables: Tables, generator: torch.Generator) -> None:
     interactions = extract_interactions(tables(5, 4, generator))
     orders = coalition_orders(5)
     assert not interactions.and_effects[:, 0].any()
@@ -99,7 +102,7 @@ def test_linear_program_knows_the_answer_of_one_or() -> None:
 @pytest.mark.parametrize(("num_players", "num_inputs"), [(4, 16), (6, 8), (8, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_strength_is_within_two_percent_of_the_linear_program(
-    tables, num_players: int, num_inputs: int, dtype: torch.dtype, generator: torch.Generator
+    tables: Tables, num_players: int, num_inputs: int, dtype: torch.dtype, generator: torch.Generator
 ) -> None:
     values = tables(num_players, num_inputs, generator)
     strength = extract_interactions(values.to(dtype)).effects.double().abs().sum(dim=(1, 2))
@@ -111,7 +114,7 @@ def test_strength_is_within_two_percent_of_the_linear_program(
 
 @TABLES
 @pytest.mark.parametrize("num_players", [1, 2, 3, 4])
-def test_effects_are_the_unique_optimum_with_the_ridge(tables, num_players: int, generator: torch.Generator) -> None:
+def test_effects_are_the_unique_optimum_with_the_ridge(tables: Tables, num_players: int, generator: torch.Generator) -> None:
     values = tables(num_players, 3, generator)
     optimum = torch.stack([torch.stack(oracles.sparsest_ridge_optimum(row)) for row in values])
     # The objective is flat: a relative gap of g allows effects to be off by about sqrt(g / ridge).
@@ -131,10 +134,10 @@ def test_one_trigger_is_found_alone(players: tuple[int, ...], effect: float) -> 
 
 
 def test_planted_effects_come_back() -> None:
-    games = [planted_game(10, 6, 6, 1e-3, torch.Generator().manual_seed(seed)) for seed in range(5)]
+    games = [planted_game(10, 6, 6, 1e-3, torch.Generator().manual_seed(seed)) for seed in range(3)]
     interactions = extract_interactions(torch.cat([game.values for game in games]))
     hits = torch.cat([recovered(game.interactions.effects[0], interactions.effects[i]) for i, game in enumerate(games)])
-    assert len(hits) == 5 * 12
+    assert len(hits) == 3 * 12
     assert hits.double().mean() >= 0.99
 
 
@@ -142,37 +145,42 @@ def test_planted_effects_come_back() -> None:
 
 
 def starts_for(values: Tensor, generator: torch.Generator) -> list[Interactions | None]:
-    """Start from the half-half split, from other inputs, from slightly other values, and from noise."""
-    noise = torch.randn(2, *values.shape, generator=generator, dtype=values.dtype)
-    return [
-        None,
-        extract_interactions(values.flip(0)),
-        extract_interactions(values + 0.1 * noise[0]),
-        Interactions(10 * noise[0], 10 * noise[1], values[:, 0]),
-    ]
+    """Start from the half-half split, from other inputs, and from noise."""
+    noise = 10 * torch.randn(2, *values.shape, generator=generator, dtype=values.dtype)
+    return [None, extract_interactions(values.flip(0)), Interactions(noise[0], noise[1], values[:, 0])]
 
 
 @TABLES
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_salient_interactions_do_not_depend_on_the_start(tables, dtype: torch.dtype, generator: torch.Generator) -> None:
-    values = tables(9, 8, generator).to(dtype)
-    cold, *warm = [extract_interactions(values, start=start) for start in starts_for(values, generator)]
+@pytest.mark.parametrize(
+    ("num_players", "dtype", "tolerance"),
+    [
+        # The objective is flat, so a gap leaves room for effects that come and go at the salience threshold, and one such
+        # interaction is a larger fraction of the few that few players have: they need a smaller gap than the default.
+        (3, torch.float64, 1e-7),
+        (4, torch.float64, 1e-7),
+        (6, torch.float64, 1e-5),
+        (8, torch.float32, 1e-5),
+    ],
+)
+def test_salient_interactions_do_not_depend_on_the_start(
+    tables: Tables, num_players: int, dtype: torch.dtype, tolerance: float, generator: torch.Generator
+) -> None:
+    values = tables(num_players, 8, generator).to(dtype)
+    cold, *warm = [
+        extract_interactions(values, start=start, tolerance=tolerance, max_iterations=100_000)
+        for start in starts_for(values, generator)
+    ]
     for interactions in warm:
         assert_matches(interactions, values, dict(MATCHING_BOUNDS)[dtype])
         assert salient_jaccard(cold, interactions).mean() >= 0.99
 
 
 @TABLES
-@pytest.mark.parametrize("num_players", [3, 4, 6])
-def test_salient_interactions_of_few_players_do_not_depend_on_the_start(
-    tables, num_players: int, generator: torch.Generator
+def test_salient_interactions_of_ten_players_do_not_depend_on_the_start_at_default_settings(
+    tables: Tables, generator: torch.Generator
 ) -> None:
-    values = tables(num_players, 16, generator)
-    cold, *warm = [
-        # One interaction in twenty is 5 % of few salient ones: few players need a smaller gap.
-        extract_interactions(values, start=start, tolerance=1e-7, max_iterations=100_000)
-        for start in starts_for(values, generator)
-    ]
+    values = tables(10, 8, generator).float()
+    cold, *warm = [extract_interactions(values, start=start) for start in starts_for(values, generator)]
     for interactions in warm:
         assert salient_jaccard(cold, interactions).mean() >= 0.99
 
@@ -187,8 +195,10 @@ def test_a_start_of_another_dtype_is_taken(generator: torch.Generator) -> None:
 
 @TABLES
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.float64, 1e-10)])
-def test_an_input_does_not_depend_on_its_batch(tables, dtype: torch.dtype, bound: float, generator: torch.Generator) -> None:
-    values = tables(7, 6, generator).to(dtype)
+def test_an_input_does_not_depend_on_its_batch(
+    tables: Tables, dtype: torch.dtype, bound: float, generator: torch.Generator
+) -> None:
+    values = tables(6, 4, generator).to(dtype)
     together = extract_interactions(values).effects
     alone = torch.cat([extract_interactions(row[None]).effects for row in values])
     reversed_order = extract_interactions(values.flip(0)).effects.flip(0)
@@ -243,14 +253,14 @@ def test_the_dual_game_swaps_and_with_or(values: Tensor) -> None:
 
 
 @PROPERTY
-@given(integer_tables(min_players=2), st.data())
+@given(integer_tables(min_players=2, max_players=4), st.data())
 def test_a_dummy_player_has_no_interactions(values: Tensor, data: st.DataObject) -> None:
     num_players = values.shape[-1].bit_length() - 1
     dummy = data.draw(st.integers(0, num_players - 1))
     values = values[:, torch.arange(values.shape[-1]) & ~(1 << dummy)]
-    effects = extract_interactions(values, tolerance=1e-9, max_iterations=100_000).effects
+    effects = extract_interactions(values, tolerance=1e-8, max_iterations=100_000).effects
     with_dummy = coalition_masks(num_players)[:, dummy]
-    assert effects[..., with_dummy].abs().max() <= 2e-3 * effects.abs().max()
+    assert effects[..., with_dummy].abs().max() <= 5e-3 * effects.abs().max()
 
 
 # Unusual values
@@ -285,7 +295,7 @@ def test_constant_values_beside_others_do_no_harm(generator: torch.Generator) ->
 @pytest.mark.parametrize("scale", [1e6, 1e-6])
 @pytest.mark.parametrize(("dtype", "bound"), MATCHING_BOUNDS)
 def test_very_large_and_very_small_values_give_the_same_interactions(
-    tables, scale: float, dtype: torch.dtype, bound: float, generator: torch.Generator
+    tables: Tables, scale: float, dtype: torch.dtype, bound: float, generator: torch.Generator
 ) -> None:
     values = tables(6, 4, generator).to(dtype)
     scaled = extract_interactions(scale * values)
@@ -325,7 +335,7 @@ def test_values_that_are_not_finite_are_an_error_that_names_the_rows(broken: flo
 
 def test_too_few_iterations_are_a_warning_and_still_match_the_values(generator: torch.Generator) -> None:
     values = random_tables(8, 3, generator)
-    with pytest.warns(UserWarning, match=r"3 of 3 inputs have a relative duality gap above 0.0001 after 25 iterations"):
+    with pytest.warns(UserWarning, match=r"3 of 3 inputs have a relative duality gap above .* after 25 iterations"):
         interactions = extract_interactions(values, max_iterations=25)
     assert_matches(interactions, values, 1e-10)
 

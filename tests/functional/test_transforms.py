@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 
 import pytest
 import shapiq
@@ -22,7 +23,9 @@ from tests.helpers.games import integer_tables, permute_players, random_tables
 
 # Derandomised, so that a failure on one machine is a failure on all; without a deadline, because machines are slow at
 # times.
-PROPERTY = settings(max_examples=50, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+
+Transform = Callable[[Tensor], Tensor]
 
 TRANSFORMS = (
     (mobius_transform, oracles.mobius_transform),
@@ -40,7 +43,9 @@ def generator() -> torch.Generator:
 
 @pytest.mark.parametrize(("fast", "slow"), TRANSFORMS, ids=NAMES)
 @pytest.mark.parametrize("num_players", [1, 2, 3, 6, 7])
-def test_transform_equals_the_subset_loop(fast, slow, num_players: int, generator: torch.Generator) -> None:
+def test_transform_equals_the_subset_loop(
+    fast: Transform, slow: Transform, num_players: int, generator: torch.Generator
+) -> None:
     values = random_tables(num_players, 3, generator)
     torch.testing.assert_close(fast(values), slow(values), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fast(values.float()), slow(values).float(), rtol=1e-5, atol=1e-5)
@@ -86,7 +91,7 @@ def test_kronecker_transform_equals_the_dense_kronecker_power(generator: torch.G
 
 
 @pytest.mark.parametrize("transform", [mobius_transform, zeta_transform, and_effects, or_effects])
-def test_any_batch_shape_keeps_shape_dtype_and_input(transform, generator: torch.Generator) -> None:
+def test_any_batch_shape_keeps_shape_dtype_and_input(transform: Transform, generator: torch.Generator) -> None:
     values = random_tables(4, 6, generator)
     kept = values.clone()
     rows = torch.stack([transform(row) for row in values])
@@ -99,13 +104,13 @@ def test_any_batch_shape_keeps_shape_dtype_and_input(transform, generator: torch
 
 
 @pytest.mark.parametrize("transform", [mobius_transform, zeta_transform, and_effects, or_effects])
-def test_wrong_length_is_an_error(transform) -> None:
+def test_wrong_length_is_an_error(transform: Transform) -> None:
     with pytest.raises(ValueError, match=r"all 2\^n coalitions of n >= 1 players, got 12 entries"):
         transform(torch.zeros(2, 12))
 
 
 @pytest.mark.parametrize("transform", [mobius_transform, zeta_transform, and_effects, or_effects])
-def test_autocast_does_not_round(transform, generator: torch.Generator) -> None:
+def test_autocast_does_not_round(transform: Transform, generator: torch.Generator) -> None:
     values = random_tables(6, 2, generator).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = transform(values)

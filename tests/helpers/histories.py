@@ -13,9 +13,6 @@ from lightning_interactions.tracking.measurement import combine_splits
 NON_SALIENT = 0.125
 """Strength of what is not salient, of every input at every time."""
 
-CHANCE = 0.25
-"""Part of the salient strength that chance calls generalizable, of every input at every time."""
-
 EMPTY_SCORE = -1.0
 EXPLAINED_SCORE = 0.0
 """Score without the non-generalizable interactions: a loss of log 2, so that an excess may be negative, too."""
@@ -27,6 +24,7 @@ def history_from_strengths(
     held_out_excess: Float[Tensor, "times held_out_inputs"] | None = None,
     *,
     training_excess: Float[Tensor, "times inputs"] | None = None,
+    chance: float = 0.0,
     epochs: Sequence[int] | None = None,
 ) -> tuple[Measurement, ...]:
     """Make the measurements of a run whose numbers are known.
@@ -40,6 +38,7 @@ def history_from_strengths(
         held_out_excess: Loss in nats that non-generalizable interactions add on each held-out probe, above ``-log 2``; no
             held-out probes if left out. Held-out strengths are one and one.
         training_excess: The same on each training probe; zero if left out.
+        chance: Part of the salient strength of every training probe that chance calls generalizable.
         epochs: Completed epochs at each time; 0, 1, 2 … if left out.
 
     Returns:
@@ -50,7 +49,7 @@ def history_from_strengths(
         training_excess = torch.zeros_like(generalizable)
     return tuple(
         combine_splits(
-            split_measurement(generalizable[time], non_generalizable[time], training_excess[time]),
+            split_measurement(generalizable[time], non_generalizable[time], training_excess[time], chance),
             None if held_out_excess is None else held_out_split(held_out_excess[time]),
             epoch=time if epochs is None else epochs[time],
             global_step=10 * time,
@@ -61,7 +60,10 @@ def history_from_strengths(
 
 
 def split_measurement(
-    generalizable: Float[Tensor, " inputs"], non_generalizable: Float[Tensor, " inputs"], excess: Float[Tensor, " inputs"]
+    generalizable: Float[Tensor, " inputs"],
+    non_generalizable: Float[Tensor, " inputs"],
+    excess: Float[Tensor, " inputs"],
+    chance: float = 0.0,
 ) -> SplitMeasurement:
     """Make one split's measurement; an input that is NaN anywhere is NaN everywhere, as in a real one."""
     total = (generalizable + non_generalizable + excess).double()
@@ -75,7 +77,7 @@ def split_measurement(
     loss = excess.double() + math.log1p(math.exp(-EXPLAINED_SCORE))
     return SplitMeasurement(
         strength=OrderStrength(g + by_order, u + by_order, rest + by_order),
-        chance_generalizable=CHANCE * (generalizable + non_generalizable).double() + left_out,
+        chance_generalizable=chance * (generalizable + non_generalizable).double() + left_out,
         empty_score=EMPTY_SCORE + left_out,
         # softplus(-v) is the loss.
         full_score=-loss.expm1().log() + left_out,

@@ -55,8 +55,8 @@ class PlainTabularClassifier(Classifier):
         self.save_hyperparameters()
 
 
-class TabularClassifier(Classifier):
-    """Dropout and batch norm, whose random state and buffers a measurement must not touch."""
+class UnvalidatedClassifier(Classifier):
+    """Dropout and batch norm, whose random state and buffers a measurement must not touch; no validation."""
 
     def __init__(self, num_features: int = NUM_FEATURES, num_classes: int = NUM_CLASSES, learning_rate: float = 0.1) -> None:
         super().__init__(
@@ -64,6 +64,10 @@ class TabularClassifier(Classifier):
             learning_rate=learning_rate,
         )
         self.save_hyperparameters()
+
+
+class TabularClassifier(UnvalidatedClassifier):
+    """The same with a validation step."""
 
     def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
         return self.loss(batch)

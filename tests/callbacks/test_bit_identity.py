@@ -1,0 +1,202 @@
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping
+from lightning_interactions.callbacks.isolation import leave_no_trace, preserve_random_state
+from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, other_references, quiet_trainer
+from tests.helpers.models import (
+    GloballyAugmentedDataset,
+    ImageClassifier,
+    SelfAugmentedDataset,
+    StreamedDataset,
+    TabularClassifier,
+    image_data,
+    tabular_data,
+    tabular_loader,
+)
+
+pytestmark = [
+    *TINY_SET_UP,
+    # Python 3.12 and later says this where a loader forks its worker; so does every training run with workers there.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+]
+
+CPU = torch.device("cpu")
+
+LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
+    "shuffled": lambda: tabular_loader(20, shuffle=True),
+    "a worker": lambda: tabular_loader(20, shuffle=True, num_workers=1),
+    "own generator": lambda: tabular_loader(20, shuffle=True, generator=torch.Generator().manual_seed(5)),
+    "augmented": lambda: DataLoader(GloballyAugmentedDataset(tabular_data(20)), batch_size=8, shuffle=True),
+    "augmented from a generator of its own": lambda: DataLoader(
+        SelfAugmentedDataset(tabular_data(20)), batch_size=8, shuffle=True
+    ),
+    "streamed": lambda: DataLoader(StreamedDataset(GloballyAugmentedDataset(tabular_data(20)), 20), batch_size=8),
+}
+
+
+def random_states() -> list[Any]:
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    return [python, numpy["state"]["key"].tolist(), numpy["state"]["pos"], torch.get_rng_state().tolist()]
+
+
+def train(root: Path, loader: str, seed: int, callbacks: list[Callback], **options: Any) -> tuple[dict[str, Tensor], list[Any]]:
+    """Train for two epochs from a seed; return the state of the module, and the global random states at the end."""
+    seed_everything(seed, verbose=False)
+    model = TabularClassifier()
+    val = DataLoader(GloballyAugmentedDataset(tabular_data(12, seed=1)), batch_size=8)
+    quiet_trainer(root, callbacks=callbacks, **options).fit(model, LOADERS[loader](), val)
+    return {name: value.clone() for name, value in model.state_dict().items()}, random_states()
+
+
+@cache
+def trained_alone(root: Path, loader: str, seed: int) -> tuple[dict[str, Tensor], list[Any]]:
+    return train(root, loader, seed, [])
+
+
+def monitored(evidence: Any) -> list[Callback]:
+    monitor = InteractionMonitor(evidence=evidence, num_training_probes=4, num_held_out_probes=3)
+    return [monitor, PhaseEarlyStopping(log_only=True)]
+
+
+def assert_same(actual: tuple[dict[str, Tensor], list[Any]], expected: tuple[dict[str, Tensor], list[Any]]) -> None:
+    assert actual[0].keys() == expected[0].keys()
+    for name in expected[0]:
+        assert torch.equal(actual[0][name], expected[0][name]), name
+    assert actual[1] == expected[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_training_is_bit_identical_with_and_without_the_callbacks(root: Path, loader: str, seed: int) -> None:
+    assert_same(train(root, loader, seed, monitored(ParameterNoise())), trained_alone(root, loader, seed))
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("loader", ["shuffled", "augmented"])
+def test_training_is_bit_identical_with_reference_models(root: Path, loader: str, seed: int) -> None:
+    assert_same(train(root, loader, seed, monitored(other_references())), trained_alone(root, loader, seed))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_sanity_val_steps": 0}, {"check_val_every_n_epoch": 2}, {"limit_train_batches": 2}], ids=str
+)
+def test_training_is_bit_identical_whenever_validation_is_set_up(root: Path, options: dict[str, Any]) -> None:
+    assert_same(train(root, "augmented", 0, monitored(SinglePlayers()), **options), train(root, "augmented", 0, [], **options))
+
+
+def test_training_is_bit_identical_with_persistent_workers_and_images(root: Path) -> None:
+    def run(callbacks: list[Callback]) -> tuple[dict[str, Tensor], list[Any]]:
+        seed_everything(3, verbose=False)
+        model = ImageClassifier()
+        loader = DataLoader(image_data(16), batch_size=8, shuffle=True, num_workers=1, persistent_workers=True)
+        monitored_on = DataLoader(image_data(8, seed=1), batch_size=8)
+        quiet_trainer(root, callbacks=callbacks).fit(model, loader, monitored_on)
+        return model.state_dict(), random_states()
+
+    monitor = InteractionMonitor(evidence=SinglePlayers(), num_training_probes=2, num_held_out_probes=2)
+    assert_same(run([monitor]), run([]))
+    assert monitor.history.epochs == [0, 1, 2]
+
+
+def test_two_seeds_train_differently(root: Path) -> None:
+    first, second = (trained_alone(root, "shuffled", seed)[0] for seed in (0, 1))
+    assert not torch.equal(first["network.0.weight"], second["network.0.weight"])
+
+
+class Restless(nn.Module):
+    """Changes a buffer in place, puts another tensor into a second one, and has a part that stays in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5))
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("last", torch.zeros(2))
+        self.train()
+
+    def train(self, mode: bool = True) -> "Restless":
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = inputs.mean(dim=0)
+        outputs: Tensor = self.norm(self.frozen(inputs))
+        return outputs
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_leave_no_trace_restores_everything_it_or_its_body_could_change(raises: bool) -> None:
+    model = Restless()
+    flags = {name: module.training for name, module in model.named_modules()}
+    buffers = dict(model.named_buffers())
+    values = {name: buffer.clone() for name, buffer in buffers.items()}
+    before = random_states()
+    with suppress(KeyError), leave_no_trace(model, CPU, seed=3):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        assert random_states() != before
+        model.norm.train()
+        model(torch.randn(5, 2))
+        random.random()
+        np.random.standard_normal()
+        if raises:
+            raise KeyError("in the body")
+    assert {name: module.training for name, module in model.named_modules()} == flags
+    assert torch.is_grad_enabled()
+    assert random_states() == before
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, values[name]), name
+        assert buffer is buffers[name], name
+
+
+def test_leave_no_trace_lets_the_error_of_its_body_through() -> None:
+    with pytest.raises(KeyError, match="in the body"), leave_no_trace(nn.Linear(2, 2), CPU, seed=0):
+        raise KeyError("in the body")
+
+
+def test_leave_no_trace_keeps_a_disabled_gradient_disabled() -> None:
+    with torch.no_grad():
+        with leave_no_trace(nn.Linear(2, 2), CPU, seed=0):
+            pass
+        assert not torch.is_grad_enabled()
+
+
+def test_the_body_draws_the_same_numbers_in_every_run() -> None:
+    def draw() -> tuple[float, float, float]:
+        with preserve_random_state(CPU, seed=7):
+            return random.random(), float(np.random.standard_normal()), torch.rand(()).item()
+
+    first = draw()
+    torch.rand(3)
+    assert draw() == first
+
+
+def test_a_run_that_fails_in_a_measurement_leaves_the_module_in_training_mode(tmp_path: Path) -> None:
+    def fails(_model: nn.Module, _inputs: Tensor) -> Tensor:
+        raise KeyError("in the forward")
+
+    model = TabularClassifier()
+    monitor = InteractionMonitor(forward=fails, num_training_probes=4, num_held_out_probes=3)
+    with pytest.raises(KeyError, match="in the forward"):
+        quiet_trainer(tmp_path, callbacks=[monitor]).fit(model, tabular_loader(), tabular_loader(12, seed=1))
+    assert all(module.training for module in model.modules())
+    assert torch.is_grad_enabled()

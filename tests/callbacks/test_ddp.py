@@ -1,0 +1,289 @@
+"""Two processes with gloo on the CPU, in one spawn; every scenario is also run in one process and compared.
+
+The rows are dealt out in turns and the batches of a process are half as large, so both trainings take the same batches; in
+float64 without batch norm or dropout they differ by rounding. (Lightning's own sampler always shuffles the training data
+over the ranks, so the scenario that leaves the sampler to it compares the probes and the untrained model only.)
+"""
+
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
+from lightning_interactions.records import History
+from tests.callbacks.runs import (
+    RecordingLogger,
+    SinglePlayers,
+    assert_same_history,
+    other_models,
+    quiet_trainer,
+    script_phases,
+)
+from tests.helpers.models import PlainTabularClassifier, tabular_data
+
+WORLD_SIZE = 2
+TOLERANCE = 1e-6
+BATCH_SIZE = 8
+
+
+class Validated(PlainTabularClassifier):
+    """Nothing random; has a validation step."""
+
+    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
+        return self.loss(batch)
+
+
+class SometimesNotANumber(Validated):
+    """Gives NaN in evaluation for inputs whose first feature is positive."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
+        return logits if self.training else torch.where(inputs[:, :1] > 0, torch.nan, logits)
+
+
+class Shard(IterableDataset[Any]):
+    """Every other row, beginning with the rank; all rows in a single process."""
+
+    def __iter__(self) -> Any:
+        spread = torch.distributed.is_initialized()
+        rows = range(torch.distributed.get_rank(), 24, WORLD_SIZE) if spread else range(24)
+        data = tabular_data(24)
+        return iter([data[row] for row in rows])
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run of two epochs.
+
+    Attributes:
+        monitors: Makes the monitors, under their names.
+        model: Makes the module.
+        scripted: Phases that the detector of each rank calls; what it finds itself if left out.
+        streamed: Whether the training data cannot be indexed.
+        own_sampler: Whether the samplers are set up by hand, or left to Lightning.
+    """
+
+    monitors: Callable[[], list[InteractionMonitor]]
+    model: Callable[[], Validated] = Validated
+    scripted: tuple[tuple[int, ...], ...] | None = None
+    streamed: bool = False
+    own_sampler: bool = True
+
+
+def few(**options: Any) -> InteractionMonitor:
+    settings: dict[str, Any] = {"num_training_probes": 5, "num_held_out_probes": 3}
+    return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
+
+
+def both_evidences() -> list[InteractionMonitor]:
+    return [
+        few(name="noise", evidence=ParameterNoise()),
+        few(name="references", evidence=ReferenceModels(model.double() for model in other_models())),
+    ]
+
+
+def one_probe() -> list[InteractionMonitor]:
+    return [few(num_training_probes=1, num_held_out_probes=1, figures=False)]
+
+
+def one_monitor() -> list[InteractionMonitor]:
+    return [few(figures=False)]
+
+
+SCENARIOS = {
+    "both evidences": Scenario(both_evidences),
+    "fewer probes than ranks": Scenario(one_probe),
+    "NaN outputs": Scenario(one_monitor, model=SometimesNotANumber),
+    "streamed": Scenario(one_monitor, streamed=True),
+    "Lightning's sampler": Scenario(one_monitor, own_sampler=False),
+    "stopped": Scenario(one_monitor, scripted=((1, 3), (1, 3))),
+    "stopped by one rank": Scenario(one_monitor, scripted=((1, 1), (1, 3))),
+}
+
+
+def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """Train and return what the callbacks know afterwards, in primitives and tensors."""
+    torch.manual_seed(0)
+    batch_size = BATCH_SIZE // world_size
+    monitors, logger = scenario.monitors(), RecordingLogger()
+    stopping = PhaseEarlyStopping(monitor=monitors[0].name, verbose=False)
+    callbacks: list[Callback] = [*monitors, stopping]
+    distributed: dict[str, Any] = {
+        "strategy": DDPStrategy(),
+        "devices": world_size,
+        "plugins": [LightningEnvironment()],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        if scenario.scripted is not None:
+            script_phases(patch, scenario.scripted[rank])
+        trainer: Trainer = quiet_trainer(
+            root, callbacks=callbacks, logger=logger, precision="64-true", **(distributed if world_size > 1 else {})
+        )
+        data = (tabular_data(24), tabular_data(12, seed=1))
+        samplers = [
+            DistributedSampler(part, world_size, rank, shuffle=False) if scenario.own_sampler and world_size > 1 else None
+            for part in data
+        ]
+        train, val = (
+            DataLoader(part, batch_size=batch_size, sampler=sampler) for part, sampler in zip(data, samplers, strict=True)
+        )
+        trainer.fit(scenario.model(), DataLoader(Shard(), batch_size=batch_size) if scenario.streamed else train, val)
+    return {
+        "states": {str(monitor.name): monitor.state_dict() for monitor in monitors},
+        "stopping": stopping.state_dict(),
+        "epochs": trainer.current_epoch,
+        "should_stop": trainer.should_stop,
+        "logged": logger.calls,
+    }
+
+
+def run_all(rank: int, folder: str) -> None:
+    """Run every scenario as one of two processes, and write what came of it to a file for each."""
+    # Gloo would look for the network interface of the machine's name, which may not have one.
+    os.environ.update({"LOCAL_RANK": str(rank), "NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"})
+    for position, (name, scenario) in enumerate(SCENARIOS.items()):
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/meeting-{position}",
+            rank=rank,
+            world_size=WORLD_SIZE,
+            timeout=timedelta(seconds=40),
+        )
+        try:
+            outcome = run(scenario, Path(folder), rank, WORLD_SIZE)
+        except Exception:
+            outcome = {"error": traceback.format_exc()}
+        torch.save(outcome, Path(folder) / f"{name}-{rank}.pt")
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """Give what came of a scenario on each rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(run_all, args=(str(folder),), nprocs=WORLD_SIZE)
+
+    def load(name: str) -> list[dict[str, Any]]:
+        loaded = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+        for rank, outcome in enumerate(loaded):
+            assert "error" not in outcome, f"rank {rank}: {outcome['error']}"
+        return loaded
+
+    return load
+
+
+def run_alone(name: str, root: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # Few workers, and others of Lightning's hints for large runs.
+        warnings.simplefilter("ignore")
+        return run(SCENARIOS[name], root, rank=0, world_size=1)
+
+
+def history_of(outcome: dict[str, Any], monitor: str) -> History:
+    return History.from_dict(outcome["states"][monitor]["history"])
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor"),
+    [
+        ("both evidences", "noise"),
+        ("both evidences", "references"),
+        ("fewer probes than ranks", "None"),
+        ("NaN outputs", "None"),
+    ],
+)
+def test_two_processes_have_the_history_of_one(
+    outcomes: Callable[[str], list[dict[str, Any]]], tmp_path: Path, name: str, monitor: str
+) -> None:
+    alone = run_alone(name, tmp_path)
+    expected = history_of(alone, monitor)
+    assert expected.epochs == [0, 1, 2]
+    for outcome in outcomes(name):
+        assert_same_history(history_of(outcome, monitor), expected, TOLERANCE)
+        for split, probes in alone["states"][monitor]["probes"].items():
+            assert torch.equal(outcome["states"][monitor]["probes"][split]["inputs"], probes["inputs"])
+        assert outcome["stopping"] == alone["stopping"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
+    first, second = outcomes(name)
+    for monitor, state in first["states"].items():
+        other = second["states"][monitor]
+        assert torch.equal(state["baseline"], other["baseline"])
+        assert state["probes"].keys() == other["probes"].keys() == {"training", "held-out"}
+        for split, probes in state["probes"].items():
+            assert torch.equal(probes["inputs"], other["probes"][split]["inputs"]), split
+            assert torch.equal(probes["targets"], other["probes"][split]["targets"]), split
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "stopped by one rank"])
+def test_both_ranks_have_the_same_history(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
+    first, second = outcomes(name)
+    for monitor in first["states"]:
+        assert_same_history(history_of(first, monitor), history_of(second, monitor), tolerance=0)
+
+
+def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
+    outcomes: Callable[[str], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    name = "Lightning's sampler"
+    alone = run_alone(name, tmp_path)
+    for outcome in outcomes(name):
+        for split, probes in alone["states"]["None"]["probes"].items():
+            assert torch.equal(outcome["states"]["None"]["probes"][split]["inputs"], probes["inputs"])
+        untrained = [
+            History(history.measurements[:1], history.phases[:1])
+            for history in (history_of(outcome, "None"), history_of(alone, "None"))
+        ]
+        assert_same_history(*untrained, TOLERANCE)
+
+
+def test_nan_outputs_are_left_out_on_both_ranks(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    for outcome in outcomes("NaN outputs"):
+        broken = outcome["states"]["None"]["probes"]["training"]["inputs"][:, 0] > 0
+        assert 0 < broken.sum() < len(broken)
+        for measurement in history_of(outcome, "None").measurements:
+            assert torch.equal(measurement.training.measured, ~broken)
+
+
+def test_streamed_data_are_measured_after_every_epoch(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    for outcome in outcomes("streamed"):
+        assert history_of(outcome, "None").epochs == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["stopped", "stopped by one rank"])
+def test_both_ranks_decide_alike_to_stop(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
+    for outcome in outcomes(name):
+        assert (outcome["epochs"], outcome["should_stop"]) == (1, True)
+        assert outcome["stopping"]["stopping_reason"] == 1
+        assert outcome["stopping"]["stopped_epoch"] == 0
+    if name == "stopped":
+        assert [outcome["stopping"]["onset_epoch"] for outcome in outcomes(name)] == [1, 1]
+
+
+def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
+    outcomes: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    first, second = outcomes("both evidences")
+    assert second["logged"] == []
+    calls = [(step, metrics) for step, metrics in first["logged"] if "noise/interactions/share" in metrics]
+    assert [step for step, _ in calls] == [0, 2, 5]
+    for monitor in ("noise", "references"):
+        for (_, metrics), measurement in zip(calls[1:], history_of(first, monitor).measurements[1:], strict=True):
+            share = measurement.training_summary.share
+            assert metrics[f"{monitor}/interactions/share"] == pytest.approx(share, rel=1e-5)

@@ -1,0 +1,170 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+
+from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
+from lightning_interactions.callbacks import PhaseStoppingReason
+from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, quiet_trainer, script_phases
+from tests.helpers.models import TabularClassifier, tabular_loader
+
+pytestmark = TINY_SET_UP
+
+
+def few(**options: Any) -> InteractionMonitor:
+    settings: dict[str, Any] = {"num_training_probes": 2, "num_held_out_probes": 2, "figures": False}
+    return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
+
+
+def fit(root: Path, *callbacks: Callback, epochs: int = 4, **options: Any) -> Trainer:
+    trainer = quiet_trainer(root, max_epochs=epochs, callbacks=list(callbacks), **options)
+    trainer.fit(TabularClassifier(), tabular_loader(8), tabular_loader(8, seed=1))
+    return trainer
+
+
+@pytest.mark.parametrize("phase", [0, 1, 4, -1])
+def test_only_the_onsets_of_phases_2_and_3_can_stop(phase: int) -> None:
+    with pytest.raises(MisconfigurationException, match=f"expected phase 2 or 3, got {phase}"):
+        PhaseEarlyStopping(phase)
+
+
+def test_the_phase_is_3_if_left_out() -> None:
+    assert PhaseEarlyStopping().phase == 3
+
+
+@pytest.mark.parametrize(
+    ("phase", "scripted", "epochs"),
+    [(3, [1, 1, 2, 3], 3), (2, [1, 1, 2, 3], 2), (2, [1, 1, 1, 3], 3), (3, [1, 1, 2, 2], 4), (2, [1, 1, 1, 1], 4)],
+)
+def test_training_ends_with_the_epoch_of_the_onset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: int, scripted: list[int], epochs: int
+) -> None:
+    script_phases(monkeypatch, scripted)
+    monitor = few()
+    trainer = fit(tmp_path, monitor, PhaseEarlyStopping(phase, verbose=False))
+    assert trainer.current_epoch == epochs
+    assert monitor.history.epochs == list(range(epochs + 1))
+
+
+@pytest.mark.parametrize("monitor_first", [True, False])
+def test_the_order_of_the_callbacks_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor_first: bool
+) -> None:
+    script_phases(monkeypatch, [1, 1, 3])
+    callbacks: list[Callback] = [few(), PhaseEarlyStopping(verbose=False)]
+    trainer = fit(tmp_path, *(callbacks if monitor_first else reversed(callbacks)))
+    assert trainer.current_epoch == 2
+
+
+def test_a_stop_says_when_and_why_in_lightnings_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 1, 3])
+    monitor, stopping = few(alpha=0.01), PhaseEarlyStopping(verbose=False)
+    assert (stopping.onset_epoch, stopping.stopped_epoch, stopping.stopping_reason_message) == (None, 0, None)
+    assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+    fit(tmp_path, monitor, stopping)
+    # Two completed epochs; Lightning counts the second one as number 1.
+    assert (stopping.onset_epoch, stopping.stopped_epoch) == (2, 1)
+    assert stopping.stopping_reason is PhaseStoppingReason.PHASE_ONSET
+    assert stopping.stopping_reason_message == str(monitor.phase)
+    assert stopping.stopping_reason_message == "phase 3 since epoch 2, confidence 0.9900: scripted as 3"
+
+
+def test_nothing_is_said_about_a_phase_that_never_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 2])
+    stopping = PhaseEarlyStopping()
+    fit(tmp_path, few(), stopping)
+    assert (stopping.onset_epoch, stopping.stopped_epoch, stopping.stopping_reason_message) == (None, 0, None)
+    assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+
+
+def test_log_only_notes_the_onset_and_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 1, 3, 2, 3])
+    stopping = PhaseEarlyStopping(log_only=True, verbose=False)
+    trainer = fit(tmp_path, few(), stopping)
+    assert trainer.current_epoch == 4
+    assert not trainer.should_stop
+    # The first onset stays, also where the phase comes a second time.
+    assert (stopping.onset_epoch, stopping.stopped_epoch) == (2, 0)
+    assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+    assert stopping.stopping_reason_message is not None
+    assert "since epoch 2" in stopping.stopping_reason_message
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_the_onset_is_said_once_on_the_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, verbose: bool
+) -> None:
+    script_phases(monkeypatch, [1, 1, 3])
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(tmp_path, few(), PhaseEarlyStopping(log_only=True, verbose=verbose))
+    said = [record.getMessage() for record in caplog.records if "PhaseEarlyStopping" in record.getMessage()]
+    assert said == (["PhaseEarlyStopping: phase 3 since epoch 2, confidence 0.9500: scripted as 3"] if verbose else [])
+
+
+def test_min_epochs_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 3])
+    stopping = PhaseEarlyStopping(verbose=False)
+    trainer = fit(tmp_path, few(), stopping, epochs=5, min_epochs=3)
+    assert trainer.current_epoch == 3
+    assert (stopping.onset_epoch, stopping.stopped_epoch) == (1, 2)
+
+
+def test_a_fast_dev_run_is_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [3])
+    monitor, stopping = few(), PhaseEarlyStopping(verbose=False)
+    trainer = fit(tmp_path, monitor, stopping, fast_dev_run=True)
+    assert monitor.history.epochs == [1]
+    assert not trainer.should_stop
+    assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+    assert stopping.onset_epoch is None
+
+
+def test_without_a_monitor_there_is_an_error_before_training(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"expected an InteractionMonitor among .* found none"):
+        fit(tmp_path, PhaseEarlyStopping())
+
+
+def test_a_stopping_callback_without_a_monitor_does_not_disturb_validation(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[PhaseEarlyStopping()])
+    assert trainer.validate(TabularClassifier(), tabular_loader(8), verbose=False) == [{}]
+
+
+def test_an_unknown_monitor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"expected an InteractionMonitor named 'b' .*found \['a'\]"):
+        fit(tmp_path, few(name="a"), PhaseEarlyStopping(monitor="b"))
+
+
+def test_several_monitors_need_a_choice(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match=r"several monitors.*monitor= one of \['a', 'b'\]"):
+        fit(tmp_path, few(name="a"), few(name="b"), PhaseEarlyStopping())
+
+
+@pytest.mark.parametrize("followed", ["a", "b"])
+def test_only_the_chosen_monitor_is_followed(tmp_path: Path, followed: str) -> None:
+    # Scripts each monitor by itself: only "b" ever comes to phase 3.
+    class Scripted(Callback):
+        def on_interactions_measured(self, trainer: Trainer, pl_module: Any, monitor: InteractionMonitor) -> None:
+            if monitor.name == "b" and monitor.history.epochs[-1] >= 2:
+                latest = monitor.history.phases[-1]
+                phase = type(latest)(3, 2, 0.99, "scripted")
+                monitor.history = type(monitor.history)(monitor.history.measurements, (*monitor.history.phases[:-1], phase))
+
+    trainer = fit(tmp_path, Scripted(), few(name="a"), few(name="b"), PhaseEarlyStopping(monitor=followed, verbose=False))
+    assert trainer.current_epoch == (2 if followed == "b" else 4)
+
+
+def test_two_stopping_callbacks_follow_two_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 2, 2, 3])
+    noting, stopping = PhaseEarlyStopping(2, log_only=True, verbose=False), PhaseEarlyStopping(3, verbose=False)
+    trainer = fit(tmp_path, noting, few(), stopping)
+    assert trainer.current_epoch == 3
+    assert (noting.onset_epoch, stopping.onset_epoch) == (1, 3)
+    assert noting.state_key != stopping.state_key
+
+
+def test_one_named_monitor_is_followed_without_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 3])
+    trainer = fit(tmp_path, few(name="only"), PhaseEarlyStopping(verbose=False))
+    assert trainer.current_epoch == 1

@@ -1,0 +1,271 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
+from lightning_interactions.callbacks import PhaseStoppingReason
+from lightning_interactions.evidence import fingerprints
+from lightning_interactions.records import History
+from tests.callbacks.runs import (
+    TINY_SET_UP,
+    SinglePlayers,
+    assert_same_history,
+    other_models,
+    other_references,
+    quiet_trainer,
+    script_phases,
+)
+from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
+
+pytestmark = [
+    *TINY_SET_UP,
+    # A resumed run finds the checkpoints of the run that it goes on with, as it should.
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    # Lightning begins the loader of an interrupted epoch from its start, and says so.
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
+
+TOLERANCE = 1e-6
+
+
+class Deterministic(PlainTabularClassifier):
+    """No dropout, so that a resumed run, which cannot know the random state, trains as an unbroken one."""
+
+    def validation_step(self, batch: Any, _batch_index: int) -> torch.Tensor:
+        return self.loss(batch)
+
+
+def seeded() -> LightningModule:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Deterministic()
+
+
+def few(**options: Any) -> InteractionMonitor:
+    return InteractionMonitor(
+        **{
+            "evidence": SinglePlayers(),
+            "num_training_probes": 5,
+            "num_held_out_probes": 4,
+            "figures": False,
+            **options,
+        }
+    )
+
+
+def fit(
+    root: Path, epochs: int, *callbacks: Callback, resume: Any = None, train: Any = None, model: Any = None, **options: Any
+) -> Trainer:
+    """Train in order, without anything random; ``resume`` is a checkpoint to go on from."""
+    trainer = quiet_trainer(root, max_epochs=epochs, callbacks=list(callbacks), **options)
+    trainer.fit(
+        seeded() if model is None else model,
+        tabular_loader(24) if train is None else train,
+        tabular_loader(12, seed=1),
+        ckpt_path=resume,
+    )
+    return trainer
+
+
+def evidences() -> dict[str, Any]:
+    return {"parameter noise": ParameterNoise(), "reference models": other_references()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
+    """Histories of four epochs at a stretch, with each kind of evidence."""
+    monitors = {name: few(evidence=evidence, name=name) for name, evidence in evidences().items()}
+    with warnings.catch_warnings():
+        # The marks of the tests do not reach a fixture.
+        warnings.simplefilter("ignore")
+        fit(tmp_path_factory.mktemp("unbroken"), 4, *monitors.values())
+    return {name: monitor.history for name, monitor in monitors.items()}
+
+
+@pytest.mark.parametrize("evidence", ["parameter noise", "reference models"])
+@pytest.mark.parametrize("saved_by", ["trainer", "last", "validation end"])
+def test_a_resumed_run_has_the_history_of_an_unbroken_one(
+    tmp_path: Path, unbroken: dict[str, History], evidence: str, saved_by: str
+) -> None:
+    first, resumed = (few(evidence=evidences()[evidence]) for _ in range(2))
+    if saved_by == "trainer":
+        savers: list[list[Callback]] = [[], []]
+        fit(tmp_path, 2, first).save_checkpoint(tmp_path / "last.ckpt")
+    else:
+        on_epoch_end = saved_by == "last"
+        savers = [[ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=on_epoch_end)] for _ in range(2)]
+        fit(tmp_path, 2, first, *savers[0], enable_checkpointing=True)
+    trainer = fit(
+        tmp_path,
+        4,
+        resumed,
+        *savers[1],
+        resume=tmp_path / "last.ckpt",
+        model=Deterministic(),
+        enable_checkpointing=bool(savers[1]),
+    )
+    assert trainer.current_epoch == 4
+    assert resumed.history.epochs == [0, 1, 2, 3, 4]
+    assert_same_history(resumed.history, unbroken[evidence], TOLERANCE)
+    assert str(resumed.phase) == str(unbroken[evidence].phases[-1])
+
+
+def test_a_run_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_history(tmp_path: Path) -> None:
+    class PullsThePlug(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "mid-epoch.ckpt")
+                raise ConnectionError("power cut")
+
+    first, resumed = few(), few()
+    with pytest.raises(ConnectionError, match="power cut"):
+        fit(tmp_path, 4, first, PullsThePlug())
+    assert first.history.epochs == [0, 1, 2]
+    fit(tmp_path, 4, resumed, resume=tmp_path / "mid-epoch.ckpt", model=Deterministic())
+    assert resumed.history.epochs == [0, 1, 2, 3, 4]
+    for measurement, expected in zip(first.history.measurements, resumed.history.measurements[:3], strict=True):
+        assert torch.equal(measurement.training.full_score, expected.training.full_score)
+
+
+def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(tmp_path: Path) -> None:
+    first, resumed = few(), few(seed=9)
+    fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 2, resumed, resume=tmp_path / "saved.ckpt", train=tabular_loader(24, seed=4))
+    saved, taken_up = first.state_dict(), resumed.state_dict()
+    for split in ("training", "held-out"):
+        assert torch.equal(saved["probes"][split]["inputs"], taken_up["probes"][split]["inputs"])
+        assert torch.equal(saved["probes"][split]["targets"], taken_up["probes"][split]["targets"])
+    assert torch.equal(saved["baseline"], taken_up["baseline"])
+    assert resumed.history.epochs == [0, 1, 2]
+
+
+def test_a_resumed_run_on_streamed_data_has_the_history_of_an_unbroken_one(tmp_path: Path) -> None:
+    def stream() -> DataLoader[Any]:
+        return DataLoader(StreamedDataset(tabular_data(24), 24), batch_size=8)
+
+    unbroken, first, resumed = few(), few(), few()
+    fit(tmp_path, 3, unbroken, train=stream())
+    fit(tmp_path, 1, first, train=stream()).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", train=stream())
+    assert_same_history(resumed.history, unbroken.history, TOLERANCE)
+
+
+class Scaling(Deterministic):
+    """Transfers batches in its own way, as augmentation and normalisation on the device do."""
+
+    def on_after_batch_transfer(self, batch: Any, _loader_index: int) -> Any:
+        inputs, targets = batch
+        return inputs / 10, targets
+
+
+def test_saved_probes_do_not_pass_the_modules_transfer_hooks_a_second_time(tmp_path: Path) -> None:
+    first, resumed = few(), few()
+    fit(tmp_path, 1, first, model=Scaling()).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 2, resumed, model=Scaling(), resume=tmp_path / "saved.ckpt")
+    for split in ("training", "held-out"):
+        saved, taken_up = (monitor.state_dict()["probes"][split]["inputs"] for monitor in (first, resumed))
+        assert torch.equal(saved, taken_up), split
+
+
+def test_the_checkpoint_loads_with_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 2])
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    monitor, stopping = few(evidence=other_references()), PhaseEarlyStopping(2, log_only=True, verbose=False)
+    fit(tmp_path, 2, monitor, stopping, saver, enable_checkpointing=True)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    ours = checkpoint["callbacks"][monitor.state_key]
+    assert ours["version"] == 1
+    assert [measurement["epoch"] for measurement in ours["history"]["measurements"]] == [0, 1, 2]
+    assert [phase["number"] for phase in ours["history"]["phases"]] == [1, 2, 2]
+    assert checkpoint["callbacks"][stopping.state_key]["onset_epoch"] == 1
+
+
+@pytest.mark.parametrize("key", ["version", "history", "probes", "baseline"])
+def test_a_run_resumes_from_a_state_with_a_missing_key(tmp_path: Path, key: str) -> None:
+    first, resumed = few(), few()
+    fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
+    checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    del checkpoint["callbacks"][first.state_key][key]
+    torch.save(checkpoint, tmp_path / "saved.ckpt")
+    fit(tmp_path, 2, resumed, resume=tmp_path / "saved.ckpt")
+    assert resumed.history.epochs == ([2] if key == "history" else [0, 1, 2])
+    assert torch.equal(resumed.state_dict()["baseline"], first.state_dict()["baseline"])
+
+
+def test_an_empty_state_is_tolerated(tmp_path: Path) -> None:
+    monitor, stopping = few(), PhaseEarlyStopping()
+    monitor.load_state_dict({})
+    stopping.load_state_dict({})
+    assert len(monitor.history) == 0
+    assert (stopping.onset_epoch, stopping.stopped_epoch) == (None, 0)
+    assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+    fit(tmp_path, 1, monitor, stopping)
+    assert monitor.history.epochs == [0, 1]
+
+
+def test_a_checkpoint_from_before_the_monitor_is_gone_on_with(tmp_path: Path) -> None:
+    fit(tmp_path, 2).save_checkpoint(tmp_path / "saved.ckpt")
+    monitor = few()
+    fit(tmp_path, 3, monitor, resume=tmp_path / "saved.ckpt")
+    # The model is not untrained any more, so the first measurement comes after the next epoch.
+    assert monitor.history.epochs == [3]
+
+
+def test_the_state_of_the_monitor_survives_a_round_trip(tmp_path: Path) -> None:
+    first, second = few(), few()
+    fit(tmp_path, 2, first)
+    second.load_state_dict(first.state_dict())
+    assert_same_history(second.history, first.history, tolerance=0)
+    assert second.phase == first.phase
+    assert str(second.history) == str(first.history)
+
+
+def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
+    def pair() -> list[InteractionMonitor]:
+        return [few(name="often"), few(name="other", num_training_probes=3)]
+
+    first, resumed = pair(), pair()
+    fit(tmp_path, 1, *first).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 2, *reversed(resumed), resume=tmp_path / "saved.ckpt")
+    for before, after in zip(first, resumed, strict=True):
+        assert after.history.epochs == [0, 1, 2]
+        assert torch.equal(
+            after.history.measurements[1].training.full_score, before.history.measurements[1].training.full_score
+        )
+
+
+def test_saved_probes_that_new_reference_models_have_seen_are_refused(tmp_path: Path) -> None:
+    fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
+    references = ReferenceModels(other_models(), seen=fingerprints(tabular_data(24).tensors[0]))
+    with pytest.raises((MisconfigurationException, ValueError), match="reference models were trained on"):
+        fit(tmp_path, 2, few(evidence=references), resume=tmp_path / "saved.ckpt")
+
+
+def test_phase_early_stopping_survives_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 1, 3, 2])
+    first, resumed = (PhaseEarlyStopping(log_only=True, verbose=False) for _ in range(2))
+    fit(tmp_path, 2, few(), first).save_checkpoint(tmp_path / "saved.ckpt")
+    assert first.onset_epoch == 2
+    fit(tmp_path, 3, few(), resumed, resume=tmp_path / "saved.ckpt")
+    assert resumed.onset_epoch == 2
+    assert resumed.stopping_reason_message == first.stopping_reason_message
+    assert resumed.stopping_reason is PhaseStoppingReason.NOT_STOPPED
+
+
+def test_a_stop_is_remembered_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 3])
+    stopped, loaded = (PhaseEarlyStopping(verbose=False) for _ in range(2))
+    trainer = fit(tmp_path, 4, few(), stopped, model=TabularClassifier())
+    assert trainer.current_epoch == 1
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    loaded.load_state_dict(torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"][stopped.state_key])
+    assert loaded.stopping_reason is PhaseStoppingReason.PHASE_ONSET
+    assert (loaded.onset_epoch, loaded.stopped_epoch) == (1, 0)
+    assert loaded.stopping_reason_message == stopped.stopping_reason_message

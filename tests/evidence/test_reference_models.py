@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.evidence import Evidence, ReferenceModels
+from lightning_interactions.evidence.reference_models import VOTES
+from lightning_interactions.records import Interactions, Verdict
+
+THRESHOLD = 0.05
+
+
+class Fixed(nn.Module):
+    """Has the AND effects that its weights say, the same on both probes."""
+
+    def __init__(self, *effects: float) -> None:
+        super().__init__()
+        self.effects = nn.Parameter(torch.tensor(effects or (0.0, 0.0, 0.0)))
+        self.norm = nn.BatchNorm1d(2)
+
+
+def effects_of(model: nn.Module) -> Interactions:
+    assert isinstance(model, Fixed)
+    and_effects = torch.cat([torch.zeros(1), model.effects.detach()]).expand(2, -1)
+    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(2))
+
+
+MONITORED = Fixed(1.0, -1.0, 0.5)
+REFERENCES = (Fixed(1.0, -0.5, -1.0), Fixed(1.0, -1.0, 0.01), Fixed(0.5, 1.0, -1.0))
+
+
+def judged(references: ReferenceModels, threshold: float = THRESHOLD) -> Verdict:
+    return references.prepare(effects_of, threshold)(MONITORED, effects_of(MONITORED))
+
+
+def and_weights(references: ReferenceModels) -> list[float]:
+    weights = judged(references).weights
+    assert torch.equal(weights[0], weights[1])
+    assert not weights[:, 1].any()
+    assert not weights[:, :, 0].any()
+    return weights[0, 0, 1:].tolist()
+
+
+# The vote
+
+
+def test_reference_models_are_evidence() -> None:
+    assert isinstance(ReferenceModels([Fixed()]), Evidence)
+
+
+@pytest.mark.parametrize(("vote", "expected"), [("any", [1, 1, 0]), ("majority", [1, 1, 0]), ("all", [1, 0, 0])])
+def test_each_vote_needs_its_number_of_references(vote: str, expected: list[float]) -> None:
+    assert and_weights(ReferenceModels(REFERENCES, vote)) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_models", "needed"), [(1, {"any": 1, "majority": 1, "all": 1}), (2, {"any": 1, "majority": 2, "all": 2}),
+                               (3, {"any": 1, "majority": 2, "all": 3}), (4, {"any": 1, "majority": 3, "all": 4})]
+)  # fmt: skip
+@pytest.mark.parametrize("vote", VOTES)
+def test_votes_are_counted(vote: str, num_models: int, needed: dict[str, int]) -> None:
+    for agreeing in range(num_models + 1):
+        models = [Fixed(1.0, -1.0, 0.5)] * agreeing + [Fixed(-1.0, 1.0, -0.5)] * (num_models - agreeing)
+        expected = [float(agreeing >= needed[vote])] * 3
+        assert and_weights(ReferenceModels(models, vote)) == expected
+
+
+def test_any_is_the_default_vote() -> None:
+    assert ReferenceModels([Fixed()]).vote == "any"
+
+
+def test_the_threshold_is_that_of_prepare() -> None:
+    references = ReferenceModels([Fixed(1.0, -0.5, 0.2)])
+    assert judged(references, 0.05).weights[0, 0].tolist() == [0, 1, 1, 1]
+    assert judged(references, 0.3).weights[0, 0].tolist() == [0, 1, 1, 0]
+    assert judged(references, 0.6).weights[0, 0].tolist() == [0, 1, 0, 0]
+
+
+def test_reference_interactions_are_extracted_once() -> None:
+    references, asked = ReferenceModels(REFERENCES), []
+
+    def interactions_of(model: nn.Module) -> Interactions:
+        asked.append(model)
+        return effects_of(model)
+
+    judge = references.prepare(interactions_of, THRESHOLD)
+    assert len(asked) == 3
+    first, second = judge(MONITORED, effects_of(MONITORED)), judge(MONITORED, effects_of(MONITORED))
+    assert len(asked) == 3
+    assert torch.equal(first.weights, second.weights)
+
+
+# The models
+
+
+def test_given_models_are_copied_and_left_as_they_are() -> None:
+    model = Fixed(1.0, 2.0, 3.0).train()
+    model.effects.grad = torch.ones(3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    references = ReferenceModels([model])
+    judged(references)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(model.effects.grad, torch.ones(3))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    (copied,) = references.models
+    assert copied is not model
+    assert copied.effects is not model.effects
+    assert not any(module.training for module in copied.modules())
+    with torch.no_grad():
+        model.effects.zero_()
+    assert copied.effects.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_models_may_come_from_a_generator() -> None:
+    references = ReferenceModels(model for model in REFERENCES)
+    assert len(references.models) == 3
+
+
+def test_no_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="ReferenceModels: expected at least one trained model, got none"):
+        ReferenceModels([])
+
+
+@pytest.mark.parametrize("vote", ["most", "ANY", "", None])
+def test_unknown_votes_are_refused(vote: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a vote among \('any', 'majority', 'all'\), got"):
+        ReferenceModels([Fixed()], vote)
+
+
+# Files
+
+
+def test_saved_models_come_back(tmp_path: Path) -> None:
+    references = ReferenceModels(REFERENCES, "majority", seen=["b", "a", "b"])
+    references.save(tmp_path / "references.pt")
+    template = Fixed().train()
+    before = template.effects.detach().clone()
+    loaded = ReferenceModels.load(str(tmp_path / "references.pt"), template)
+    assert loaded.vote == "majority"
+    assert loaded.seen == frozenset({"a", "b"})
+    assert len(loaded.models) == 3
+    for model, original in zip(loaded.models, references.models, strict=True):
+        assert not any(module.training for module in model.modules())
+        assert model.state_dict().keys() == original.state_dict().keys()
+        assert all(torch.equal(value, original.state_dict()[name]) for name, value in model.state_dict().items())
+    assert len({id(model) for model in loaded.models}) == 3
+    assert torch.equal(judged(loaded).weights, judged(references).weights)
+    assert torch.equal(template.effects, before)
+    assert all(module.training for module in template.modules())
+
+
+def test_the_file_loads_with_weights_only(tmp_path: Path) -> None:
+    ReferenceModels(REFERENCES, seen=["a"]).save(tmp_path / "references.pt")
+    state = torch.load(tmp_path / "references.pt", weights_only=True)
+    assert state["vote"] == "any"
+    assert state["seen"] == ["a"]
+    assert len(state["state_dicts"]) == 3
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    ReferenceModels(REFERENCES).save(tmp_path / "references.pt")
+    for model in (Fixed(1.0, 2.0), nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match=f"the weights in .*references.pt do not fit {type(model).__name__}"):
+            ReferenceModels.load(tmp_path / "references.pt", model)
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": torch.zeros(1)}, [torch.zeros(1)], {"version": 0, "vote": "any", "seen": [], "state_dicts": []}]
+)
+def test_other_saved_objects_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"expected a file written by ReferenceModels.save at .*other.pt"):
+        ReferenceModels.load(tmp_path / "other.pt", Fixed())
+
+
+def test_a_file_that_torch_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no weights here")
+    with pytest.raises(ValueError, match=r"expected a file written by ReferenceModels.save at .*notes.txt"):
+        ReferenceModels.load(tmp_path / "notes.txt", Fixed())
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ReferenceModels.load(tmp_path / "nowhere.pt", Fixed())
+
+
+def test_seen_fingerprints_are_empty_if_unknown() -> None:
+    assert ReferenceModels([Fixed()]).seen == frozenset()
+
+
+def test_the_monitored_model_has_no_say() -> None:
+    judge = ReferenceModels([Fixed(1.0, -1.0, 0.5)]).prepare(effects_of, THRESHOLD)
+
+    class Untouchable(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise AssertionError("the judge must not run the monitored model")
+
+    assert judge(Untouchable(), effects_of(MONITORED)).weights[0, 0].tolist() == [0, 1, 1, 1]

@@ -1,0 +1,290 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.generalization import (
+    above_chance,
+    cross_entropy_from_log_odds,
+    explained_score,
+    shared_interactions,
+    strength_share,
+)
+from lightning_interactions.functional.strength import salient_mask, strength_by_order, total_strength
+from lightning_interactions.records import Interactions
+from tests.helpers.games import random_network_tables, random_tables
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def hand_made(*rows: tuple[list[float], list[float]]) -> Interactions:
+    """Give each input its AND and its OR effects."""
+    effects = torch.tensor(rows, dtype=torch.float64)
+    return Interactions(effects[:, 0], effects[:, 1], torch.zeros(len(rows), dtype=torch.float64))
+
+
+def one_input(**effects: float) -> Interactions:
+    """Make one input of two players with effects given by name: ``and_1``, ``and_2``, ``and_12`` and ``or_12``."""
+    assert effects.keys() <= {"and_1", "and_2", "and_12", "or_12"}
+    return hand_made(
+        ([0, *(effects.get(name, 0.0) for name in ("and_1", "and_2", "and_12"))], [0, 0, 0, effects.get("or_12", 0.0)])
+    )
+
+
+def weight_of_and_12(monitored: Interactions, others: list[Interactions], **options: Any) -> float:
+    """Look up the weight of the AND over both players."""
+    return float(shared_interactions(monitored, others, **options).weights[0, 0, 3])
+
+
+def random_models(num_inputs: int, count: int, generator: torch.Generator) -> list[Interactions]:
+    """Effects of similar random models: common effects plus each model's own."""
+    common = torch.randn(2, num_inputs, 16, generator=generator, dtype=torch.float64)
+    models = []
+    for _ in range(count):
+        effects = common + torch.randn(common.shape, generator=generator, dtype=torch.float64)
+        effects[:, :, 0] = 0
+        models.append(Interactions(effects[0], effects[1], torch.zeros(num_inputs, dtype=torch.float64)))
+    return models
+
+
+def direct_votes(monitored: Tensor, others: list[Tensor], min_votes: int, threshold: float) -> Tensor:
+    """Count votes for one input's effects ``[types, coalitions]`` entry by entry."""
+    weights = torch.zeros_like(monitored)
+    for kind in range(monitored.shape[0]):
+        for s in range(monitored.shape[1]):
+            votes = sum(
+                1
+                for other in others
+                if abs(float(other[kind, s])) > threshold * float(other.abs().max())
+                and float(other[kind, s]) * float(monitored[kind, s]) > 0
+            )
+            weights[kind, s] = float(votes >= min_votes)
+    return weights
+
+
+# Votes
+
+
+def test_one_vote_is_enough_by_default() -> None:
+    monitored, has_it, lacks_it = one_input(and_12=2.0), one_input(and_12=0.5), one_input(and_1=1.0)
+    assert weight_of_and_12(monitored, [lacks_it, has_it, lacks_it]) == 1
+    assert weight_of_and_12(monitored, [lacks_it, lacks_it]) == 0
+
+
+@pytest.mark.parametrize(("votes", "min_votes"), [(0, 1), (1, 2), (2, 3), (1, 1), (2, 2), (3, 2), (3, 3)])
+def test_min_votes_is_how_many_must_agree(votes: int, min_votes: int) -> None:
+    has_it, lacks_it = one_input(and_12=1.0), one_input(and_1=1.0)
+    others = [has_it] * votes + [lacks_it] * (3 - votes)
+    weight = weight_of_and_12(one_input(and_12=2.0), others, min_votes=min_votes)
+    assert weight == float(votes >= min_votes)
+
+
+def test_another_sign_is_no_vote() -> None:
+    assert weight_of_and_12(one_input(and_12=2.0), [one_input(and_12=-2.0)]) == 0
+    assert weight_of_and_12(one_input(and_12=-2.0), [one_input(and_12=-1.0)]) == 1
+    opposed = [one_input(and_12=1.0), one_input(and_12=-1.0)]
+    assert weight_of_and_12(one_input(and_12=2.0), opposed, min_votes=2) == 0
+
+
+def test_another_type_is_no_vote() -> None:
+    assert weight_of_and_12(one_input(and_12=2.0), [one_input(or_12=2.0)]) == 0
+    weights = shared_interactions(one_input(or_12=2.0), [one_input(or_12=1.0, and_1=3.0)]).weights
+    assert weights.tolist() == [[[0, 0, 0, 0], [0, 0, 0, 1]]]
+
+
+def test_another_set_is_no_vote() -> None:
+    assert weight_of_and_12(one_input(and_12=2.0), [one_input(and_1=2.0, and_2=2.0)]) == 0
+
+
+def test_an_interaction_that_is_not_salient_in_the_other_model_is_no_vote() -> None:
+    monitored = one_input(and_12=2.0)
+    assert weight_of_and_12(monitored, [one_input(and_12=0.04, and_1=1.0)]) == 0
+    assert weight_of_and_12(monitored, [one_input(and_12=0.06, and_1=1.0)]) == 1
+    assert weight_of_and_12(monitored, [one_input(and_12=0.06, and_1=1.0)], threshold=0.1) == 0
+
+
+def test_each_other_model_has_its_own_maximum() -> None:
+    small, large = one_input(and_12=1e-3), one_input(and_12=1e-3, and_1=1.0)
+    assert weight_of_and_12(one_input(and_12=100.0), [small]) == 1
+    assert weight_of_and_12(one_input(and_12=100.0), [large]) == 0
+
+
+def test_no_effect_gets_no_votes() -> None:
+    verdict = shared_interactions(one_input(and_1=1.0), [one_input(and_12=1.0), one_input()])
+    assert not verdict.weights.any()
+
+
+def test_a_model_shares_its_salient_interactions_with_itself(generator: torch.Generator) -> None:
+    interactions = extract_interactions(random_network_tables(5, 3, generator))
+    weights = shared_interactions(interactions, [interactions]).weights
+    assert weights.dtype == interactions.and_effects.dtype
+    assert torch.equal(weights.bool(), salient_mask(interactions))
+
+
+@pytest.mark.parametrize("min_votes", [1, 2, 3])
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_votes_equal_a_direct_loop(min_votes: int, threshold: float, generator: torch.Generator) -> None:
+    monitored, *others = random_models(4, 4, generator)
+    weights = shared_interactions(monitored, others, min_votes=min_votes, threshold=threshold).weights
+    for i in range(4):
+        expected = direct_votes(monitored.effects[i], [other.effects[i] for other in others], min_votes, threshold)
+        assert torch.equal(weights[i], expected)
+
+
+@pytest.mark.parametrize("min_votes", [-1, 0, 3])
+def test_impossible_number_of_votes_is_an_error(min_votes: int) -> None:
+    model = one_input(and_12=1.0)
+    with pytest.raises(ValueError, match=f"min_votes between 1 and the 2 other models, got {min_votes}"):
+        shared_interactions(model, [model, model], min_votes=min_votes)
+
+
+def test_no_other_models_is_an_error() -> None:
+    with pytest.raises(ValueError, match="between 1 and the 0 other models, got 1"):
+        shared_interactions(one_input(and_12=1.0), [])
+
+
+# Chance
+
+
+@pytest.mark.parametrize("num_inputs", [2, 3, 7, 32])
+@pytest.mark.parametrize("min_votes", [1, 2])
+def test_chance_weights_equal_a_direct_loop_over_other_inputs(
+    num_inputs: int, min_votes: int, generator: torch.Generator
+) -> None:
+    monitored, *others = random_models(num_inputs, 3, generator)
+    chance = shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3).chance_weights
+    # Two rows keep the loop over 32 inputs short.
+    for i in (0, num_inputs - 1):
+        paired = [
+            direct_votes(monitored.effects[i], [other.effects[j] for other in others], min_votes, 0.3)
+            for j in range(num_inputs)
+            if j != i
+        ]
+        torch.testing.assert_close(chance[i], torch.stack(paired).mean(dim=0), rtol=0, atol=1e-6)
+
+
+def test_chance_never_looks_at_the_same_input() -> None:
+    # Input i has an effect on set i + 1 alone, so only its own row could vote for it; 40 inputs are more than pairings.
+    effects = torch.zeros(40, 64)
+    effects[torch.arange(40), torch.arange(40) + 1] = 1.0
+    interactions = Interactions(effects, torch.zeros(40, 64), torch.zeros(40))
+    verdict = shared_interactions(interactions, [interactions])
+    assert torch.equal(verdict.weights[:, 0], effects)
+    assert not verdict.chance_weights.any()
+
+
+def test_chance_of_many_inputs_is_a_mean_over_31_pairings(generator: torch.Generator) -> None:
+    monitored, other = random_models(50, 2, generator)
+    votes = 31 * shared_interactions(monitored, [other]).chance_weights
+    torch.testing.assert_close(votes, votes.round(), rtol=0, atol=1e-5)
+    assert votes.max() > 1
+
+
+def test_chance_equals_the_weights_where_all_inputs_are_alike() -> None:
+    rows = [([0, 1.0, -2.0, 0.0], [0, 0, 0, 3.0])] * 4
+    verdict = shared_interactions(hand_made(*rows), [hand_made(*rows)])
+    torch.testing.assert_close(verdict.chance_weights, verdict.weights)
+
+
+def test_chance_of_a_single_input_is_nan() -> None:
+    model = one_input(and_12=1.0)
+    verdict = shared_interactions(model, [model])
+    assert verdict.chance_weights.isnan().all()
+    assert verdict.weights[0, 0, 3] == 1
+
+
+# Inputs of NaN
+
+
+def test_an_input_of_nan_in_another_model_is_no_vote() -> None:
+    row = ([0, 1.0, 0, 0.0], [0, 0, 0, 1.0])
+    model, broken = hand_made(row, row), hand_made(row, ([torch.nan] * 4, [torch.nan] * 4))
+    weights = shared_interactions(model, [broken]).weights
+    assert weights.tolist() == [[[0, 1, 0, 0], [0, 0, 0, 1]], [[0] * 4, [0] * 4]]
+
+
+def test_an_input_of_nan_in_the_monitored_model_is_never_generalizable() -> None:
+    row = ([0, 1.0, 0, 0.0], [0, 0, 0, 1.0])
+    model, broken = hand_made(row, row), hand_made(row, ([torch.nan] * 4, [torch.nan] * 4))
+    weights = shared_interactions(broken, [model]).weights
+    assert weights.tolist() == [[[0, 1, 0, 0], [0, 0, 0, 1]], [[0] * 4, [0] * 4]]
+
+
+# Shares
+
+
+def test_share_is_a_ratio_of_sums_over_inputs() -> None:
+    share = strength_share(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0]))
+    assert share.item() == pytest.approx(0.25)
+
+
+def test_share_without_strength_is_nan() -> None:
+    assert strength_share(torch.zeros(3), torch.zeros(3)).isnan()
+
+
+def test_share_of_a_model_with_itself_is_one(generator: torch.Generator) -> None:
+    interactions = extract_interactions(random_tables(4, 3, generator))
+    salient = salient_mask(interactions)
+    strength = strength_by_order(interactions, salient, shared_interactions(interactions, [interactions]).weights)
+    generalizable, rest = total_strength(strength.generalizable), total_strength(strength.non_generalizable)
+    assert strength_share(generalizable, generalizable + rest).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("share", "chance", "expected"), [(0.2, 0.2, 0.0), (1.0, 0.2, 1.0), (0.6, 0.2, 0.5), (0.0, 0.5, -1.0)])
+def test_above_chance_is_zero_at_chance_and_one_at_all(share: float, chance: float, expected: float) -> None:
+    rescaled = above_chance(torch.tensor(share), torch.tensor(chance))
+    assert rescaled.item() == pytest.approx(expected, abs=1e-6)
+
+
+# Explained score
+
+
+def test_explained_score_takes_out_what_is_salient_and_not_generalizable() -> None:
+    interactions = hand_made(([0, 1.0, 2.0, -4.0], [0, 0, 0, 8.0]), ([0, 0.5, 0, 0], [0, 0, 0, -3.0]))
+    salient = torch.tensor([[[0, 1, 0, 1], [0, 0, 0, 1]], [[0, 1, 0, 0], [0, 0, 0, 1]]]).bool()
+    weights = torch.tensor([[[0, 1, 0, 0], [0, 0, 0, 0.25]], [[0, 0, 0, 0], [0, 0, 0, 1.0]]], dtype=torch.float64)
+    full_score = torch.tensor([7.0, -2.5], dtype=torch.float64)
+    explained = explained_score(full_score, interactions, salient, weights)
+    # First input: the AND of both players goes, and three quarters of the OR; the second AND is not salient.
+    assert explained.tolist() == [7.0 - (-4.0) - 0.75 * 8.0, -2.5 - 0.5]
+
+
+def test_explained_score_is_the_full_score_where_all_is_generalizable(generator: torch.Generator) -> None:
+    values = random_tables(4, 3, generator)
+    interactions = extract_interactions(values)
+    all_of_it = torch.ones_like(interactions.effects)
+    explained = explained_score(values[:, -1], interactions, salient_mask(interactions), all_of_it)
+    assert torch.equal(explained, values[:, -1])
+
+
+def test_explained_score_is_the_empty_score_where_nothing_is_generalizable(generator: torch.Generator) -> None:
+    values = random_tables(4, 3, generator)
+    interactions = extract_interactions(values)
+    none = torch.zeros_like(interactions.effects)
+    explained = explained_score(values[:, -1], interactions, interactions.effects != 0, none)
+    torch.testing.assert_close(explained, values[:, 0], rtol=0, atol=1e-10)
+
+
+# Cross-entropy
+
+
+def test_cross_entropy_from_log_odds_equals_torch(generator: torch.Generator) -> None:
+    logits = 5 * torch.randn(20, 7, generator=generator, dtype=torch.float64)
+    targets = torch.randint(7, (20,), generator=generator)
+    others = logits.clone()
+    others[torch.arange(20), targets] = -torch.inf
+    score = logits[torch.arange(20), targets] - others.logsumexp(dim=1)
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(cross_entropy_from_log_odds(score), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("score", [-1e4, -200.0, 0.0, 60.0, 1e4])
+def test_cross_entropy_of_extreme_scores_is_finite(score: float) -> None:
+    loss = cross_entropy_from_log_odds(torch.tensor([score]))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([score]), torch.ones(1))
+    torch.testing.assert_close(loss[0], expected)

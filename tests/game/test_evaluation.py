@@ -1,0 +1,210 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.game.evaluation import Game, call_model, evaluate_coalitions
+from lightning_interactions.game.players import FeatureGroups, ImagePatches
+from lightning_interactions.game.scores import log_odds
+from lightning_interactions.records import Probes
+
+NUM_INPUTS, NUM_PLAYERS, NUM_CLASSES = 3, 4, 3
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(nn.Linear(NUM_PLAYERS, 8), nn.Tanh(), nn.Linear(8, NUM_CLASSES))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.normal_(generator=generator)
+    return layers.eval()
+
+
+@pytest.fixture
+def game() -> Game:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(NUM_INPUTS, NUM_PLAYERS, generator=generator)
+    baseline = torch.randn(NUM_PLAYERS, generator=generator)
+    return Game(Probes(inputs, torch.tensor([0, 2, 1])), FeatureGroups(), baseline)
+
+
+def naive_values(model: nn.Module, game: Game) -> list[list[float]]:
+    """One input, one coalition, one forward at a time; bit i of the index is player i."""
+    rows = []
+    for features, target in zip(game.probes.inputs.tolist(), game.probes.targets.tolist(), strict=True):
+        row = []
+        for index in range(2 ** len(features)):
+            masked = [
+                feature if index >> player & 1 else float(game.baseline[player]) for player, feature in enumerate(features)
+            ]
+            logits = model(torch.tensor([masked]))[0].tolist()
+            others = [math.exp(logit) for label, logit in enumerate(logits) if label != target]
+            row.append(logits[target] - math.log(sum(others)))
+        rows.append(row)
+    return rows
+
+
+class Recorder(nn.Module):
+    """Passes inputs on to a function and keeps how many came at a time."""
+
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+        self.batches: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.batches.append(len(inputs))
+        return self.function(inputs)
+
+
+def as_score(outputs: Tensor, _targets: Tensor) -> Tensor:
+    return outputs
+
+
+# Values
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 48, 1024])
+def test_values_are_those_of_a_loop_over_coalitions(network: nn.Module, game: Game, batch_size: int) -> None:
+    recorder = Recorder(network)
+    values = evaluate_coalitions(recorder, replace(game, batch_size=batch_size))
+    torch.testing.assert_close(values, torch.tensor(naive_values(network, game)), rtol=1e-4, atol=1e-5)
+    total = NUM_INPUTS * 2**NUM_PLAYERS
+    assert sum(recorder.batches) == total
+    assert len(recorder.batches) == math.ceil(total / batch_size)
+    assert max(recorder.batches) <= batch_size
+
+
+def test_values_of_images_are_those_of_a_loop_over_coalitions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    game = Game(Probes(images, torch.tensor([0, 1])), ImagePatches(2, 2), torch.tensor(0.5).double(), batch_size=3)
+    values = evaluate_coalitions(Recorder(lambda x: (x * weight).sum(dim=(1, 2, 3)).tanh()), game)
+    patches = [(slice(0, 3), slice(0, 2)), (slice(0, 3), slice(2, 4)), (slice(3, 5), slice(0, 2)), (slice(3, 5), slice(2, 4))]
+    for i, sign in enumerate((-1, 1)):
+        for index in range(16):
+            masked = torch.full_like(images[i], 0.5)
+            for player, (rows, cols) in enumerate(patches):
+                if index >> player & 1:
+                    masked[:, rows, cols] = images[i, :, rows, cols]
+            assert values[i, index].item() == pytest.approx(sign * math.tanh(float((masked * weight).sum())), abs=1e-12)
+
+
+def test_the_first_value_is_fully_masked_and_the_last_unmasked(network: nn.Module, game: Game) -> None:
+    values = evaluate_coalitions(network, game)
+    inputs, targets = game.probes.inputs, game.probes.targets
+    masked = log_odds(network(game.baseline.expand_as(inputs)), targets)
+    torch.testing.assert_close(values[:, 0], masked, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(values[:, -1], log_odds(network(inputs), targets), rtol=1e-5, atol=1e-6)
+
+
+def test_bits_of_the_index_are_players(game: Game) -> None:
+    game = replace(game, baseline=torch.zeros(()), score=as_score)
+    values = evaluate_coalitions(Recorder(lambda x: x.sum(dim=1)), game)
+    for player in range(NUM_PLAYERS):
+        torch.testing.assert_close(values[:, 2**player], game.probes.inputs[:, player])
+
+
+def test_every_input_is_scored_against_its_own_target(network: nn.Module, game: Game) -> None:
+    values = evaluate_coalitions(network, game)
+    other = replace(game, probes=Probes(game.probes.inputs, torch.tensor([0, 1, 1])))
+    differs = (evaluate_coalitions(network, other) != values).all(dim=1)
+    assert differs.tolist() == [False, True, False]
+
+
+def test_outputs_that_are_not_finite_are_kept(game: Game) -> None:
+    game = replace(game, baseline=torch.zeros(()), score=as_score)
+    broken = torch.tensor([math.nan, math.inf, -math.inf, 0.0])
+    values = evaluate_coalitions(Recorder(lambda x: torch.where(x != 0, broken, 0.0).sum(dim=1)), game)
+    assert values[:, 1].isnan().all()
+    assert values[:, 2].tolist() == [math.inf] * 3
+    assert values[:, 4].tolist() == [-math.inf] * 3
+    assert values[:, [0, 8]].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "values"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_narrow_outputs_are_scored_in_float32(game: Game, outputs: torch.dtype, values: torch.dtype) -> None:
+    logits = torch.tensor([[0.1, 1.3, -2.7]])
+    model = Recorder(lambda x: logits.expand(len(x), -1).to(outputs))
+    evaluated = evaluate_coalitions(model, game)
+    assert evaluated.dtype == values
+    expected = log_odds(logits.to(outputs).to(values).expand(NUM_INPUTS, -1), game.probes.targets)
+    torch.testing.assert_close(evaluated, expected[:, None].expand(-1, 16), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_inputs_give_no_values(network: nn.Module, game: Game, dtype: torch.dtype) -> None:
+    empty = Game(Probes(torch.zeros(0, NUM_PLAYERS, dtype=dtype), torch.zeros(0)), FeatureGroups(), game.baseline)
+    values = evaluate_coalitions(network, empty)
+    assert values.shape == (0, 2**NUM_PLAYERS)
+    assert values.dtype == dtype
+
+
+def test_the_model_is_used_as_it_is_and_without_gradients(network: nn.Module, game: Game) -> None:
+    for training in (True, False):
+        network.train(training)
+        assert not evaluate_coalitions(network, game).requires_grad
+        assert all(module.training == training for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# The adapter and the errors
+
+
+def test_forward_finds_the_logits(network: nn.Module, game: Game) -> None:
+    expected = evaluate_coalitions(network, game)
+    wrapped = Recorder(lambda x: {"logits": network(x)})
+    adapted = replace(game, forward=lambda model, inputs: model(inputs)["logits"])
+    assert torch.equal(evaluate_coalitions(wrapped, adapted), expected)
+
+
+def test_without_an_adapter_the_output_is_refused_by_name(network: nn.Module, game: Game) -> None:
+    with pytest.raises(ValueError, match="got tuple"):
+        evaluate_coalitions(Recorder(lambda x: (network(x), None)), game)
+
+
+def test_call_model_calls_the_model(network: nn.Module, game: Game) -> None:
+    assert torch.equal(call_model(network, game.probes.inputs), network(game.probes.inputs))
+
+
+# Games
+
+
+def test_a_game_knows_its_number_of_players(game: Game) -> None:
+    assert game.num_players == NUM_PLAYERS
+    assert replace(game, players=FeatureGroups([[0, 1], [2, 3]])).num_players == 2
+
+
+def test_selected_rows_are_the_same_game_in_their_order(network: nn.Module, game: Game) -> None:
+    selected = game.select([2, 0])
+    assert torch.equal(selected.probes.inputs, game.probes.inputs[[2, 0]])
+    assert selected.probes.targets.tolist() == [1, 0]
+    torch.testing.assert_close(selected.values(network), game.values(network)[[2, 0]])
+    assert len(game.probes) == NUM_INPUTS
+    assert replace(selected, probes=game.probes) == game
+
+
+def test_no_rows_can_be_selected(network: nn.Module, game: Game) -> None:
+    assert game.select([]).values(network).shape == (0, 2**NUM_PLAYERS)
+
+
+def test_full_precision_shuts_autocast_out(network: nn.Module, game: Game) -> None:
+    expected = game.values(network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(game.values(network), expected)
+        rounded = replace(game, full_precision=False).values(network)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, expected)
+    torch.testing.assert_close(rounded, expected, rtol=0.1, atol=0.3)

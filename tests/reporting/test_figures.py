@@ -1,0 +1,261 @@
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+import lightning_interactions
+from lightning_interactions.records import History, Measurement
+from lightning_interactions.reporting import phase_figure, strength_figure
+from lightning_interactions.reporting.figures import PHASE_BANDS
+from tests.helpers.histories import history_from_strengths, with_phases
+
+
+def some_measurements(
+    times: int = 6, *, held_out: bool = True, left_out: bool = False, epochs: Sequence[int] | None = None
+) -> tuple[Measurement, ...]:
+    generator = torch.Generator().manual_seed(0)
+    g, u, excess = torch.rand(3, times, 4, generator=generator, dtype=torch.float64) + 0.5
+    if left_out:
+        g[:, 0] = torch.nan
+    return history_from_strengths(g, u, excess if held_out else None, epochs=epochs)
+
+
+def rendered(figure: Figure) -> bytes:
+    """Draw everything: warnings of layout and fonts come only now."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=50)
+    return file.getvalue()
+
+
+def legend_labels(axes: Axes) -> list[str]:
+    legend = axes.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def line(axes: Axes, label: str) -> list[float]:
+    (found,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return [float(number) for number in found.get_ydata()]
+
+
+def bands(axes: Axes) -> list[tuple[float, float]]:
+    """Begin and end of every shaded stretch, in the order of drawing."""
+    return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches if isinstance(patch, Rectangle)]
+
+
+def band_colors(axes: Axes) -> list[tuple[float, ...]]:
+    return [tuple(round(channel, 3) for channel in patch.get_facecolor()) for patch in axes.patches]
+
+
+def as_rgba(color: str) -> tuple[float, ...]:
+    return (*(round(int(color[i : i + 2], 16) / 255, 3) for i in (1, 3, 5)), 1.0)
+
+
+def mean_by_sign(by_input: Tensor, measured: Tensor) -> Tensor:
+    """``[signs, orders]`` from order 1 on."""
+    return by_input[measured].sum(dim=1).mean(dim=0)[:, 1:]
+
+
+# Strength by order
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_bars_are_as_high_as_the_measured_strength(left_out: bool) -> None:
+    measurement = some_measurements(left_out=left_out)[2]
+    (axes,) = strength_figure(measurement).axes
+    strength, measured = measurement.training.strength, measurement.training.measured
+    assert int(measured.sum()) == (3 if left_out else 4)
+    expected = {
+        "generalizable": mean_by_sign(strength.generalizable, measured),
+        "non-generalizable": mean_by_sign(strength.non_generalizable, measured),
+    }
+    containers = {container.get_label(): container for container in axes.containers}
+    assert list(containers) == [f"{kind}, {sign} effect" for kind in expected for sign in ("positive", "negative")]
+    for kind, direction in (("generalizable", 1), ("non-generalizable", -1)):
+        base = torch.zeros(3, dtype=torch.float64)
+        for sign, name in enumerate(("positive", "negative")):
+            bars = containers[f"{kind}, {name} effect"]
+            centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+            assert centres == pytest.approx([1, 2, 3])
+            assert [bar.get_height() for bar in bars] == pytest.approx((direction * expected[kind][sign]).tolist())
+            # Stacked: negative effects begin where positive ones end.
+            assert [bar.get_y() for bar in bars] == pytest.approx(base.tolist())
+            base = base + direction * expected[kind][sign]
+        assert base.abs().sum() > 0
+
+
+def test_the_strength_figure_says_what_it_shows() -> None:
+    measurement = some_measurements(left_out=True, epochs=[0, 5, 10, 15, 20, 25])[3]
+    figure = strength_figure(measurement)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Order (number of players in the interaction)"
+    assert axes.get_ylabel() == "Strength (score units, mean per input)"
+    assert axes.get_title() == "Strength by order after epoch 15 (3 training probes)"
+    assert legend_labels(axes) == [
+        "generalizable, positive effect",
+        "generalizable, negative effect",
+        "non-generalizable, positive effect",
+        "non-generalizable, negative effect",
+    ]
+    assert len(rendered(figure)) > 1000
+
+
+def test_the_four_kinds_of_bars_have_colours_of_their_own() -> None:
+    (axes,) = strength_figure(some_measurements()[0]).axes
+    colors = [tuple(container[0].get_facecolor()) for container in axes.containers]
+    assert len(set(colors)) == 4
+
+
+def test_strength_below_the_axis_is_labelled_without_a_sign() -> None:
+    (axes,) = strength_figure(some_measurements()[0]).axes
+    labels = [axes.yaxis.get_major_formatter()(tick, 0) for tick in (-1.5, 0, 0.25)]
+    assert labels == ["1.5", "0", "0.25"]
+
+
+def test_orders_are_whole_numbers() -> None:
+    figure = strength_figure(some_measurements()[0])
+    rendered(figure)
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
+def test_a_measurement_of_nothing_is_drawn_empty() -> None:
+    nothing = torch.full((1, 3), torch.nan)
+    figure = strength_figure(history_from_strengths(nothing, nothing)[0])
+    assert "(0 training probes)" in figure.axes[0].get_title()
+    assert len(rendered(figure)) > 1000
+
+
+# Phases
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("numbers", [[1], [1, 1], [1, 1, 1, 2], [1, 1, 2, 2, 3, 3], [1, 3, 3, 2, 2, 3]])
+def test_phase_figures_of_any_history_are_drawn(held_out: bool, numbers: list[int]) -> None:
+    history = with_phases(some_measurements(len(numbers), held_out=held_out), numbers)
+    figure = phase_figure(history)
+    assert len(figure.axes) == 3
+    assert len(rendered(figure)) > 1000
+
+
+def test_lines_are_the_summaries() -> None:
+    measurements = some_measurements(epochs=[0, 2, 4, 6, 8, 10])
+    losses, shares, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
+    training = [measurement.training_summary for measurement in measurements]
+    assert line(losses, "training probes") == [summary.loss for summary in training]
+    held_out = [measurement.held_out_summary for measurement in measurements]
+    assert line(losses, "held-out probes") == [summary.loss for summary in held_out if summary is not None]
+    assert line(shares, "training probes") == [summary.share for summary in training]
+    assert line(shares, "chance level") == [summary.share_chance for summary in training]
+    gap_lines = [list(line.get_ydata()) for line in gaps.get_lines()]
+    assert [measurement.excess_gap for measurement in measurements] in gap_lines
+    for axes in (losses, shares):
+        assert all(list(line.get_xdata()) == [0, 2, 4, 6, 8, 10] for line in axes.get_lines())
+    assert list(gaps.get_lines()[0].get_xdata()) == [0, 2, 4, 6, 8, 10]
+
+
+def test_the_phase_figure_says_what_it_shows() -> None:
+    losses, shares, gaps = phase_figure(with_phases(some_measurements(), [1, 1, 2, 2, 3, 3])).axes
+    assert losses.get_ylabel() == "Loss (nats)"
+    assert shares.get_ylabel() == "Share of generalizable\nstrength"
+    assert gaps.get_ylabel() == "Excess gap (nats)"
+    assert gaps.get_xlabel() == "Completed epochs"
+    assert legend_labels(losses) == ["training probes", "held-out probes"]
+    assert legend_labels(shares) == ["training probes", "chance level"]
+    assert shares.get_ylim() == (0, 1)
+
+
+def test_without_held_out_probes_the_figure_says_so() -> None:
+    losses, _, gaps = phase_figure(with_phases(some_measurements(held_out=False), [1] * 6)).axes
+    assert legend_labels(losses) == ["training probes"]
+    assert "no held-out probes" in [text.get_text() for text in gaps.texts]
+    _, _, gaps = phase_figure(with_phases(some_measurements(), [1] * 6)).axes
+    assert "no held-out probes" not in [text.get_text() for text in gaps.texts]
+
+
+def test_held_out_probes_that_come_later_leave_a_hole() -> None:
+    measurements = (*some_measurements(held_out=False)[:1], *some_measurements()[1:])
+    figure = phase_figure(with_phases(measurements, [1] * 6))
+    held_out = line(figure.axes[0], "held-out probes")
+    assert [math.isnan(loss) for loss in held_out] == [True] + [False] * 5
+    assert "no held-out probes" not in [text.get_text() for text in figure.axes[2].texts]
+    assert len(rendered(figure)) > 1000
+
+
+PHASE_CASES = pytest.mark.parametrize(
+    ("numbers", "epochs", "expected"),
+    [
+        ([1, 1, 1], [0, 1, 2], [(1, 0, 2)]),
+        ([1, 1, 2, 2, 3, 3], [0, 1, 2, 3, 4, 5], [(1, 0, 2), (2, 2, 4), (3, 4, 5)]),
+        ([1, 3, 3, 2, 2, 3], [0, 5, 10, 15, 20, 25], [(1, 0, 5), (3, 5, 15), (2, 15, 25), (3, 25, 26)]),
+        ([1], [4], [(1, 4, 5)]),
+    ],
+    ids=["one", "three", "return", "single measurement"],
+)
+
+
+@PHASE_CASES
+def test_bands_match_the_phases(numbers: list[int], epochs: list[int], expected: list[tuple[int, int, int]]) -> None:
+    figure = phase_figure(with_phases(some_measurements(len(numbers), epochs=epochs), numbers))
+    for axes in figure.axes:
+        assert bands(axes) == [(begin, end) for _, begin, end in expected]
+        assert band_colors(axes) == [as_rgba(PHASE_BANDS[number]) for number, _, _ in expected]
+    labels = [(text.get_text(), text.xy[0]) for text in figure.axes[0].texts if text.get_text().isdigit()]
+    assert labels == [(str(number), (begin + end) / 2) for number, begin, end in expected]
+    assert "phase" in [text.get_text() for text in figure.axes[0].texts]
+    assert not figure.axes[1].texts
+
+
+@PHASE_CASES
+def test_every_phase_is_in_sight(numbers: list[int], epochs: list[int], expected: list[tuple[int, int, int]]) -> None:
+    figure = phase_figure(with_phases(some_measurements(len(numbers), epochs=epochs), numbers))
+    for axes in figure.axes:
+        left, right = axes.get_xlim()
+        assert left <= epochs[0]
+        assert all(begin < right for _, begin, _ in expected)
+
+
+def test_the_phases_have_colours_of_their_own() -> None:
+    assert sorted(PHASE_BANDS) == [1, 2, 3]
+    assert len(set(PHASE_BANDS.values())) == 3
+
+
+def test_an_empty_history_has_no_phase_figure() -> None:
+    with pytest.raises((ValueError, IndexError)):
+        phase_figure(History())
+
+
+# No global state
+
+
+def test_figures_are_made_without_pyplot() -> None:
+    # The root imports torchmetrics, which imports pyplot itself: an empty package on the same path stands in for it.
+    script = f"""
+import sys, types
+root = sys.modules["lightning_interactions"] = types.ModuleType("lightning_interactions")
+root.__path__ = {list(lightning_interactions.__path__)!r}
+from lightning_interactions.reporting import phase_figure, strength_figure
+from tests.helpers.histories import history_from_strengths, with_phases
+import torch
+measurements = history_from_strengths(torch.ones(3, 2), torch.ones(3, 2), torch.zeros(3, 2))
+figures = [strength_figure(measurements[0]), phase_figure(with_phases(measurements, [1, 2, 3]))]
+assert all(len(figure.axes) for figure in figures)
+print(sorted(name for name in sys.modules if name in ("matplotlib.pyplot", "matplotlib.figure")))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "['matplotlib.figure']"
+
+
+def test_figures_are_not_registered_with_pyplot() -> None:
+    before = pyplot.get_fignums()
+    strength_figure(some_measurements()[0])
+    phase_figure(with_phases(some_measurements(), [1] * 6))
+    assert pyplot.get_fignums() == before
