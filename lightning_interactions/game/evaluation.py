@@ -72,7 +72,10 @@ class Game:
             ValueError: If outputs or targets do not fit the score.
         """
         with torch.no_grad():
-            self.score(self.forward(model, self.probes.inputs), self.probes.targets)
+            for inputs, targets in zip(
+                self.probes.inputs.split(self.batch_size), self.probes.targets.split(self.batch_size), strict=True
+            ):
+                self.score(self.forward(model, inputs), targets)
 
     def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
         """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""

@@ -271,7 +271,7 @@ def test_probes_handed_in_that_the_references_saw_are_refused(tmp_path: Path, sp
     inputs, targets = tabular_data(6, seed=4).tensors
     references = fit_references(PlainTabularClassifier(), DataLoader(TensorDataset(inputs[4:], targets[4:]), batch_size=2))
     monitor = monitor_with(references, **{f"{split}_probes": (inputs, targets)})
-    with pytest.raises(MisconfigurationException, match=r"trained on 2 of the 6 .* probes handed in \(first rows: \[4, 5\]\)"):
+    with pytest.raises(MisconfigurationException, match=r"trained on 2 of the 6 .* probes handed in or saved \(first rows: \[4, 5\]\)"):
         run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
 
 
@@ -416,5 +416,5 @@ def test_an_unknown_vote_is_refused_before_any_training() -> None:
         def training_step(self, batch: Any, _batch_index: int) -> Tensor:
             raise AssertionError("trained")
 
-    with pytest.raises(ValueError, match=r"expected a vote among .* got 'most'"):
+    with pytest.raises(MisconfigurationException, match=r"expected a vote among .* got 'most'"):
         fit_references(Untrainable(), vote="most")

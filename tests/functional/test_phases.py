@@ -165,12 +165,21 @@ def test_strength_that_chance_calls_generalizable_counts_as_memorised(chance: fl
     assert (3 in phase_numbers(history_from_strengths(g, u, chance=chance))) is called
 
 
+def test_inputs_count_relative_to_their_own_strength() -> None:
+    # All memorise in proportion to their size, and a few of them hold nearly all strength.
+    g, u = grown([(12, 0.0, 1.0)])
+    size = (3 * torch.randn(32, generator=Generator().manual_seed(2), dtype=torch.float64)).exp()
+    assert phase_numbers(history_from_strengths(g * size, u * size))[-1] == 3
+
+
 def test_evidence_for_a_phase_counts_from_the_onset_of_the_one_before() -> None:
-    # Right after the turn from memorising to learning, the window still holds the learning of the first epochs.
-    g, u = grown([(8, 2.0, 0.0), (8, 0.0, 4.0), (8, 0.0, 0.0)])
-    numbers = phase_numbers(history_from_strengths(g, u))
-    assert 3 in numbers
-    assert set(numbers[first(numbers, 3) :]) == {3}
+    g, u = grown([(8, 2.0, 0.0), (8, 0.0, 8.0)])
+    onset = first(phase_numbers(history_from_strengths(g, u)), 3)
+    assert 8 < onset < 12
+    # Two inputs gain so much that the mean gain is generalizable. This alone is no evidence, and the learning of the first
+    # epochs, which the last looks have seen, is none for a return.
+    g[12:, :2] += 2000
+    assert set(phase_numbers(history_from_strengths(g, u))[onset:]) == {3}
 
 
 # The excess gap

@@ -75,6 +75,12 @@ def test_extreme_logits_stay_finite() -> None:
     assert log_odds(torch.tensor([3e38, -3e38]), torch.tensor([1, 1])).tolist() == [torch.tensor(3e38), torch.tensor(-3e38)]
 
 
+@pytest.mark.parametrize("shift", [-1e6, 1e6])
+def test_only_differences_of_logits_count(shift: float) -> None:
+    logits, targets = random_logits(8, 4), torch.arange(8) % 4
+    torch.testing.assert_close(log_odds(logits + shift, targets), log_odds(logits, targets), rtol=0, atol=1e-8)
+
+
 def test_classes_that_are_ruled_out_do_not_count() -> None:
     logits = torch.tensor([[-math.inf, 1.0, 2.0], [1.0, 2.0, -math.inf]])
     scores = log_odds(logits, torch.tensor([1, 1]))
