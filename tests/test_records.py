@@ -125,6 +125,8 @@ def test_the_onset_of_a_phase_is_its_first() -> None:
     assert history.onset_epoch(1) == 0
     assert history.onset_epoch(2) == 2
     assert history.onset_epoch(3) == 3
+    # Phase 2 may come after phase 3 only.
+    assert with_phases(some_measurements(4), [1, 3, 3, 2]).onset_epoch(2) == 3
     assert with_phases(some_measurements(3), [1, 1, 2]).onset_epoch(3) is None
     assert History().onset_epoch(1) is None
 

@@ -14,8 +14,12 @@ def fingerprints(inputs: Tensor) -> list[str]:
         inputs: ``[inputs, ...]``, on any device.
 
     Returns:
-        One hexadecimal digest for each input; equal inputs of equal dtype and shape have equal digests.
+        One hexadecimal digest for each input; inputs of equal shape and equal values have equal digests, in whatever
+        floating-point dtype (compared in float32).
     """
-    rows = inputs.detach().cpu().contiguous()
+    rows = inputs.detach().cpu()
+    if rows.is_floating_point():
+        # Two runs may see the same input in different precision.
+        rows = rows.float()
     kind = f"{rows.dtype}{tuple(rows.shape[1:])}".encode()
     return [hashlib.sha256(kind + row.numpy().tobytes()).hexdigest() for row in rows]

@@ -1,5 +1,6 @@
 """Evidence from the run alone: interactions that survive noise in the parameters."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class ParameterNoise:
 
     def __post_init__(self) -> None:
         """Refuse settings that add no noise."""
-        if self.scale <= 0 or self.num_draws < 1:
+        if not 0 < self.scale < math.inf or self.num_draws < 1:
             raise ValueError(
                 f"ParameterNoise: expected scale > 0 and num_draws >= 1, got scale={self.scale}, num_draws={self.num_draws}"
             )
@@ -66,7 +67,7 @@ def _noisy_parameters(model: nn.Module, scale: float, generator: torch.Generator
     try:
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.is_floating_point():
+                if parameter.is_floating_point() and len(parameter.unique()) > 1:
                     # Drawn on the CPU, so that every device sees the same noise.
                     noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                     parameter.add_(scale * parameter.std(correction=0) * noise)

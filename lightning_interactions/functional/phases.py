@@ -160,17 +160,15 @@ class _Series:
 
     def fall_of_share(self, look: int) -> _Call:
         """Test whether the share has fallen from its running maximum."""
-        salient = self.generalizable + self.non_generalizable
+        shares = self.generalizable / (self.generalizable + self.non_generalizable)
         peak = self._share_peak(look)
-        inputs = (salient[peak] + salient[look]).isfinite()
-        shares, influence = zip(
-            *(_share_with_influence(self.generalizable[time][inputs], salient[time][inputs]) for time in (peak, look)),
-            strict=True,
-        )
-        p_value = _paired_p_value(influence[0] - influence[1] + shares[0] - shares[1])
+        # The mean of the inputs' own shares is tested: a ratio of sums hangs on the few strongest inputs.
+        falls = shares[peak] - shares[look]
+        falls = falls[falls.isfinite()]
+        pooled = self._shares()
+        reason = f"the share of generalizable strength fell from its maximum of {pooled[peak]:.2f} to {pooled[look]:.2f}"
         # The maximum is picked among all earlier looks, so all of them share this look's part of the budget.
-        reason = f"the share of generalizable strength fell from its maximum of {shares[0]:.2f} to {shares[1]:.2f}"
-        return _Call(look * p_value / _budget(2, look), reason)
+        return _Call(look * _paired_p_value(falls) / _budget(2, look), reason)
 
     def gain(self, look: int, onset: int, *, of_generalizable: bool) -> _Call:
         """Test whether the strength gained of late is mostly of one kind.
@@ -227,12 +225,14 @@ class _Series:
         )
         return held_out - training
 
+    def _shares(self) -> Float[Tensor, " times"]:
+        """The logged share at every time."""
+        salient = self.generalizable + self.non_generalizable
+        return self.generalizable.nansum(dim=1) / salient.nansum(dim=1)
+
     def _share_peak(self, end: int) -> int:
         """The time before ``end`` at which the share was largest."""
-        salient = self.generalizable + self.non_generalizable
-        finite = salient.isfinite()
-        shares = (self.generalizable.where(finite, 0.0).sum(dim=1) / salient.where(finite, 0.0).sum(dim=1))[:end]
-        return int(shares.nan_to_num(-1.0).argmax())
+        return int(self._shares()[:end].nan_to_num(-1.0).argmax())
 
 
 def _budget(kind: int, look: int) -> float:
@@ -248,12 +248,6 @@ def _chance_share(split: SplitMeasurement) -> Tensor:
 
 def _excess_loss(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
     return cross_entropy_from_log_odds(split.full_score) - cross_entropy_from_log_odds(split.explained_score)
-
-
-def _share_with_influence(generalizable: Tensor, salient: Tensor) -> tuple[float, Tensor]:
-    """A share, and each input's influence on it (delta method for a ratio of means); the influences have mean zero."""
-    share = strength_share(generalizable, salient)
-    return share.item(), (generalizable - share * salient) / salient.mean()
 
 
 def _paired_p_value(differences: Float[Tensor, " inputs"]) -> float:

@@ -1,7 +1,5 @@
 """Matplotlib figures, made without pyplot so that no global state or display is touched."""
 
-import itertools
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -106,14 +104,18 @@ def phase_figure(history: History) -> Figure:
 def _draw_bands(axes: Axes, history: History, *, labelled: bool) -> None:
     """Shade the stretch of each phase, from the epoch of its call to the next call."""
     epochs = history.epochs
-    runs = [list(run) for _, run in itertools.groupby(zip(epochs, history.phases, strict=True), lambda item: item[1].number)]
-    for position, run in enumerate(runs):
-        begin, number = run[0][0], run[0][1].number
-        end = runs[position + 1][0][0] if position + 1 < len(runs) else max(epochs[-1], begin + 1)
+    onsets = [
+        (epoch, phase.number)
+        for epoch, phase, before in zip(epochs, history.phases, (None, *history.phases[:-1]), strict=True)
+        if before is None or phase.number != before.number
+    ]
+    # A phase that has only just begun gets a band one epoch wide.
+    ends = [begin for begin, _ in onsets[1:]] + [max(epochs[-1], onsets[-1][0] + 1)]
+    for (begin, number), end in zip(onsets, ends, strict=True):
         axes.axvspan(begin, end, color=PHASE_BANDS[number], linewidth=0, zorder=0)
         if labelled:
             middle = (begin + end) / 2
             axes.annotate(f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center")
     if labelled:
         axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right")
-    axes.set_xlim(epochs[0], max(epochs[-1], epochs[0] + 1))
+    axes.set_xlim(epochs[0], ends[-1])

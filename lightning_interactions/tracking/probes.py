@@ -126,7 +126,7 @@ def choose_probes(inputs: Tensor, targets: Tensor, num_probes: int, refused: Col
         warnings.warn(f"probes: {num_probes} {what} inputs asked for, {len(inputs)} used: there are no more", stacklevel=2)
         num_probes = len(inputs)
     flat = targets.reshape(len(targets), -1)
-    stratified = flat.shape[1] == 1 and bool((flat == flat.round()).all())
+    stratified = flat.shape[1] == 1 and bool((flat == flat.long()).all())
     order = flat[:, 0].argsort(stable=True) if stratified else torch.arange(len(inputs))
     chosen = order[(torch.arange(num_probes) * 2 + 1) * len(inputs) // (2 * num_probes)]
     return Drawn(Probes(inputs[chosen], targets[chosen]), inputs)

@@ -431,7 +431,7 @@ def test_calls_on_a_prefix_are_the_prefix_of_the_calls(held_out: str) -> None:
     begin, end = {"all": (0, 99), "none": (99, 99), "from the third on": (2, 99), "until the twentieth": (0, 20)}[held_out]
     measurements = (*without[:begin], *with_gap[begin:end], *without[max(begin, end) :])
     whole = [str(phase) for phase in detect_phases(measurements)]
-    assert len({line.split()[1] for line in whole}) == 3
+    assert len({line.split()[1] for line in whole}) > 1
     for length in range(len(measurements)):
         assert [str(phase) for phase in detect_phases(measurements[:length])] == whole[:length]
 
