@@ -25,10 +25,11 @@ def test_any_other_content_has_another_fingerprint() -> None:
     assert same == [True, False, True, True]
 
 
-def test_the_dtype_matters() -> None:
-    # The bytes alone would be the same.
-    assert fingerprints(INPUTS) != fingerprints(INPUTS.view(torch.int32))
-    assert set(fingerprints(INPUTS)).isdisjoint(fingerprints(INPUTS.double()))
+def test_floating_point_dtypes_agree_and_integers_differ() -> None:
+    inputs = torch.arange(24.0).reshape(4, 2, 3)
+    assert fingerprints(inputs.double()) == fingerprints(inputs)
+    assert fingerprints(inputs.bfloat16()) == fingerprints(inputs)
+    assert set(fingerprints(inputs)).isdisjoint(fingerprints(inputs.int()))
 
 
 def test_the_shape_matters() -> None:
