@@ -1,10 +1,11 @@
 """From a history of measurements to the phases of training, with a bound on false onsets.
 
-The same probes are measured every time, so changes are tested pair by pair over inputs. Testing at every measurement would
-fire by chance sooner or later; the ``k``-th look therefore gets the part ``1 / k(k+1)`` of the error budget, which adds up to
-one over any number of looks, and each kind of onset gets a part of ``α``. By the union bound at most a fraction ``α`` of runs
-has a false onset of any kind, however the measurements depend on each other. This covers the draw of the probes; it says
-nothing about other training seeds.
+The same probes are measured every time, so changes are tested pair by pair over inputs, with exact sign tests. Testing at
+every measurement would fire by chance sooner or later; the ``k``-th look therefore gets the part ``1 / k(k+1)`` of the error
+budget, which adds up to one over any number of looks, and each kind of onset gets a part of ``α``. By the union bound at most
+a fraction ``α`` of runs has a false onset of any kind, however the measurements depend on each other: an onset for whose claim
+("on most inputs …") no look gave any reason, among all inputs that probes could be drawn from. This covers the draw of the
+probes; it says nothing about other training seeds, and takes the chance level of the evidence as given.
 """
 
 import math
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lightning_interactions.functional.generalization import cross_entropy_from_log_odds, strength_share
+from lightning_interactions.functional.generalization import cross_entropy_from_log_odds
 from lightning_interactions.functional.strength import total_strength
 from lightning_interactions.records import Measurement, Phase, SplitMeasurement
 
@@ -30,6 +31,9 @@ MATERIAL_GROWTH = 0.05
 
 MATERIAL_RISE = 0.1
 """Rise of the excess gap in nats, under which it is not said to rise. It only adds a condition, so it costs no error budget."""
+
+MAX_CHANCE = 0.95
+"""Chance levels of single inputs are cut off here: above it, no verdict says anything."""
 
 RETURN = -1
 """The return from phase 3 to phase 2, as a kind of onset."""
@@ -54,12 +58,13 @@ class _Call:
 def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -> tuple[Phase, ...]:
     """Call the phase at every measurement, each call from what was known then.
 
-    - Phase 1 lasts until the share of generalizable strength on training probes has fallen significantly from its maximum.
+    - Phase 1 lasts until the share of generalizable strength has fallen from its maximum, significantly on most inputs.
       Every history begins in it; a fine-tuned model may already be past it.
-    - Phase 2 lasts until, over a window of 9 measurements, salient strength has grown by 5 % or more, what was gained is
-      mostly non-generalizable (significantly, over inputs, and after the strength that only chance calls generalizable is
-      counted to the other side), and the excess gap has risen by 0.1 nats or more since the share's maximum (where there are
-      held-out probes). A run can leave phase 1 straight for phase 3.
+    - Phase 2 lasts until salient strength has grown by 5 % or more over the last 9 measurements (or all there are, at first),
+      what was gained is mostly non-generalizable, and the excess gap has risen by 0.1 nats or more since the share's maximum
+      (where there are held-out probes). That it is mostly non-generalizable on most inputs must have been significant at one
+      of the last 9 looks; strength that only chance calls generalizable counts as non-generalizable. A run can leave phase 1
+      straight for phase 3.
     - Phase 3 returns to phase 2 when what was gained over the window is mostly generalizable, with the same strength of
       evidence.
 
@@ -121,16 +126,16 @@ class _Series:
     Attributes:
         generalizable: Generalizable strength on training probes, score units.
         non_generalizable: Non-generalizable salient strength on training probes, score units.
-        chance: Chance level of the share on training probes.
+        chance: Chance level of the share on each training probe, at most 0.95.
         training_excess: Loss that the non-generalizable interactions add on training probes, nats.
-        held_out_excess: The same on held-out probes, NaN at measurements without; ``None`` if there are none at all.
+        held_out_excess: The same on held-out probes, NaN at measurements without; no inputs if there are none at all.
     """
 
     generalizable: Float[Tensor, "times inputs"]
     non_generalizable: Float[Tensor, "times inputs"]
-    chance: Float[Tensor, " times"]
+    chance: Float[Tensor, "times inputs"]
     training_excess: Float[Tensor, "times inputs"]
-    held_out_excess: Float[Tensor, "times held_out_inputs"] | None
+    held_out_excess: Float[Tensor, "times held_out_inputs"]
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> "_Series":
@@ -139,55 +144,56 @@ class _Series:
         for split in (training, held_out):
             if len({len(part.full_score) for part in split}) > 1:
                 raise ValueError("detect_phases: expected measurements on the same probes, got different numbers of inputs")
+        num_held_out = len(held_out[0].full_score) if held_out else 0
         return cls(
             generalizable=torch.stack([total_strength(part.strength.generalizable) for part in training]),
             non_generalizable=torch.stack([total_strength(part.strength.non_generalizable) for part in training]),
             chance=torch.stack([_chance_share(part) for part in training]),
             training_excess=torch.stack([_excess_loss(part) for part in training]),
-            held_out_excess=(
-                torch.stack(
-                    [
-                        torch.full_like(held_out[0].full_score, torch.nan)
-                        if measurement.held_out is None
-                        else _excess_loss(measurement.held_out)
-                        for measurement in measurements
-                    ]
-                )
-                if held_out
-                else None
+            held_out_excess=torch.stack(
+                [
+                    torch.full((num_held_out,), torch.nan, dtype=torch.float64)
+                    if measurement.held_out is None
+                    else _excess_loss(measurement.held_out)
+                    for measurement in measurements
+                ]
             ),
         )
 
     def fall_of_share(self, look: int) -> _Call:
-        """Test whether the share has fallen from its running maximum."""
-        shares = self.generalizable / (self.generalizable + self.non_generalizable)
-        peak = self._share_peak(look)
-        # The mean of the inputs' own shares is tested: a ratio of sums hangs on the few strongest inputs.
-        falls = shares[peak] - shares[look]
-        falls = falls[falls.isfinite()]
+        """Test whether the share has fallen from its running maximum on most inputs."""
         pooled = self._shares()
-        reason = f"the share of generalizable strength fell from its maximum of {pooled[peak]:.2f} to {pooled[look]:.2f}"
+        peak = self._share_peak(look)
+        own = self.generalizable / (self.generalizable + self.non_generalizable)
+        falls = own[peak] - own[look]
+        falls = falls[falls.isfinite()]
+        reason = (
+            f"the share of generalizable strength fell from its maximum of {pooled[peak]:.2f} to {pooled[look]:.2f}, and on "
+            f"{int((falls > 0).sum())} of {len(falls)} probes"
+        )
+        if not pooled[look] < pooled[peak]:
+            return _Call(math.inf, reason)
         # The maximum is picked among all earlier looks, so all of them share this look's part of the budget.
-        return _Call(look * _paired_p_value(falls) / _budget(2, look), reason)
+        return _Call(look * _sign_test(falls) / _budget(2, look), reason)
 
     def gain(self, look: int, onset: int, *, of_generalizable: bool) -> _Call:
-        """Test whether the strength gained of late is mostly of one kind.
+        """Test whether the strength gained of late is mostly of one kind on most inputs.
 
         Significance may come from any look within the last window and after the onset of the phase that the run is in, each
         at its own part of the budget; that something is gained, and that the excess gap has risen, must hold now.
         """
         gained = self._gained(look, of_generalizable)
-        if not gained.material:
-            return _Call(math.inf, gained.reason)
+        rise = None if of_generalizable else self._rise_of_excess_gap(look)
+        reason = gained.reason
+        if rise is not None:
+            reason += f", and the excess gap rose by {rise:.2f} nats since the share's maximum"
+        if not gained.material or (rise is not None and not rise >= MATERIAL_RISE):
+            return _Call(math.inf, reason)
         level = min(
             self._gained(earlier, of_generalizable).p_value / _budget(RETURN if of_generalizable else 3, earlier)
             for earlier in range(max(onset, look - WINDOW) + 1, look + 1)
         )
-        if of_generalizable or self.held_out_excess is None:
-            return _Call(level, gained.reason)
-        rise = self._rise_of_excess_gap(look)
-        reason = f"{gained.reason}, and the excess gap rose by {rise:.2f} nats since the share's maximum"
-        return _Call(level if rise >= MATERIAL_RISE else math.inf, reason)
+        return _Call(level, reason)
 
     def _gained(self, look: int, of_generalizable: bool) -> "_Gain":
         """Compare the last third of the window that ends at a look with its first third, input by input."""
@@ -196,29 +202,34 @@ class _Series:
         first, last = slice(begin, begin + third), slice(look - third + 1, look + 1)
         salient = self.generalizable + self.non_generalizable
         # Evidence calls some of what is memorised generalizable by chance; what is gained is counted without that part.
-        memorised = self.non_generalizable / (1 - self.chance[:, None])
+        memorised = self.non_generalizable / (1 - self.chance)
         u_gain = memorised[last].mean(dim=0) - memorised[first].mean(dim=0)
         g_gain = salient[last].mean(dim=0) - salient[first].mean(dim=0) - u_gain
         strength = salient[begin : look + 1].mean(dim=0)
-        inputs = (g_gain + u_gain + strength).isfinite() & (strength > 0)
+        inputs = (u_gain + g_gain).isfinite()
         g_gain, u_gain, strength = g_gain[inputs], u_gain[inputs], strength[inputs]
         kind, other = (g_gain, u_gain) if of_generalizable else (u_gain, g_gain)
         return _Gain(
-            # Each input counts relative to its own strength: a few strong inputs would decide the mean otherwise.
-            p_value=_paired_p_value((kind - other) / strength),
+            p_value=_sign_test(kind - other),
             material=bool(kind.mean() > other.mean() and kind.mean() + other.mean() >= MATERIAL_GROWTH * strength.mean()),
             reason=(
                 f"over the last {look - begin + 1} measurements salient strength above chance changed by {g_gain.mean():+.2f} "
-                f"generalizable and {u_gain.mean():+.2f} non-generalizable"
+                f"generalizable and {u_gain.mean():+.2f} non-generalizable, the latter by more on "
+                f"{int((u_gain > g_gain).sum())} of {len(u_gain)} probes"
             ),
         )
 
-    def _rise_of_excess_gap(self, look: int) -> float:
-        """Rise of the excess gap since the share's maximum in nats, each end a mean over a third of a window."""
-        assert self.held_out_excess is not None
-        peak = self._share_peak(look + 1)
-        last = slice(max(peak, look - WINDOW // 3 + 1), look + 1)
-        first = slice(peak, min(peak + WINDOW // 3, look + 1))
+    def _rise_of_excess_gap(self, look: int) -> float | None:
+        """Rise of the excess gap since the share's maximum in nats, each end a mean over up to a third of a window.
+
+        ``None`` as long as nothing was measured on held-out probes.
+        """
+        known = self.held_out_excess.isfinite().any(dim=1)[: look + 1].nonzero()
+        if len(known) == 0:
+            return None
+        begin = max(self._share_peak(look + 1), int(known[0]))
+        last = slice(max(begin, look - WINDOW // 3 + 1), look + 1)
+        first = slice(begin, min(begin + WINDOW // 3, look + 1))
         held_out, training = (
             (excess[last].nanmean(dim=0) - excess[first].nanmean(dim=0)).nanmean().item()
             for excess in (self.held_out_excess, self.training_excess)
@@ -240,21 +251,22 @@ def _budget(kind: int, look: int) -> float:
     return BUDGET_SHARES[kind] / (look * (look + 1))
 
 
-def _chance_share(split: SplitMeasurement) -> Tensor:
-    inputs = split.measured
+def _chance_share(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
     salient = total_strength(split.strength.generalizable + split.strength.non_generalizable)
-    return strength_share(split.chance_generalizable[inputs], salient[inputs]).nan_to_num(0.0)
+    return (split.chance_generalizable / salient).nan_to_num(0.0).clamp(max=MAX_CHANCE)
 
 
 def _excess_loss(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
     return cross_entropy_from_log_odds(split.full_score) - cross_entropy_from_log_odds(split.explained_score)
 
 
-def _paired_p_value(differences: Float[Tensor, " inputs"]) -> float:
-    """One-sided p-value of a paired t-test that the mean difference is positive; 1 with fewer than two inputs."""
-    if len(differences) < 2 or not bool(differences.isfinite().all()):
+def _sign_test(differences: Float[Tensor, " inputs"]) -> float:
+    """One-sided p-value of an exact sign test that more than half of all inputs have a positive difference.
+
+    Ties count against it, and it assumes nothing about the distribution: means of strengths hang on a few inputs, and the
+    levels that many looks leave are far out in the tail, where a t-test is not to be trusted.
+    """
+    if len(differences) == 0:
         return 1.0
-    mean, error = differences.mean().item(), differences.std().item() / math.sqrt(len(differences))
-    if error == 0:
-        return float(mean <= 0)
-    return float(stats.t.sf(mean / error, len(differences) - 1))
+    positive = int((differences > 0).sum())
+    return float(stats.binomtest(positive, len(differences), alternative="greater").pvalue)

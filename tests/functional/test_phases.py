@@ -286,6 +286,13 @@ def test_inputs_left_out_at_some_measurements_change_little() -> None:
     assert abs(first(numbers, 3) - first(whole, 3)) <= 2
 
 
+def test_inputs_left_out_until_the_share_is_largest_hide_no_fall() -> None:
+    g, u = grown(THREE_PHASES)
+    g[:PHASE_2_BEGINS, :4] = torch.nan
+    numbers = phase_numbers(history_from_strengths(g, u))
+    assert PHASE_2_BEGINS <= first(numbers, 2) <= PHASE_2_BEGINS + 3
+
+
 def test_inputs_that_are_always_left_out_do_not_count() -> None:
     g, u = grown(THREE_PHASES)
     excess = excess_path(rising_from(PHASE_3_BEGINS))
