@@ -3,14 +3,14 @@
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions.callbacks.isolation import leave_no_trace
 from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures
@@ -47,14 +47,15 @@ class InteractionMonitor(Callback):
         forward: Gets logits from the module and inputs; ``model(inputs)`` if left out.
         num_training_probes: Number of training inputs that are measured.
         num_held_out_probes: Number of inputs of the first validation loader that are measured.
-        training_probes: ``(inputs, targets)`` to measure instead of drawing them.
-        held_out_probes: ``(inputs, targets)`` to measure instead of drawing them.
+        training_probes: ``(inputs, targets)`` to measure instead of drawing them, as the model takes them.
+        held_out_probes: ``(inputs, targets)`` to measure instead of drawing them, as the model takes them.
         schedule: After which epochs to measure; every epoch if left out.
         threshold: Salience threshold ``τ``, a fraction of an input's largest interaction.
         alpha: Probability of a false onset in a whole run that the phase detector allows itself.
         max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
-        batch_size: Masked inputs in one forward pass.
-        trainer_precision: Run the forwards in the Trainer's precision instead of float32.
+        batch_size: Masked inputs in one forward pass; lower it if they do not fit beside the training.
+        trainer_precision: Run the forwards under the Trainer's autocast and with TF32 as set, instead of in the dtype of the
+            weights.
         figures: Draw figures for TensorBoard at each measurement.
         raise_logging_errors: Let a failing logger end the run, instead of a warning.
         verbose: Print a table row at each measurement.
@@ -160,7 +161,7 @@ class InteractionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
-        if self.history and self.history.epochs[-1] > trainer.current_epoch:
+        if self.history and (trainer.global_step == 0 or self.history.epochs[-1] > trainer.current_epoch):
             rank_zero_warn(
                 f"InteractionMonitor: the history reaches epoch {self.history.epochs[-1]} and this run begins after "
                 f"{trainer.current_epoch}, so it is another run: history and probes start anew"
@@ -231,7 +232,7 @@ class InteractionMonitor(Callback):
                 players=default_players(probes.inputs) if self.players is None else self.players,
                 baseline=baseline.to(probes.inputs.device),
                 score=self.score,
-                forward=self.forward,
+                forward=self._forward_in_precision_of(trainer),
                 batch_size=self.batch_size,
                 full_precision=not self.trainer_precision,
             )
@@ -242,9 +243,8 @@ class InteractionMonitor(Callback):
                 trainer.world_size,
                 lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
             )
-            with self._precision(trainer):
-                game.check(pl_module)
-                self._splits[split] = (interactions_of, self.evidence.prepare(interactions_of, self.threshold))
+            game.check(pl_module)
+            self._splits[split] = (interactions_of, self.evidence.prepare(interactions_of, self.threshold))
 
     def _check_size(self, game: Game) -> None:
         if game.num_players > self.max_players:
@@ -255,16 +255,28 @@ class InteractionMonitor(Callback):
                 f"max_players={game.num_players} if you mean it"
             )
 
-    def _precision(self, trainer: Trainer) -> AbstractContextManager[None]:
-        return trainer.precision_plugin.forward_context() if self.trainer_precision else nullcontext()
+    def _forward_in_precision_of(self, trainer: Trainer) -> Forward:
+        if not self.trainer_precision:
+            return self.forward
+
+        def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                return self.forward(model, inputs)
+
+        return forward
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> Measurement:
         begin = time.perf_counter()
-        with self._isolated(pl_module), self._precision(trainer):
+        with self._isolated(pl_module):
             splits = {
                 split: measure_split(pl_module, interactions_of, judge, self.threshold)
                 for split, (interactions_of, judge) in self._splits.items()
             }
+        if TRAINING not in splits:
+            raise MisconfigurationException(
+                "InteractionMonitor: no training input has passed in the first epoch, so there is nothing to measure; hand "
+                "probes in with training_probes=(inputs, targets)"
+            )
         measurement = combine_splits(
             splits[TRAINING],
             splits.get(HELD_OUT),
@@ -276,14 +288,18 @@ class InteractionMonitor(Callback):
         self.history = self.history.append(measurement, phases[-1])
         return measurement
 
-    def _write(self, write: Callable[..., None], *args: Any) -> None:
-        """Log, and let a logging problem end the run only if the user asked for it."""
-        try:
-            write(*args)
-        except Exception as error:
-            if self.raise_logging_errors:
-                raise
-            warnings.warn(f"InteractionMonitor: {write.__name__} failed and is left out: {error!r}", stacklevel=2)
+    def _write(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
+        """Write to every logger, and let a logging problem end the run only if the user asked for it."""
+        for logger in trainer.loggers:
+            try:
+                write(logger, trainer, *args)
+            except Exception as error:
+                if self.raise_logging_errors:
+                    raise
+                warnings.warn(
+                    f"InteractionMonitor: {write.__name__} to {type(logger).__name__} failed and is left out: {error!r}",
+                    stacklevel=2,
+                )
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, print and tell others about the last measurement."""

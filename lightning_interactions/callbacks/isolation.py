@@ -41,7 +41,7 @@ def preserve_random_state(device: torch.device, seed: int) -> Iterator[None]:
 def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
     """Run the body with the model in evaluation mode and without gradients, and undo everything it could change.
 
-    Random states, every submodule's training flag, buffers and the gradient mode come back as they were, also when the
+    Random states, every submodule's training flag, its buffers and the gradient mode come back as they were, also when the
     body raises. Compiled modules run eagerly in the body, so that no new shape is compiled.
 
     Args:
@@ -51,7 +51,7 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
     """
     flags = {module: module.training for module in model.modules()}
     buffers = [
-        (owner, name, buffer, buffer.clone())
+        (owner, name, buffer, buffer.clone(), buffer._version)
         for owner in model.modules()
         for name, buffer in owner.named_buffers(recurse=False)
     ]
@@ -64,7 +64,8 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
         finally:
             for module, training in flags.items():
                 module.training = training
-            for owner, name, buffer, value in buffers:
+            for owner, name, buffer, value, version in buffers:
                 # A forward may have written into the buffer, or put another tensor in its place.
-                buffer.copy_(value)
+                if buffer._version != version:
+                    buffer.copy_(value)
                 setattr(owner, name, buffer)

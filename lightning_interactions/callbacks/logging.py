@@ -1,7 +1,7 @@
 """Names and values of what is logged, and writing to the Trainer's loggers."""
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_interactions.records import History, Measurement, OrderStrength, Phase, Summary
 from lightning_interactions.reporting.figures import phase_figure, strength_figure
@@ -29,21 +29,20 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[st
     return tags
 
 
-def log_untrained(trainer: Trainer, tags: dict[str, float]) -> None:
+def log_untrained(logger: Logger, _trainer: Trainer, tags: dict[str, float]) -> None:
     """Write the measurement of the untrained model at step 0; a ``self.log`` before the first epoch would be overwritten."""
-    for logger in trainer.loggers:
-        logger.log_metrics(tags, step=0)
+    logger.log_metrics(tags, step=0)
 
 
-def write_figures(trainer: Trainer, history: History, name: str | None) -> None:
-    """Draw the figures of the last measurement into every TensorBoard logger, at the step of the epoch's scalars."""
+def write_figures(logger: Logger, trainer: Trainer, history: History, name: str | None) -> None:
+    """Draw the figures of the last measurement into a TensorBoard logger, at the step of the epoch's scalars."""
+    if not isinstance(logger, TensorBoardLogger):
+        return
     prefix = _prefix(name)
     # Lightning's loggers count batches that stepped, which is not the global step where there are several optimizers.
     step = max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(history.measurements[-1]), step)
-            logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
+    logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(history.measurements[-1]), step)
+    logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
 
 
 def _prefix(name: str | None) -> str:

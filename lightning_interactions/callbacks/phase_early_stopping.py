@@ -74,6 +74,11 @@ class PhaseEarlyStopping(Callback):
                 f"PhaseEarlyStopping: there are several monitors, say which to follow: monitor= one of {names}"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the onset of a run before this one."""
+        if trainer.global_step == 0:
+            self.load_state_dict({})
+
     def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
         """Stop if the monitored phase has begun; called by the monitor after each of its measurements."""
         if trainer.fast_dev_run or monitor.phase is None or (self.monitor is not None and monitor.name != self.monitor):

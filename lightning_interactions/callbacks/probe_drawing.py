@@ -19,7 +19,7 @@ from lightning_interactions.tracking.probes import (
     sampled_indices,
 )
 
-__all__ = ["PassingProbes", "draw_probes", "same_on_all_ranks", "to_device", "training_loader", "validation_loader"]
+__all__ = ["PassingProbes", "draw_probes", "same_on_all_ranks", "training_loader", "validation_loader"]
 
 
 def training_loader(trainer: Trainer) -> Any:
@@ -104,7 +104,9 @@ def same_on_all_ranks(trainer: Trainer, drawn: Drawn) -> Drawn:
 
 def to_device(trainer: Trainer, batch: Any) -> Any:
     """Convert and move a batch as the Trainer does before a step."""
-    return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch)
 
 
 class PassingProbes:

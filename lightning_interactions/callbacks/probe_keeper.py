@@ -13,7 +13,6 @@ from lightning_interactions.callbacks.probe_drawing import (
     PassingProbes,
     draw_probes,
     same_on_all_ranks,
-    to_device,
     training_loader,
     validation_loader,
 )
@@ -80,11 +79,10 @@ class ProbeKeeper:
         for split, find_loader in {TRAINING: training_loader, HELD_OUT: validation_loader}.items():
             given = self.given[split]
             if split in self.probes:
-                self._take_up(split, trainer.strategy.root_device)
+                self._take_up(split, self.probes[split], trainer.strategy.root_device)
             elif given is not None:
-                inputs, targets = to_device(trainer, _shortened(given) if trainer.fast_dev_run else list(given))
-                self._check(split, Probes(inputs, targets))
-                self._accept(split, Drawn(Probes(inputs, targets), inputs))
+                limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else None
+                self._take_up(split, Probes(given[0][:limit], given[1][:limit]), trainer.strategy.root_device)
             else:
                 self._draw(trainer, split, find_loader(trainer))
 
@@ -95,7 +93,9 @@ class ProbeKeeper:
 
     def take_passed(self, trainer: Trainer) -> None:
         """Make probes of what has passed."""
-        for split in [split for split, passing in self._passing.items() if passing.seen_any]:
+        for split, passing in list(self._passing.items()):
+            if not trainer.strategy.reduce_boolean_decision(passing.seen_any, all=True):
+                continue
             self._accept(split, same_on_all_ranks(trainer, self._passing.pop(split).draw()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,15 +135,8 @@ class ProbeKeeper:
         else:
             self._accept(split, drawn)
 
-    def _take_up(self, split: str, device: torch.device) -> None:
-        """Go on with saved probes; they have been through the module's transfer hooks already."""
-        probes = Probes(self.probes[split].inputs.to(device), self.probes[split].targets.to(device))
-        self._check(split, probes)
-        self.probes[split] = probes
-        if split == TRAINING and self.baseline_value is None:
-            self.baseline_value = self.baseline.value(probes.inputs)
-
-    def _check(self, split: str, probes: Probes) -> None:
+    def _take_up(self, split: str, probes: Probes, device: torch.device) -> None:
+        """Use probes that were saved or handed in; they are as the model takes them, so no transfer hook sees them."""
         seen = [row for row, fingerprint in enumerate(fingerprints(probes.inputs)) if fingerprint in self.refused]
         if seen:
             raise MisconfigurationException(
@@ -156,12 +149,11 @@ class ProbeKeeper:
                 f"InteractionMonitor: expected one target for each of the {len(probes)} {split} probes handed in, got "
                 f"{len(probes.targets)}"
             )
+        self.probes[split] = Probes(probes.inputs.to(device), probes.targets.to(device))
+        if split == TRAINING and self.baseline_value is None:
+            self.baseline_value = self.baseline.value(self.probes[split].inputs)
 
     def _accept(self, split: str, drawn: Drawn) -> None:
         self.probes[split] = drawn.probes
         if split == TRAINING:
             self.baseline_value = self.baseline.value(drawn.sample)
-
-
-def _shortened(given: tuple[Tensor, Tensor]) -> list[Tensor]:
-    return [tensor[:FAST_DEV_RUN_PROBES] for tensor in given]

@@ -30,6 +30,7 @@ def fit_reference_models(
     vote: str = "any",
     factory: Callable[[], LightningModule] | None = None,
     unpack: Unpack = input_target_pair,
+    val_dataloaders: Any = None,
     seed: int = 0,
     **trainer_kwargs: Any,
 ) -> ReferenceModels:
@@ -47,6 +48,7 @@ def fit_reference_models(
         vote: How many of them must share an interaction: ``"any"``, ``"majority"`` or ``"all"``.
         factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
+        val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it; may be left out.
         seed: Seed of the first model; the others follow.
         trainer_kwargs: More arguments for the :class:`lightning.pytorch.Trainer`.
 
@@ -87,7 +89,7 @@ def fit_reference_models(
                     "in the factory: lambda: YourModule(...)"
                 )
             trainer = Trainer(**settings, max_epochs=max_epochs, callbacks=[*copy.deepcopy(callbacks), seen])
-            trainer.fit(fresh, train_dataloader)
+            trainer.fit(fresh, train_dataloader, val_dataloaders)
         models.append(fresh.cpu())
     return ReferenceModels(models, vote, seen.fingerprints)
 
@@ -128,17 +130,15 @@ def _fresh_copy(model: LightningModule, factory: Callable[[], LightningModule] |
 
 
 def _rebuilt(model: LightningModule) -> LightningModule | None:
-    """Rebuild a module from its hyperparameters, if they are complete and give the same architecture."""
+    """Rebuild a module from its hyperparameters, if every argument was saved and they give the same architecture."""
     hparams = dict(model.hparams)
     parameters = inspect.signature(type(model).__init__).parameters
-    missing = [
+    named = {
         name
         for name, parameter in list(parameters.items())[1:]
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in hparams
-    ]
-    if missing or not set(hparams) <= set(parameters):
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    if named != set(hparams):
         return None
     rebuilt = type(model)(**hparams)
     same = {name: value.shape for name, value in rebuilt.state_dict().items()} == {
@@ -168,4 +168,4 @@ def _reinitialised(model: LightningModule) -> LightningModule:
 
 
 def _accelerator() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -69,7 +69,7 @@ def _noisy_parameters(model: nn.Module, scale: float, generator: torch.Generator
             for parameter in model.parameters():
                 if parameter.is_floating_point() and len(parameter.unique()) > 1:
                     # Drawn on the CPU, so that every device sees the same noise.
-                    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                    noise = torch.randn(parameter.shape, generator=generator, device="cpu").to(parameter)
                     parameter.add_(scale * parameter.std(correction=0) * noise)
         yield
     finally:

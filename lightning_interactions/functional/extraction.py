@@ -12,6 +12,8 @@ because the ridge makes every vector orthogonal to the attainable directions dua
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,25 +43,29 @@ PENALTY = 3.0
 OVER_RELAXATION = 1.8
 CHECK_EVERY = 25
 
-FLOAT64_FROM = 12
-"""Number of players from which the iterations run in float64: float32 stalls above the tolerance there."""
+FEW_PLAYERS = 5
+"""Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
+
+ONE_THREAD_UP_TO = 11
+"""Up to so many players the products are too small to share: threads that wait for each other on busy cores cost far more."""
 
 
 def extract_interactions(
     values: Float[Tensor, "inputs coalitions"],
     *,
     start: Interactions | None = None,
-    tolerance: float = 1e-4,
-    max_iterations: int = 10_000,
+    tolerance: float | None = None,
+    max_iterations: int = 50_000,
 ) -> Interactions:
     """Rewrite values exactly as the sparsest sum of AND and OR interactions.
 
     Args:
         values: ``v(T)`` for all ``2^n`` coalitions of each input, bit ``i`` of the index for player ``i``; any real
-            scores in any unit, float32 or float64.
+            scores in any unit, float32 or float64. No gradient flows through the extraction.
         start: Interactions of the same inputs to start from, such as the last measurement's; does not change the
-            solution beyond the tolerance.
-        tolerance: Relative duality gap at which an input is solved.
+            solution beyond the tolerance. Rows of NaN start from nothing.
+        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, and 1e-7 for up to 5 players, which
+            brings solutions from different starts to the same salient interactions.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
@@ -67,20 +73,24 @@ def extract_interactions(
         rounding, whatever the tolerance.
 
     Raises:
-        ValueError: If the last axis does not hold ``2^n`` coalitions, the values are no 2-D floating-point tensor, or
-            a value is NaN or infinite.
+        ValueError: If the last axis does not hold ``2^n`` coalitions, the values are no 2-D tensor of float32 or float64, a
+            value is NaN or infinite, ``start`` has another shape, or ``max_iterations`` is smaller than 1.
 
     Source:
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
         ridge, which picks one of the many sparsest splits, and the solver are our own.
     """
-    _check_values(values)
-    offset = values[:, 0]
-    centred = values - offset[:, None]
-    working = centred.double() if infer_num_players(values.shape[1]) >= FLOAT64_FROM else centred
-    with torch.no_grad(), full_precision(values.device):
-        u_and = _sparsest_and_part(working, start, tolerance, max_iterations).to(values)
-    split = Interactions(and_effects(u_and), or_effects(centred - u_and), offset)
+    _check_values(values, start, max_iterations)
+    values = values.detach()
+    num_players = infer_num_players(values.shape[1])
+    if tolerance is None:
+        tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-5
+    # Apple's GPUs have no float64.
+    working = values if values.device.type == "mps" else values.double()
+    centred = working - working[:, :1]
+    with torch.no_grad(), full_precision(values.device), _one_thread(values.device, num_players):
+        u_and = _sparsest_and_part(centred, start, tolerance, max_iterations)
+        split = Interactions(and_effects(u_and).to(values), or_effects(centred - u_and).to(values), values[:, 0])
     return _fold_single_players(split)
 
 
@@ -160,7 +170,7 @@ def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: fl
 
     solution = base.clone()
     active = torch.arange(len(values), device=values.device)
-    sparse = base.clone() if start is None else start.effects.to(base) / scale
+    sparse = base.clone() if start is None else start.effects.to(base).nan_to_num() / scale
     dual = torch.zeros_like(sparse)
     iteration = 0
     while len(active) and iteration < max_iterations:
@@ -173,13 +183,13 @@ def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: fl
         iteration += CHECK_EVERY
         solution[active] = point
         gap = _duality_gap(attainable, base[active], point, PENALTY * dual, empty_direction)
-        unsolved = gap > tolerance
+        unsolved = ~(gap <= tolerance)
         active, sparse, dual = active[unsolved], sparse[unsolved], dual[unsolved]
     if len(active):
         warnings.warn(
             f"extract_interactions: {len(active)} of {len(values)} inputs have a relative duality gap above {tolerance} "
             f"after {iteration} iterations, the largest is {gap.max():.1e}; they match the values, but are not the "
-            "sparsest split. Raise max_iterations, or pass float64 values.",
+            "sparsest split. Raise max_iterations or the tolerance.",
             stacklevel=3,
         )
     return 0.5 * values + attainable.split(solution * scale)
@@ -232,13 +242,33 @@ def _transposed(factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return factors[0].mT, factors[1].mT
 
 
-def _check_values(values: Tensor) -> None:
-    if values.ndim != 2 or not values.is_floating_point():
+@contextmanager
+def _one_thread(device: torch.device, num_players: int) -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or num_players > ONE_THREAD_UP_TO or num_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _check_values(values: Tensor, start: Interactions | None, max_iterations: int) -> None:
+    if values.ndim != 2 or values.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            "extract_interactions: expected floating-point values of shape [inputs, coalitions], got "
-            f"{values.dtype} of shape {tuple(values.shape)}; add a first axis for a single input"
+            "extract_interactions: expected float32 or float64 values of shape [inputs, coalitions], got "
+            f"{values.dtype} of shape {tuple(values.shape)}; convert them, and add a first axis for a single input"
         )
     infer_num_players(values.shape[1])
+    if start is not None and start.and_effects.shape != values.shape:
+        raise ValueError(
+            f"extract_interactions: expected start to have the shape {tuple(values.shape)} of the values, got "
+            f"{tuple(start.and_effects.shape)}"
+        )
+    if max_iterations < 1:
+        raise ValueError(f"extract_interactions: expected max_iterations of at least 1, got {max_iterations}")
     broken = (~values.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if broken:
         raise ValueError(

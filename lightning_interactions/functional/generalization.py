@@ -28,7 +28,8 @@ def shared_interactions(
 
     Returns:
         Weights 0 or 1, and chance weights: the fraction of *other* inputs whose votes would make the same interaction
-        generalizable, over up to 31 cyclic pairings of the inputs (NaN for a single input, which has no others).
+        generalizable, over up to 31 cyclic pairings of the inputs (NaN for a single input, which has no others). Where
+        another model's effects are NaN, the input cannot be judged: its weights are NaN, and it is no partner of others.
 
     Raises:
         ValueError: If there are no other models, or ``min_votes`` is not between 1 and their number.
@@ -41,6 +42,7 @@ def shared_interactions(
             f"shared_interactions: expected min_votes between 1 and the {len(others)} other models, got {min_votes}"
         )
     effects = interactions.effects
+    finite = torch.stack([other.effects.to(effects.device).isfinite().all(dim=(1, 2)) for other in others]).all(dim=0)
     sign = effects.sign().nan_to_num().to(torch.int8)
     votes_for = [_signed_salience(other, threshold).to(sign.device) for other in others]
 
@@ -52,10 +54,13 @@ def shared_interactions(
 
     num_inputs = len(effects)
     num_shifts = min(num_inputs - 1, CHANCE_SHIFTS)
-    chance = torch.full_like(effects, torch.nan if num_shifts == 0 else 0.0)
-    for k in range(num_shifts):
-        chance += shared(1 + k * (num_inputs - 1) // num_shifts) / num_shifts
-    return Verdict(weights=shared(0).to(effects), chance_weights=chance)
+    hits = torch.zeros_like(effects)
+    partners = torch.zeros_like(effects[:, :1, :1])
+    for shift in (1 + k * (num_inputs - 1) // num_shifts for k in range(num_shifts)):
+        partner_finite = finite.roll(shift)[:, None, None]
+        hits += shared(shift) & partner_finite
+        partners += partner_finite
+    return Verdict(weights=shared(0).to(effects).masked_fill(~finite[:, None, None], torch.nan), chance_weights=hits / partners)
 
 
 def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tensor, " inputs"]) -> Float[Tensor, ""]:

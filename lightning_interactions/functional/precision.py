@@ -27,10 +27,15 @@ def full_precision(device: torch.device) -> Iterator[None]:
     try:
         matmul_precision = torch.get_float32_matmul_precision()
     except RuntimeError:
-        # The user set it by operation, which leaves this older setting at its default and unreadable.
+        # Set by operation, which leaves the older setting at its default and unreadable.
         matmul_precision = "highest"
-    # The older setting goes first in both directions: it also sets the matrix products of the newer one.
+    try:
+        convolutions_in_tf32 = torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        convolutions_in_tf32 = True
+    # The older settings go first in both directions: they also change the newer ones.
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     for operation in operations:
         operation.fp32_precision = "ieee"
     try:
@@ -38,5 +43,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(matmul_precision)
+        torch.backends.cudnn.allow_tf32 = convolutions_in_tf32
         for operation, setting in zip(operations, settings, strict=True):
             operation.fp32_precision = setting

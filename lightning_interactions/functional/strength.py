@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
+from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.records import Interactions, OrderStrength
 
 __all__ = ["cancellation", "mean_order", "salient_mask", "strength_by_order", "total_strength"]
@@ -84,5 +85,7 @@ def cancellation(
 def _sum_by_order(effects: Float[Tensor, "inputs types coalitions"]) -> Float[Tensor, "inputs types signs orders"]:
     num_players = infer_num_players(effects.shape[-1])
     signed = torch.stack([effects.clamp(min=0), (-effects).clamp(min=0)], dim=2)
-    sums = signed.new_zeros(*signed.shape[:-1], num_players + 1)
-    return sums.index_add(-1, coalition_orders(num_players, effects.device), signed)
+    # A product with one-hot orders, which gives every rank the same sum to the last bit; index_add on CUDA would not.
+    of_order = torch.nn.functional.one_hot(coalition_orders(num_players, effects.device), num_players + 1)
+    with full_precision(effects.device):
+        return signed @ of_order.to(signed)

@@ -71,11 +71,10 @@ class Game:
         Raises:
             ValueError: If outputs or targets do not fit the score.
         """
+        inputs, targets = self.in_dtype_of(model).probes.inputs, self.probes.targets
         with torch.no_grad():
-            for inputs, targets in zip(
-                self.probes.inputs.split(self.batch_size), self.probes.targets.split(self.batch_size), strict=True
-            ):
-                self.score(self.forward(model, inputs), targets)
+            for rows in torch.arange(len(inputs), device=inputs.device).split(self.batch_size):
+                self.score(self.forward(model, inputs[rows]), targets[rows])
 
     def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
         """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""

@@ -4,7 +4,8 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ MAX_ITEMS = 64
 
 @contextmanager
 def preserve_generators(*roots: object) -> Iterator[None]:
-    """Give every random generator that is reachable through attributes, lists and dicts its state back.
+    """Give every random generator that is reachable through attributes, containers and closures its state back.
 
     Args:
         roots: Objects such as a dataset and a collate function; transforms that hang on them are searched too.
@@ -49,7 +50,7 @@ def _reachable(roots: tuple[object, ...]) -> Iterator[object]:
     todo, seen = list(roots), set[int]()
     while todo:
         item: Any = todo.pop()
-        if id(item) in seen or isinstance(item, (torch.Tensor, np.ndarray, str, bytes, type)):
+        if id(item) in seen or isinstance(item, (torch.Tensor, np.ndarray, str, bytes, type, ModuleType)):
             continue
         seen.add(id(item))
         yield item
@@ -57,5 +58,12 @@ def _reachable(roots: tuple[object, ...]) -> Iterator[object]:
             todo.extend(item[:MAX_ITEMS])
         elif isinstance(item, dict):
             todo.extend(itertools.islice(item.values(), MAX_ITEMS))
+        elif isinstance(item, functools.partial):
+            todo.extend([item.func, item.args, item.keywords])
+        elif isinstance(item, FunctionType):
+            for cell in item.__closure__ or ():
+                with suppress(ValueError):  # a cell that has not been filled yet
+                    todo.append(cell.cell_contents)
         else:
+            todo.append(getattr(item, "__self__", None))
             todo.extend(getattr(item, "__dict__", {}).values())

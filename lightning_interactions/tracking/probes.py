@@ -64,16 +64,22 @@ def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
 
     Returns:
         Sorted indices without repetitions; ``None`` where the data can only be watched as it passes (iterable datasets,
-        loaders without a batch sampler).
+        loaders without a batch sampler, samplers without an end or that cannot be copied).
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return None
+    if num_batches == float("inf") and not hasattr(loader.batch_sampler, "__len__"):
+        return None
     # A copy, so that a sampler's own generator does not advance; the dataset behind it is shared, not copied.
     shared = {id(loader.dataset): loader.dataset}
-    batches: Iterable[Any] = copy.deepcopy(loader.batch_sampler, shared)
-    if num_batches != float("inf"):
-        batches = itertools.islice(batches, int(num_batches))
-    return sorted({int(index) for batch in batches for index in batch})
+    try:
+        batches: Iterable[Any] = copy.deepcopy(loader.batch_sampler, shared)
+        if num_batches != float("inf"):
+            batches = itertools.islice(batches, int(num_batches))
+        return sorted({int(index) for batch in batches for index in batch})
+    except TypeError:
+        # A sampler that cannot be copied, or whose indices are no integers: watch its batches pass.
+        return None
 
 
 def load_samples(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
@@ -87,7 +93,7 @@ def load_samples(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
 
 def candidate_indices(pool: Sequence[int], num_probes: int, generator: torch.Generator) -> list[int]:
     """Draw the indices of the candidates, from which :func:`choose_probes` takes a stratified part."""
-    order = torch.randperm(len(pool), generator=generator)[: max(MIN_CANDIDATES, 8 * num_probes)]
+    order = torch.randperm(len(pool), generator=generator, device="cpu")[: max(MIN_CANDIDATES, 8 * num_probes)]
     return [pool[position] for position in order.tolist()]
 
 

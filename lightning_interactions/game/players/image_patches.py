@@ -51,9 +51,10 @@ class ImagePatches:
         baseline: Tensor,
     ) -> Float[Tensor, "inputs channels height width"]:
         """Replace the patches that are not in the coalition; see :class:`Players`."""
-        return mask_by_assignment(inputs, coalitions, baseline, self._assignment(*inputs.shape[-2:]))
+        return mask_by_assignment(inputs, coalitions, baseline, self._assignment(inputs))
 
-    def _assignment(self, height: int, width: int) -> Int[Tensor, "height width"]:
-        row = torch.arange(height) * self.rows // height
-        col = torch.arange(width) * self.cols // width
+    def _assignment(self, inputs: Tensor) -> Int[Tensor, "height width"]:
+        height, width = inputs.shape[-2:]
+        row = torch.arange(height, device=inputs.device) * self.rows // height
+        col = torch.arange(width, device=inputs.device) * self.cols // width
         return row[:, None] * self.cols + col
