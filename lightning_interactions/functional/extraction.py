@@ -14,7 +14,8 @@ because the ridge makes every vector orthogonal to the attainable directions dua
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,6 +43,12 @@ PENALTY = 3.0
 
 OVER_RELAXATION = 1.8
 CHECK_EVERY = 25
+
+ROUGH_ITERATIONS = 2000
+"""Iterations in float32 at most; beyond them float32 has mostly stalled."""
+
+ROUGH_TOLERANCE = 1e-5
+"""Smallest relative duality gap that float32 can tell apart from zero."""
 
 FEW_PLAYERS = 5
 """Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
@@ -139,6 +146,14 @@ class _AttainableEffects:
             split_basis=factors(w),
         )
 
+    def to(self, dtype: torch.dtype) -> "_AttainableEffects":
+        """Return the same set in another precision."""
+
+        def cast(part: Tensor | tuple[Tensor, Tensor]) -> Any:
+            return part.to(dtype) if isinstance(part, Tensor) else (part[0].to(dtype), part[1].to(dtype))
+
+        return _AttainableEffects(**{field.name: cast(getattr(self, field.name)) for field in fields(self)})
+
     def normal_part(self, effects: Tensor) -> Tensor:
         """Coordinates of effects orthogonal to the set's directions."""
         and_part = apply_factors(effects[:, 0], _transposed(self.and_basis))
@@ -161,30 +176,35 @@ class _AttainableEffects:
 
 def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: float, max_iterations: int) -> Tensor:
     """Solve for ``u_and``, with every input in units of its own mean effect ``s``."""
-    attainable = _AttainableEffects.of(values)
-    scale = 2 * attainable.base.abs().mean(dim=-1).sum(dim=-1)
+    exact = _AttainableEffects.of(values)
+    scale = 2 * exact.base.abs().mean(dim=-1).sum(dim=-1)
     scale = torch.where(scale > 0, scale, 1.0)[:, None, None]
-    base = attainable.base / scale
-    offset = attainable.normal_part(base)
-    empty_direction = _empty_set_direction(attainable, base)
+    exact = replace(exact, base=exact.base / scale)
 
-    solution = base.clone()
+    solution = exact.base.clone()
     active = torch.arange(len(values), device=values.device)
-    sparse = base.clone() if start is None else start.effects.to(base).nan_to_num() / scale
+    sparse = exact.base if start is None else start.effects.to(exact.base).nan_to_num() / scale
     dual = torch.zeros_like(sparse)
     iteration = 0
-    while len(active) and iteration < max_iterations:
-        for _ in range(CHECK_EVERY):
-            point = sparse - dual
-            point = point - attainable.from_normal_part(attainable.normal_part(point) - offset[active])
-            relaxed = OVER_RELAXATION * point + (1 - OVER_RELAXATION) * sparse + dual
-            sparse = _shrink(relaxed)
-            dual = relaxed - sparse
-        iteration += CHECK_EVERY
-        solution[active] = point
-        gap = _duality_gap(attainable, base[active], point, PENALTY * dual, empty_direction)
-        unsolved = ~(gap <= tolerance)
-        active, sparse, dual = active[unsolved], sparse[unsolved], dual[unsolved]
+    # Single precision goes most of the way at half the cost; what it does not solve goes on in the precision of the values.
+    rough = min(ROUGH_ITERATIONS if tolerance >= ROUGH_TOLERANCE else 0, max_iterations)
+    for dtype, last_iteration in ((torch.float32, rough), (values.dtype, max_iterations)):
+        attainable = exact.to(dtype)
+        offset = attainable.normal_part(attainable.base)
+        empty_direction = _empty_set_direction(attainable)
+        sparse, dual = sparse.to(dtype), dual.to(dtype)
+        while len(active) and iteration < last_iteration:
+            for _ in range(CHECK_EVERY):
+                point = sparse - dual
+                point = point - attainable.from_normal_part(attainable.normal_part(point) - offset[active])
+                relaxed = OVER_RELAXATION * point + (1 - OVER_RELAXATION) * sparse + dual
+                sparse = _shrink(relaxed)
+                dual = relaxed - sparse
+            iteration += CHECK_EVERY
+            solution[active] = point.to(solution)
+            gap = _duality_gap(attainable, attainable.base[active], point, PENALTY * dual, empty_direction)
+            unsolved = ~(gap <= tolerance)
+            active, sparse, dual = active[unsolved], sparse[unsolved], dual[unsolved]
     if len(active):
         warnings.warn(
             f"extract_interactions: {len(active)} of {len(values)} inputs have a relative duality gap above {tolerance} "
@@ -192,7 +212,7 @@ def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: fl
             "sparsest split. Raise max_iterations or the tolerance.",
             stacklevel=3,
         )
-    return 0.5 * values + attainable.split(solution * scale)
+    return 0.5 * values + scale[:, 0] * exact.split(solution)
 
 
 def _shrink(effects: Tensor) -> Tensor:
@@ -217,13 +237,13 @@ def _duality_gap(attainable: _AttainableEffects, base: Tensor, point: Tensor, du
     return (objective - bound) / objective.clamp(min=torch.finfo(objective.dtype).tiny)
 
 
-def _empty_set_direction(attainable: _AttainableEffects, like: Tensor) -> Tensor:
+def _empty_set_direction(attainable: _AttainableEffects) -> Tensor:
     """The direction of dual vectors that changes the empty set's entries, scaled to one there.
 
     A constant added to ``u_and`` moves both empty-set entries alike and nothing else, so dual vectors have opposite
     numbers there: one direction settles both.
     """
-    unit = like.new_zeros(1, *like.shape[1:])
+    unit = attainable.base.new_zeros(1, *attainable.base.shape[1:])
     unit[0, 0, 0] = 1
     direction = attainable.from_normal_part(attainable.normal_part(unit))
     return direction / direction[0, 0, 0]

@@ -314,7 +314,7 @@ def test_values_that_are_not_two_dimensional_are_an_error(shape: tuple[int, ...]
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
 def test_values_that_are_no_floats_are_an_error(dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f"expected floating-point values .* got {dtype}"):
+    with pytest.raises(ValueError, match=f"expected float32 or float64 values .* got {dtype}"):
         extract_interactions(torch.zeros(2, 4, dtype=dtype))
 
 
