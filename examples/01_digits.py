@@ -51,8 +51,10 @@ class TestCurve(L.Callback):
         self.accuracies: list[float] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.eval()
         with torch.no_grad():
             logits = pl_module(self.images.to(pl_module.device)).cpu()
+        pl_module.train()
         self.losses.append(cross_entropy(logits, self.labels).item())
         self.accuracies.append((logits.argmax(dim=1) == self.labels).float().mean().item())
 

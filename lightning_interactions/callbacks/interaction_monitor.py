@@ -10,9 +10,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_interactions.callbacks.isolation import leave_no_trace
+from lightning_interactions.callbacks.isolation import in_precision_of, leave_no_trace
 from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures
 from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING, ProbeKeeper
 from lightning_interactions.evidence import Evidence, InteractionsOf, Judge, ParameterNoise, ReferenceModels
@@ -232,7 +232,7 @@ class InteractionMonitor(Callback):
                 players=default_players(probes.inputs) if self.players is None else self.players,
                 baseline=baseline.to(probes.inputs.device),
                 score=self.score,
-                forward=self._forward_in_precision_of(trainer),
+                forward=in_precision_of(trainer, self.forward) if self.trainer_precision else self.forward,
                 batch_size=self.batch_size,
                 full_precision=not self.trainer_precision,
             )
@@ -254,16 +254,6 @@ class InteractionMonitor(Callback):
                 f"and max_players={self.max_players}; choose fewer players (a coarser grid, larger groups), or pass "
                 f"max_players={game.num_players} if you mean it"
             )
-
-    def _forward_in_precision_of(self, trainer: Trainer) -> Forward:
-        if not self.trainer_precision:
-            return self.forward
-
-        def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-            with trainer.precision_plugin.forward_context():
-                return self.forward(model, inputs)
-
-        return forward
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> Measurement:
         begin = time.perf_counter()

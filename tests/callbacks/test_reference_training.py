@@ -271,7 +271,9 @@ def test_probes_handed_in_that_the_references_saw_are_refused(tmp_path: Path, sp
     inputs, targets = tabular_data(6, seed=4).tensors
     references = fit_references(PlainTabularClassifier(), DataLoader(TensorDataset(inputs[4:], targets[4:]), batch_size=2))
     monitor = monitor_with(references, **{f"{split}_probes": (inputs, targets)})
-    with pytest.raises(MisconfigurationException, match=r"trained on 2 of the 6 .* probes handed in or saved \(first rows: \[4, 5\]\)"):
+    with pytest.raises(
+        MisconfigurationException, match=r"trained on 2 of the 6 .* probes handed in or saved \(first rows: \[4, 5\]\)"
+    ):
         run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
 
 

@@ -324,11 +324,11 @@ def test_two_inputs_are_enough_to_run_and_too_few_to_call_by_chance() -> None:
     assert phase_numbers(history_from_strengths(g, u, excess_path([0.1] * 20, num_inputs=2))) == [1] * 20
 
 
-def test_two_inputs_that_agree_exactly_are_called() -> None:
-    # The t-test of two equal differences has no error to divide by.
-    g = torch.full((12, 2), 2.0, dtype=torch.float64)
-    u = torch.arange(1.0, 13.0, dtype=torch.float64)[:, None].expand(12, 2)
-    assert phase_numbers(history_from_strengths(g, u))[-1] == 3
+@pytest.mark.parametrize(("num_inputs", "called"), [(2, 1), (32, 3)])
+def test_inputs_that_agree_exactly_are_evidence_only_in_number(num_inputs: int, called: int) -> None:
+    g = torch.full((12, num_inputs), 2.0, dtype=torch.float64)
+    u = torch.arange(1.0, 13.0, dtype=torch.float64)[:, None].expand(12, num_inputs)
+    assert phase_numbers(history_from_strengths(g, u))[-1] == called
 
 
 def test_one_input_calls_nothing() -> None:
