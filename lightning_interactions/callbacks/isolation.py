@@ -64,7 +64,7 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
     """
     flags = {module: module.training for module in model.modules()}
     buffers = [
-        (owner, name, buffer, buffer.clone(), buffer._version)
+        (owner, name, buffer, buffer.clone())
         for owner in model.modules()
         for name, buffer in owner.named_buffers(recurse=False)
     ]
@@ -77,8 +77,8 @@ def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterato
         finally:
             for module, training in flags.items():
                 module.training = training
-            for owner, name, buffer, value, version in buffers:
+            for owner, name, buffer, value in buffers:
                 # A forward may have written into the buffer, or put another tensor in its place.
-                if buffer._version != version:
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
                 setattr(owner, name, buffer)

@@ -490,7 +490,7 @@ def test_reference_models_trained_in_float32_judge_a_run_in_float64(tmp_path: Pa
 
 def test_a_failing_logger_is_warned_about_and_the_run_goes_on(tmp_path: Path) -> None:
     logger, monitor = FailingLogger(), few()
-    with pytest.warns(UserWarning, match="log_untrained failed and is left out: OSError"):
+    with pytest.warns(UserWarning, match="log_untrained to FailingLogger failed and is left out: OSError"):
         fit(tmp_path, monitor, logger=logger)
     assert monitor.history.epochs == [0, 1, 2]
     assert [step for step, _ in measured_tags(logger.calls)] == [2, 5]
@@ -514,7 +514,7 @@ def test_a_failing_figure_is_a_logging_problem(
     expect: Any = (
         pytest.raises(OSError, match="no space")
         if raise_logging_errors
-        else pytest.warns(UserWarning, match="write_figures failed and is left out")
+        else pytest.warns(UserWarning, match="write_figures to TensorBoardLogger failed and is left out")
     )
     with expect:
         fit(tmp_path, monitor, logger=logger)
