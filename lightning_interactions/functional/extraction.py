@@ -201,9 +201,10 @@ def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: fl
         empty_direction = _empty_set_direction(attainable)
         sparse, dual, penalty = sparse.to(dtype), dual.to(dtype), penalty.to(dtype)
         while len(active) and iteration < last_iteration:
+            own_offset = offset[active]
             for _ in range(CHECK_EVERY):
                 point = sparse - dual
-                point = point - attainable.from_normal_part(attainable.normal_part(point) - offset[active])
+                point = point - attainable.from_normal_part(attainable.normal_part(point) - own_offset)
                 relaxed = OVER_RELAXATION * point + (1 - OVER_RELAXATION) * sparse + dual
                 last_sparse, sparse = sparse, _shrink(relaxed, penalty)
                 dual = relaxed - sparse
