@@ -1,36 +1,22 @@
 """The sparsest split of values into AND and OR effects.
 
-For ``u_and = v/2 + γ`` and ``u_or = v/2 - γ`` the effects ``x = (I_and, I_or)`` are an affine function of ``γ``, and the
-sparsest split minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over it. The maps ``γ → I_and`` and ``γ → I_or`` are Kronecker powers of
-the 2x2 matrices ``M`` (Möbius) and ``MJ`` (Möbius of the complemented coalitions). One generalised eigenproblem of 2x2
-matrices, ``(MᵀM) W = ((MJ)ᵀMJ) W diag(λ)``, turns them into ``U₁⊗ √λ⊗`` and ``U₂⊗`` with *orthogonal* ``U₁`` and ``U₂``. So
-the attainable effects are exactly ``{x : sin·U₁⊗ᵀx_and - cos·U₂⊗ᵀx_or = d}`` with ``cos² = λ⊗/(1 + λ⊗)``, and the
-orthogonal projection onto them costs four Kronecker products and is as well conditioned as a rotation.
-
-The solver is ADMM between that projection and a shrunken soft threshold. It stops on a duality gap, which is cheap
-because the ridge makes every vector orthogonal to the attainable directions dual feasible.
+It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the attainable effects ``x`` (see ``attainable.py``). The solver is ADMM between the orthogonal projection onto them and a shrunken soft threshold. It stops on a duality gap, which is
+cheap because the ridge makes every vector orthogonal to the attainable directions dual feasible.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_interactions.functional.attainable import AttainableEffects
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
-from lightning_interactions.functional.transforms import (
-    MOBIUS,
-    and_effects,
-    apply_factors,
-    kronecker_factors,
-    mobius_transform,
-    or_effects,
-)
+from lightning_interactions.functional.transforms import and_effects, or_effects
 from lightning_interactions.records import Interactions
 
 __all__ = ["extract_interactions"]
@@ -107,82 +93,9 @@ def extract_interactions(
     return _fold_single_players(split)
 
 
-@dataclass(frozen=True)
-class _AttainableEffects:
-    """The affine set of effects that any split of the values can have.
-
-    Attributes:
-        base: ``[inputs, 2, coalitions]``; the effects of the half-half split, one point of the set.
-        cos: ``[coalitions]``; share of the AND effects in each direction of the set.
-        sin: ``[coalitions]``; share of the OR effects.
-        and_basis: Factors of ``U₁⊗``.
-        or_basis: Factors of ``U₂⊗``.
-        split_basis: Factors of ``W⊗``, which turns coordinates along the set into ``γ``.
-    """
-
-    base: Tensor
-    cos: Tensor
-    sin: Tensor
-    and_basis: tuple[Tensor, Tensor]
-    or_basis: tuple[Tensor, Tensor]
-    split_basis: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(cls, values: Tensor) -> "_AttainableEffects":
-        num_players = infer_num_players(values.shape[1])
-        mobius = torch.tensor(MOBIUS, dtype=torch.float64)
-        complemented = mobius.flip(-1)
-        inverse_root = torch.linalg.inv(torch.linalg.cholesky(complemented.T @ complemented))
-        eigenvalues, vectors = torch.linalg.eigh(inverse_root @ mobius.T @ mobius @ inverse_root.T)
-        w = inverse_root.T @ vectors
-        spectrum = torch.ones(1, dtype=torch.float64)
-        for _ in range(num_players):
-            spectrum = torch.kron(eigenvalues, spectrum)
-
-        def factors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-            high, low = kronecker_factors(matrix, num_players)
-            return high.to(values), low.to(values)
-
-        return cls(
-            base=torch.stack([0.5 * mobius_transform(values), -0.5 * mobius_transform(values.flip(-1))], dim=1),
-            cos=(spectrum / (1 + spectrum)).sqrt().to(values),
-            sin=(1 / (1 + spectrum)).sqrt().to(values),
-            and_basis=factors(mobius @ w / eigenvalues.sqrt()),
-            or_basis=factors(complemented @ w),
-            split_basis=factors(w),
-        )
-
-    def to(self, dtype: torch.dtype) -> "_AttainableEffects":
-        """Return the same set in another precision."""
-
-        def cast(part: Tensor | tuple[Tensor, Tensor]) -> Any:
-            return part.to(dtype) if isinstance(part, Tensor) else (part[0].to(dtype), part[1].to(dtype))
-
-        return _AttainableEffects(**{field.name: cast(getattr(self, field.name)) for field in fields(self)})
-
-    def normal_part(self, effects: Tensor) -> Tensor:
-        """Coordinates of effects orthogonal to the set's directions."""
-        and_part = apply_factors(effects[:, 0], _transposed(self.and_basis))
-        or_part = apply_factors(effects[:, 1], _transposed(self.or_basis))
-        return self.sin * and_part - self.cos * or_part
-
-    def from_normal_part(self, coordinates: Tensor) -> Tensor:
-        """Effects with the given coordinates orthogonal to the set's directions, and none along them."""
-        and_part = apply_factors(self.sin * coordinates, self.and_basis)
-        or_part = apply_factors(self.cos * coordinates, self.or_basis)
-        return torch.stack([and_part, -or_part], dim=1)
-
-    def split(self, effects: Tensor) -> Tensor:
-        """The split ``γ`` that has these attainable effects."""
-        deviation = effects - self.base
-        and_part = apply_factors(deviation[:, 0], _transposed(self.and_basis))
-        or_part = apply_factors(deviation[:, 1], _transposed(self.or_basis))
-        return apply_factors(self.sin * (self.cos * and_part + self.sin * or_part), self.split_basis)
-
-
 def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: float, max_iterations: int) -> Tensor:
     """Solve for ``u_and``, with every input in units of its own mean effect ``s``."""
-    exact = _AttainableEffects.of(values)
+    exact = AttainableEffects.of(values)
     scale = 2 * exact.base.abs().mean(dim=-1).sum(dim=-1)
     scale = torch.where(scale > 0, scale, 1.0)[:, None, None]
     exact = replace(exact, base=exact.base / scale)
@@ -240,7 +153,7 @@ def _penalty_balance(primal_residual: Tensor, dual_residual: Tensor) -> Tensor:
     return torch.where(ratio > IMBALANCE, 2 * one, torch.where(ratio < 1 / IMBALANCE, one / 2, one))
 
 
-def _duality_gap(attainable: _AttainableEffects, base: Tensor, point: Tensor, dual: Tensor, direction: Tensor) -> Tensor:
+def _duality_gap(attainable: AttainableEffects, base: Tensor, point: Tensor, dual: Tensor, direction: Tensor) -> Tensor:
     """Bound how far the objective at attainable effects is above the optimum, relative to the optimum.
 
     Every ``p`` that is orthogonal to the set's directions and zero at the empty set gives the lower bound
@@ -255,7 +168,7 @@ def _duality_gap(attainable: _AttainableEffects, base: Tensor, point: Tensor, du
     return (objective - bound) / objective.clamp(min=torch.finfo(objective.dtype).tiny)
 
 
-def _empty_set_direction(attainable: _AttainableEffects) -> Tensor:
+def _empty_set_direction(attainable: AttainableEffects) -> Tensor:
     """The direction of dual vectors that changes the empty set's entries, scaled to one there.
 
     A constant added to ``u_and`` moves both empty-set entries alike and nothing else, so dual vectors have opposite
@@ -274,10 +187,6 @@ def _fold_single_players(interactions: Interactions) -> Interactions:
     and_effects[:, singles] += or_effects[:, singles]
     or_effects[:, singles] = 0
     return Interactions(and_effects, or_effects, interactions.offset)
-
-
-def _transposed(factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return factors[0].mT, factors[1].mT
 
 
 @contextmanager
