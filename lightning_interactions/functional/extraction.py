@@ -1,7 +1,8 @@
 """The sparsest split of values into AND and OR effects.
 
-It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the attainable effects ``x`` (see ``attainable.py``). The solver is ADMM between the orthogonal projection onto them and a shrunken soft threshold. It stops on a duality gap, which is
-cheap because the ridge makes every vector orthogonal to the attainable directions dual feasible.
+It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the attainable effects ``x`` (see ``attainable.py``). The solver is ADMM between the
+orthogonal projection onto them and a shrunken soft threshold. It stops on a duality gap, which is cheap because the ridge
+makes every vector orthogonal to the attainable directions dual feasible.
 """
 
 import warnings
