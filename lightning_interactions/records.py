@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from tabulate import tabulate
 from torch import Tensor
 
 __all__ = [
     "EFFECT_TYPES",
     "SIGNS",
+    "Certificate",
     "History",
     "Interactions",
     "Measurement",
@@ -54,6 +55,26 @@ class Interactions:
     def effects(self) -> Float[Tensor, "inputs types coalitions"]:
         """Both kinds of effects on one axis, in the order of :data:`EFFECT_TYPES`."""
         return torch.stack([self.and_effects, self.or_effects], dim=1)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Proof of how close interactions are to the sparsest split, before OR effects of single players are folded.
+
+    Attributes:
+        objective: ``[inputs]``, score units; ``‖I‖₁ + (ε/2s)‖I‖₂²`` of the interactions.
+        lower_bound: ``[inputs]``, score units; no split of the same values has a smaller objective.
+        iterations: ``[inputs]``; solver iterations spent on each input.
+    """
+
+    objective: Float[Tensor, " inputs"]
+    lower_bound: Float[Tensor, " inputs"]
+    iterations: Int[Tensor, " inputs"]
+
+    @property
+    def gap(self) -> Float[Tensor, " inputs"]:
+        """How far the objective may be above the smallest, as a fraction of the objective."""
+        return ((self.objective - self.lower_bound) / self.objective).nan_to_num(0.0)
 
 
 @dataclass(frozen=True)

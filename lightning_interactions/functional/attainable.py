@@ -8,41 +8,46 @@ coalitions). One generalised eigenproblem of 2x2 matrices, ``(MᵀM) W = ((MJ)�
 Kronecker products and is as well conditioned as a rotation.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.transforms import MOBIUS, apply_factors, kronecker_factors, mobius_transform
 
-__all__ = ["AttainableEffects"]
+__all__ = ["AttainableEffects", "half_half_effects"]
+
+DENSE_UP_TO = 5
+"""Players up to which one dense product is faster than many small ones."""
 
 
 @dataclass(frozen=True)
 class AttainableEffects:
-    """The affine set of effects that any split of the values can have.
+    """Directions in which the split of any values can change their effects.
+
+    Effects have the shape ``[types, inputs, coalitions]`` here, so that each type is one block of memory.
 
     Attributes:
-        base: ``[inputs, 2, coalitions]``; the effects of the half-half split, one point of the set.
-        cos: ``[coalitions]``; share of the AND effects in each direction of the set.
+        cos: ``[coalitions]``; share of the AND effects in each direction.
         sin: ``[coalitions]``; share of the OR effects.
         and_basis: Factors of ``U₁⊗``.
         or_basis: Factors of ``U₂⊗``.
-        split_basis: Factors of ``W⊗``, which turns coordinates along the set into ``γ``.
+        split_basis: Factors of ``W⊗``, which turns coordinates along the directions into ``γ``.
+        normals: ``[types, coalitions, coordinates]``; ``sin·U₁⊗`` and ``-cos·U₂⊗`` in full for few players, else empty.
     """
 
-    base: Tensor
-    cos: Tensor
-    sin: Tensor
-    and_basis: tuple[Tensor, Tensor]
-    or_basis: tuple[Tensor, Tensor]
-    split_basis: tuple[Tensor, Tensor]
+    cos: Float[Tensor, " coalitions"]
+    sin: Float[Tensor, " coalitions"]
+    and_basis: tuple[Tensor, ...]
+    or_basis: tuple[Tensor, ...]
+    split_basis: tuple[Tensor, ...]
+    normals: Float[Tensor, "types coalitions coordinates"]
 
     @classmethod
-    def of(cls, values: Tensor) -> "AttainableEffects":
-        """Find the attainable effects of values ``[inputs, coalitions]`` with ``v(∅) = 0``."""
+    def like(cls, values: Float[Tensor, "inputs coalitions"]) -> "AttainableEffects":
+        """Find the directions for as many players as the values have, in their dtype and on their device."""
         num_players = infer_num_players(values.shape[1])
         mobius = torch.tensor(MOBIUS, dtype=torch.float64)
         complemented = mobius.flip(-1)
@@ -53,46 +58,49 @@ class AttainableEffects:
         for _ in range(num_players):
             spectrum = torch.kron(eigenvalues, spectrum)
 
-        def factors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-            high, low = kronecker_factors(matrix, num_players)
-            return high.to(values), low.to(values)
+        def factors(matrix: Tensor) -> tuple[Tensor, ...]:
+            return tuple(factor.to(values) for factor in kronecker_factors(matrix, num_players))
 
-        return cls(
-            base=torch.stack([0.5 * mobius_transform(values), -0.5 * mobius_transform(values.flip(-1))], dim=1),
+        kronecker = cls(
             cos=(spectrum / (1 + spectrum)).sqrt().to(values),
             sin=(1 / (1 + spectrum)).sqrt().to(values),
             and_basis=factors(mobius @ w / eigenvalues.sqrt()),
             or_basis=factors(complemented @ w),
             split_basis=factors(w),
+            normals=values.new_zeros(0),
         )
+        if num_players > DENSE_UP_TO:
+            return kronecker
+        units = torch.eye(len(spectrum), dtype=values.dtype, device=values.device)
+        return replace(kronecker, normals=kronecker.from_normal_part(units).mT)
 
-    def to(self, dtype: torch.dtype) -> "AttainableEffects":
-        """Return the same set in another precision."""
+    def normal_part(self, effects: Float[Tensor, "types inputs coalitions"]) -> Float[Tensor, "inputs coalitions"]:
+        """Coordinates of effects orthogonal to the directions; attainable effects share those of the half-half split."""
+        if len(self.normals):
+            return (effects @ self.normals).sum(dim=0)
+        and_part = apply_factors(effects[0], _transposed(self.and_basis))
+        or_part = apply_factors(effects[1], _transposed(self.or_basis))
+        return and_part.mul_(self.sin).addcmul_(or_part, self.cos, value=-1)
 
-        def cast(part: Tensor | tuple[Tensor, Tensor]) -> Any:
-            return part.to(dtype) if isinstance(part, Tensor) else (part[0].to(dtype), part[1].to(dtype))
-
-        return AttainableEffects(**{field.name: cast(getattr(self, field.name)) for field in fields(self)})
-
-    def normal_part(self, effects: Tensor) -> Tensor:
-        """Coordinates of effects orthogonal to the set's directions."""
-        and_part = apply_factors(effects[:, 0], _transposed(self.and_basis))
-        or_part = apply_factors(effects[:, 1], _transposed(self.or_basis))
-        return self.sin * and_part - self.cos * or_part
-
-    def from_normal_part(self, coordinates: Tensor) -> Tensor:
-        """Effects with the given coordinates orthogonal to the set's directions, and none along them."""
+    def from_normal_part(self, coordinates: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, "types inputs coalitions"]:
+        """Effects with the given coordinates orthogonal to the directions, and none along them."""
+        if len(self.normals):
+            return coordinates @ self.normals.mT
         and_part = apply_factors(self.sin * coordinates, self.and_basis)
-        or_part = apply_factors(self.cos * coordinates, self.or_basis)
-        return torch.stack([and_part, -or_part], dim=1)
+        or_part = apply_factors(-self.cos * coordinates, self.or_basis)
+        return torch.stack([and_part, or_part])
 
-    def split(self, effects: Tensor) -> Tensor:
-        """The split ``γ`` that has these attainable effects."""
-        deviation = effects - self.base
-        and_part = apply_factors(deviation[:, 0], _transposed(self.and_basis))
-        or_part = apply_factors(deviation[:, 1], _transposed(self.or_basis))
+    def split(self, deviation: Float[Tensor, "types inputs coalitions"]) -> Float[Tensor, "inputs coalitions"]:
+        """The ``γ`` whose effects deviate so from those of the half-half split."""
+        and_part = apply_factors(deviation[0], _transposed(self.and_basis))
+        or_part = apply_factors(deviation[1], _transposed(self.or_basis))
         return apply_factors(self.sin * (self.cos * and_part + self.sin * or_part), self.split_basis)
 
 
-def _transposed(factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return factors[0].mT, factors[1].mT
+def half_half_effects(values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, "types inputs coalitions"]:
+    """Effects of the split into two equal parts, of values with ``v(∅) = 0``."""
+    return torch.stack([0.5 * mobius_transform(values), -0.5 * mobius_transform(values.flip(-1))])
+
+
+def _transposed(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(factor.mT for factor in factors)

@@ -8,31 +8,31 @@ makes every vector orthogonal to the attainable directions dual feasible.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.functional.attainable import AttainableEffects
+from lightning_interactions.functional.attainable import AttainableEffects, half_half_effects
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.transforms import and_effects, or_effects
-from lightning_interactions.records import Interactions
+from lightning_interactions.records import Certificate, Interactions
 
-__all__ = ["extract_interactions"]
+__all__ = ["extract_interactions", "extract_with_certificate"]
 
 RIDGE = 0.01
 """ε, the weight of the ridge that makes the sparsest split unique."""
 
-PENALTY = 3.0
-"""ADMM penalty in units of 1/s; fewest iterations on tables of trained and untrained networks, 2 to 4 about the same."""
+PENALTY = 2.0
+"""ADMM penalty in units of 1/s; fewest iterations on tables of trained and untrained networks, 1 to 4 about the same."""
 
 BALANCE_EVERY = 500
 """Iterations between adjustments of an input's penalty; few inputs live to see one."""
 
 IMBALANCE = 5.0
-"""Ratio of an input's primal to its dual residual, or the inverse, from which its penalty is adjusted."""
+"""Ratio of an input's relative primal to its relative dual residual, or the inverse, from which its penalty is adjusted."""
 
 OVER_RELAXATION = 1.8
 CHECK_EVERY = 25
@@ -48,6 +48,9 @@ FEW_PLAYERS = 5
 
 ONE_THREAD_UP_TO = 11
 """Up to so many players the products are too small to share: threads that wait for each other on busy cores cost far more."""
+
+ENTRIES_AT_ONCE = 2**21
+"""Values that are solved together at most, which bounds the memory: an entry takes about 250 bytes."""
 
 
 def extract_interactions(
@@ -80,93 +83,146 @@ def extract_interactions(
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
         ridge, which picks one of the many sparsest splits, and the solver are our own.
     """
+    return _extract(values, start, tolerance, max_iterations)[0]
+
+
+def extract_with_certificate(
+    values: Float[Tensor, "inputs coalitions"],
+    *,
+    start: Interactions | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = 20_000,
+) -> tuple[Interactions, Certificate]:
+    """Do what :func:`extract_interactions` does, and prove how close to the sparsest split the result is.
+
+    Args:
+        values: See :func:`extract_interactions`, as for the others.
+        start: Interactions to start from.
+        tolerance: Relative duality gap at which an input is solved.
+        max_iterations: Where to stop anyway, with a warning.
+
+    Returns:
+        The interactions, and a certificate evaluated in float64 from a dual feasible vector: its lower bound holds for
+        every split of the values, whatever the solver did.
+
+    Raises:
+        ValueError: As :func:`extract_interactions` does.
+    """
+    return _extract(values, start, tolerance, max_iterations)
+
+
+def _extract(
+    values: Tensor, start: Interactions | None, tolerance: float | None, max_iterations: int
+) -> tuple[Interactions, Certificate]:
     _check_values(values, start, max_iterations)
     values = values.detach()
     num_players = infer_num_players(values.shape[1])
     if tolerance is None:
         tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-5
     # Apple's GPUs have no float64.
-    working = values if values.device.type == "mps" else values.double()
-    centred = working - working[:, :1]
+    centred = values if values.device.type == "mps" else values.double()
+    centred = centred - centred[:, :1]
+    started = None if start is None else start.effects.transpose(0, 1).to(centred).nan_to_num()
     with torch.no_grad(), full_precision(values.device), _one_thread(values.device, num_players):
-        u_and = _sparsest_and_part(centred, start, tolerance, max_iterations)
+        u_and, certificates = torch.empty_like(centred), []
+        for rows in torch.arange(len(values), device=values.device).split(max(1, ENTRIES_AT_ONCE // values.shape[1])):
+            u_and[rows], certificate = _sparsest_and_part(
+                centred[rows], None if started is None else started[:, rows], tolerance, max_iterations
+            )
+            certificates.append(certificate)
         split = Interactions(and_effects(u_and).to(values), or_effects(centred - u_and).to(values), values[:, 0])
-    return _fold_single_players(split)
+    certificate = Certificate(
+        *(torch.cat([getattr(part, field.name) for part in certificates]) for field in fields(Certificate))
+    )
+    _warn_of_unsolved(certificate, tolerance, max_iterations)
+    return _fold_single_players(split), certificate
 
 
-def _sparsest_and_part(values: Tensor, start: Interactions | None, tolerance: float, max_iterations: int) -> Tensor:
-    """Solve for ``u_and``, with every input in units of its own mean effect ``s``."""
-    exact = AttainableEffects.of(values)
-    scale = 2 * exact.base.abs().mean(dim=-1).sum(dim=-1)
-    scale = torch.where(scale > 0, scale, 1.0)[:, None, None]
-    exact = replace(exact, base=exact.base / scale)
+def _sparsest_and_part(
+    values: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
+) -> tuple[Tensor, Certificate]:
+    """Solve for ``u_and``, of values with ``v(∅) = 0``.
 
-    solution = exact.base.clone()
-    active = torch.arange(len(values), device=values.device)
-    sparse = exact.base if start is None else start.effects.to(exact.base).nan_to_num() / scale
-    dual = torch.zeros_like(sparse)
-    penalty = torch.full_like(scale, PENALTY)
-    iteration = 0
+    Every input is solved in a unit of its own, ``s`` over its ADMM penalty. In it the penalty is 1, and the state of the
+    iteration is one tensor: the sparse effects plus the dual vector, which the soft threshold takes apart.
+    """
+    half_half = half_half_effects(values)
+    scale = 2 * half_half.abs().mean(dim=-1).sum(dim=0)
+    scale = torch.where(scale > 0, scale, 1.0)[:, None]
+    unit, ridge = scale / PENALTY, torch.full_like(scale, RIDGE / PENALTY)
+    base, state = half_half / unit, (half_half if start is None else start) / unit
+
+    effects, dual = half_half.clone(), torch.zeros_like(half_half)
+    iterations = torch.zeros(len(values), dtype=torch.long, device=values.device)
+    active, iteration = torch.arange(len(values), device=values.device), 0
     # Single precision goes most of the way at half the cost; what it does not solve goes on in the precision of the values.
     rough = min(ROUGH_ITERATIONS if tolerance >= ROUGH_TOLERANCE else 0, max_iterations)
     for dtype, last_iteration in ((torch.float32, rough), (values.dtype, max_iterations)):
-        attainable = exact.to(dtype)
-        offset = attainable.normal_part(attainable.base)
-        empty_direction = _empty_set_direction(attainable)
-        sparse, dual, penalty = sparse.to(dtype), dual.to(dtype), penalty.to(dtype)
+        attainable = AttainableEffects.like(values.to(dtype))
+        base, state, unit, ridge = (part.to(dtype) for part in (base, state, unit, ridge))
         while len(active) and iteration < last_iteration:
-            own_offset = offset[active]
+            offset = attainable.normal_part(base)
             for _ in range(CHECK_EVERY):
-                point = sparse - dual
-                point = point - attainable.from_normal_part(attainable.normal_part(point) - own_offset)
-                relaxed = OVER_RELAXATION * point + (1 - OVER_RELAXATION) * sparse + dual
-                last_sparse, sparse = sparse, _shrink(relaxed, penalty)
-                dual = relaxed - sparse
+                sparse = _shrink(state, ridge)
+                reflected = torch.lerp(state, sparse, 2.0)
+                correction = attainable.from_normal_part(attainable.normal_part(reflected).sub_(offset))
+                backwards = correction.add_(state).sub_(sparse)
+                state = state.add(backwards, alpha=-OVER_RELAXATION)
             iteration += CHECK_EVERY
-            solution[active] = point.to(solution)
-            gap = _duality_gap(attainable, attainable.base[active], point, penalty * dual, empty_direction)
-            unsolved = ~(gap <= tolerance)
+            point, last_sparse, sparse = sparse - backwards, sparse, _shrink(state, ridge)
+            effects[:, active], dual[:, active] = (point * unit).to(effects), (state - sparse).to(dual)
+            iterations[active] = iteration
+            objective, bound = _objective_and_bound(attainable, base, point, state - sparse, ridge)
+            unsolved = ~(objective - bound <= tolerance * objective)
             if iteration % BALANCE_EVERY == 0:
-                balance = _penalty_balance(point - sparse, penalty * (sparse - last_sparse))
-                penalty, dual = penalty * balance, dual / balance
-            active, sparse, dual, penalty = active[unsolved], sparse[unsolved], dual[unsolved], penalty[unsolved]
-    if len(active):
-        warnings.warn(
-            f"extract_interactions: {len(active)} of {len(values)} inputs have a relative duality gap above {tolerance} "
-            f"after {iteration} iterations, the largest is {gap.max():.1e}; they match the values, but are not the "
-            "sparsest split. Raise max_iterations or the tolerance.",
-            stacklevel=3,
-        )
-    return 0.5 * values + scale[:, 0] * exact.split(solution)
+                balance = _penalty_balance(point - sparse, sparse - last_sparse, sparse, state - sparse)
+                state = state + (balance - 1) * sparse
+                base, unit, ridge = base * balance, unit / balance, ridge / balance
+            active, unit, ridge = active[unsolved], unit[unsolved], ridge[unsolved]
+            base, state = base[:, unsolved], state[:, unsolved]
+
+    attainable = AttainableEffects.like(values)
+    u_and = 0.5 * values + attainable.split(effects - half_half)
+    effects = torch.stack([and_effects(u_and), or_effects(values - u_and)])
+    objective, bound = _objective_and_bound(attainable, half_half, effects, dual, RIDGE / scale)
+    return u_and, Certificate(objective, bound, iterations)
 
 
-def _shrink(effects: Tensor, penalty: Tensor) -> Tensor:
-    """Proximal step of ``‖x‖₁ + (ε/2)‖x‖₂²``; the empty set is an offset and costs nothing."""
-    shrunk = torch.nn.functional.softshrink(penalty * effects, 1.0) / (penalty + RIDGE)
+def _shrink(effects: Tensor, ridge: Tensor) -> Tensor:
+    """Proximal step of ``‖x‖₁ + (ridge/2)‖x‖₂²``; the empty set is an offset and costs nothing."""
+    shrunk = torch.nn.functional.softshrink(effects, 1.0).div_(1 + ridge)
     shrunk[..., 0] = effects[..., 0]
     return shrunk
 
 
-def _penalty_balance(primal_residual: Tensor, dual_residual: Tensor) -> Tensor:
-    """Factor for each input's penalty where one of its residuals is far behind the other (Boyd et al. 2011, section 3.4.1)."""
-    ratio = primal_residual.norm(dim=(1, 2), keepdim=True) / dual_residual.norm(dim=(1, 2), keepdim=True)
+def _penalty_balance(primal_residual: Tensor, dual_residual: Tensor, effects: Tensor, dual: Tensor) -> Tensor:
+    """Factor for each input's penalty where one of its relative residuals is far behind the other.
+
+    Source:
+        Boyd et al. 2011, section 3.4.1; residuals relative to effects and dual as in Wohlberg 2017 (arXiv 1704.06209).
+    """
+    primal, dual_change, size, dual_size = (part.norm(dim=(0, 2)) for part in (primal_residual, dual_residual, effects, dual))
+    ratio = ((primal / size) / (dual_change / dual_size))[:, None]
     one = torch.ones_like(ratio)
     return torch.where(ratio > IMBALANCE, 2 * one, torch.where(ratio < 1 / IMBALANCE, one / 2, one))
 
 
-def _duality_gap(attainable: AttainableEffects, base: Tensor, point: Tensor, dual: Tensor, direction: Tensor) -> Tensor:
-    """Bound how far the objective at attainable effects is above the optimum, relative to the optimum.
+def _objective_and_bound(
+    attainable: AttainableEffects, base: Tensor, effects: Tensor, dual: Tensor, ridge: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the objective of attainable effects and a lower bound on the objective of all.
 
-    Every ``p`` that is orthogonal to the set's directions and zero at the empty set gives the lower bound
-    ``⟨p, base⟩ - Σ max(|p| - 1, 0)² / 2ε``; ``dual`` is brought there by two orthogonal corrections.
+    Every ``p`` that is orthogonal to the directions and zero at the empty set gives the lower bound
+    ``⟨p, base⟩ - Σ max(|p| - 1, 0)² / 2·ridge``; ``dual`` is brought there by two orthogonal corrections.
     """
+    direction = _empty_set_direction(attainable)
     feasible = attainable.from_normal_part(attainable.normal_part(dual))
-    feasible = feasible - feasible[:, :1, :1] * direction
+    feasible = feasible - feasible[:1, :, :1] * direction
     excess = (feasible.abs() - 1).clamp(min=0)
-    bound = (feasible * base).sum(dim=(1, 2)) - (excess**2).sum(dim=(1, 2)) / (2 * RIDGE)
-    counted = point[..., 1:]
-    objective = (counted.abs() + 0.5 * RIDGE * counted**2).sum(dim=(1, 2))
-    return (objective - bound) / objective.clamp(min=torch.finfo(objective.dtype).tiny)
+    bound = (feasible * base).sum(dim=(0, 2)) - (excess**2 / (2 * ridge)).sum(dim=(0, 2))
+    counted = effects[..., 1:]
+    objective = (counted.abs() + 0.5 * ridge * counted**2).sum(dim=(0, 2))
+    return objective, bound
 
 
 def _empty_set_direction(attainable: AttainableEffects) -> Tensor:
@@ -175,10 +231,22 @@ def _empty_set_direction(attainable: AttainableEffects) -> Tensor:
     A constant added to ``u_and`` moves both empty-set entries alike and nothing else, so dual vectors have opposite
     numbers there: one direction settles both.
     """
-    unit = attainable.base.new_zeros(1, *attainable.base.shape[1:])
+    unit = attainable.cos.new_zeros(2, 1, len(attainable.cos))
     unit[0, 0, 0] = 1
     direction = attainable.from_normal_part(attainable.normal_part(unit))
     return direction / direction[0, 0, 0]
+
+
+def _warn_of_unsolved(certificate: Certificate, tolerance: float, max_iterations: int) -> None:
+    gap = certificate.gap
+    unsolved = (certificate.iterations >= max_iterations) & (gap > tolerance)
+    if unsolved.any():
+        warnings.warn(
+            f"extract_interactions: {int(unsolved.sum())} of {len(gap)} inputs have a relative duality gap above {tolerance} "
+            f"after {int(certificate.iterations.max())} iterations, the largest is {gap.max():.1e}; they match the values, but "
+            "are not the sparsest split. Raise max_iterations or the tolerance.",
+            stacklevel=4,
+        )
 
 
 def _fold_single_players(interactions: Interactions) -> Interactions:

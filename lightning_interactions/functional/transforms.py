@@ -1,9 +1,10 @@
 """Möbius and zeta transforms over coalitions, as Kronecker powers of 2x2 matrices, for any batch.
 
-Every transform here is ``A ⊗ A ⊗ … ⊗ A`` with one 2x2 matrix for each player. Grouping the players into two halves
-turns it into two dense products of size ``2^(n/2)``, which is what a BLAS does fastest; a ``2^n x 2^n`` matrix never
-exists.
+Every transform here is ``A ⊗ A ⊗ … ⊗ A`` with one 2x2 matrix for each player. Grouping the players into two to four parts
+turns it into as many dense products, which is what a BLAS does fastest; a ``2^n x 2^n`` matrix never exists.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -25,28 +26,39 @@ __all__ = [
 MOBIUS = ((1.0, 0.0), (-1.0, 1.0))
 ZETA = ((1.0, 0.0), (1.0, 1.0))
 
+TWO_GROUPS_UP_TO = 11
+"""Players up to which two dense factors are fastest on a CPU; beyond, their size outweighs a further pass over the data."""
 
-def kronecker_factors(matrix: Float[Tensor, "2 2"], num_players: int) -> tuple[Tensor, Tensor]:
-    """Split the Kronecker power of a 2x2 matrix into two dense factors.
+LARGEST_GROUP = 5
+"""Players in one factor where there are more than two."""
+
+
+def kronecker_factors(matrix: Float[Tensor, "2 2"], num_players: int) -> tuple[Tensor, ...]:
+    """Split the Kronecker power of a 2x2 matrix into dense factors of about equal size.
 
     Args:
         matrix: The matrix that acts on every player's bit.
         num_players: Number of players ``n``.
 
     Returns:
-        The factors of the high and of the low half of the bits, of sizes ``2^(n - n//2)`` and ``2^(n//2)``.
+        One factor for each group of players, from the high bits to the low ones.
     """
-    low = num_players // 2
-    return _kronecker_power(matrix, num_players - low), _kronecker_power(matrix, low)
+    num_groups = 2 if num_players <= TWO_GROUPS_UP_TO else -(-num_players // LARGEST_GROUP)
+    sizes = [(num_players + group) // num_groups for group in range(num_groups)]
+    return tuple(_kronecker_power(matrix, size) for size in reversed(sizes))
 
 
-def apply_factors(
-    values: Float[Tensor, "*batch coalitions"], factors: tuple[Tensor, Tensor]
-) -> Float[Tensor, "*batch coalitions"]:
-    """Apply a Kronecker power, given as its two dense factors, to the last axis."""
-    high, low = factors
-    grid = values.reshape(*values.shape[:-1], high.shape[1], low.shape[1])
-    return (high @ grid @ low.mT).reshape(values.shape)
+def apply_factors(values: Float[Tensor, "*batch coalitions"], factors: Sequence[Tensor]) -> Float[Tensor, "*batch coalitions"]:
+    """Apply a Kronecker power, given as its dense factors, to the last axis."""
+    *others, lowest = factors
+    # One product for the whole batch, then one for each input and each state of the higher bits.
+    transformed = values.reshape(-1, len(lowest)) @ lowest.mT
+    num_lower = len(lowest)
+    for factor in reversed(others):
+        grid = transformed.reshape(-1, len(factor), num_lower)
+        transformed = torch.bmm(factor.expand(len(grid), *factor.shape), grid)
+        num_lower *= len(factor)
+    return transformed.reshape(values.shape)
 
 
 def kronecker_transform(

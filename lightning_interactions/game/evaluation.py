@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_interactions.functional.coalitions import coalition_masks
@@ -88,7 +88,8 @@ class Game:
 def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs coalitions"]:
     """Score all ``2^n`` masked versions of every input, in batches that run across inputs.
 
-    The model is used in the mode that it is in; put it into evaluation mode first.
+    Masked versions of an input that are equal are evaluated once. The model is used in the mode that it is in; put it into
+    evaluation mode first.
 
     Args:
         model: Any module that ``game.forward`` can run.
@@ -102,15 +103,32 @@ def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs c
     """
     inputs, targets = game.probes.inputs, game.probes.targets
     masks = coalition_masks(game.num_players, inputs.device)
-    total = len(inputs) * len(masks)
+    if not len(inputs):
+        return torch.zeros(0, len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
+    canonical = _canonical_coalitions(game)
+    rows, coalitions = (canonical == torch.arange(len(masks), device=inputs.device)).nonzero(as_tuple=True)
     scores = []
-    for begin in range(0, total, game.batch_size):
-        index = torch.arange(begin, min(begin + game.batch_size, total), device=inputs.device)
-        rows, coalitions = index // len(masks), index % len(masks)
-        masked = game.players.mask(inputs[rows], masks[coalitions], game.baseline)
+    for own_rows, own_coalitions in zip(rows.split(game.batch_size), coalitions.split(game.batch_size), strict=True):
+        masked = game.players.mask(inputs[own_rows], masks[own_coalitions], game.baseline)
         outputs = game.forward(model, masked)
         outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
-        scores.append(game.score(outputs, targets[rows]))
-    if not scores:
-        return torch.zeros(0, len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
-    return torch.cat(scores).reshape(len(inputs), len(masks))
+        scores.append(game.score(outputs, targets[own_rows]))
+    values = scores[0].new_empty(canonical.shape)
+    values[rows, coalitions] = torch.cat(scores)
+    return values.gather(1, canonical)
+
+
+def _canonical_coalitions(game: Game) -> Int[Tensor, "inputs coalitions"]:
+    """For each coalition, the largest one with the very same masked input.
+
+    A player that already has its baseline value, such as a patch of black background, may as well stay: masking it
+    changes nothing. An input with ``k`` such players has only ``2^(n-k)`` different masked versions.
+    """
+    inputs = game.probes.inputs
+    players = torch.arange(game.num_players, device=inputs.device)
+    unchanged = []
+    for player in players:
+        masked = game.players.mask(inputs, (players != player).expand(len(inputs), -1), game.baseline)
+        unchanged.append((masked == inputs).flatten(1).all(dim=1))
+    always_there = (torch.stack(unchanged, dim=1) * 2**players).sum(dim=1, keepdim=True)
+    return torch.arange(2 ** len(players), device=inputs.device) | always_there

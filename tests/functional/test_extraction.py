@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_interactions.functional import extraction
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction import extract_interactions, extract_with_certificate
 from lightning_interactions.functional.transforms import reconstruct_values
 from lightning_interactions.records import Interactions
 from tests.helpers import oracles
@@ -194,14 +195,18 @@ def test_a_start_of_another_dtype_is_taken(generator: torch.Generator) -> None:
 
 
 @TABLES
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "bound"),
+    # Iterations in float32 round differently in another batch, and may stop one check earlier or later.
+    [(torch.float32, 1e-5, 2e-3), (torch.float64, 1e-5, 2e-3), (torch.float64, 1e-6, 1e-10)],
+)
 def test_an_input_does_not_depend_on_its_batch(
-    tables: Tables, dtype: torch.dtype, bound: float, generator: torch.Generator
+    tables: Tables, dtype: torch.dtype, tolerance: float, bound: float, generator: torch.Generator
 ) -> None:
     values = tables(6, 4, generator).to(dtype)
-    together = extract_interactions(values).effects
-    alone = torch.cat([extract_interactions(row[None]).effects for row in values])
-    reversed_order = extract_interactions(values.flip(0)).effects.flip(0)
+    together = extract_interactions(values, tolerance=tolerance).effects
+    alone = torch.cat([extract_interactions(row[None], tolerance=tolerance).effects for row in values])
+    reversed_order = extract_interactions(values.flip(0), tolerance=tolerance).effects.flip(0)
     assert_same_effects(together, alone, bound)
     assert_same_effects(together, reversed_order, bound)
 
@@ -263,7 +268,66 @@ def test_a_dummy_player_has_no_interactions(values: Tensor, data: st.DataObject)
     assert effects[..., with_dummy].abs().max() <= 5e-3 * effects.abs().max()
 
 
+# The certificate
+
+
+@TABLES
+@pytest.mark.parametrize(("num_players", "tolerance"), [(2, 1e-7), (4, 1e-3), (4, 1e-7), (6, 1e-5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_certificate_bounds_the_optimum_from_both_sides(
+    tables: Tables, num_players: int, tolerance: float, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    values = tables(num_players, 4, generator).to(dtype)
+    interactions, certificate = extract_with_certificate(values, tolerance=tolerance)
+    exact, exact_certificate = extract_with_certificate(values.double(), tolerance=1e-9, max_iterations=100_000)
+    assert torch.equal(interactions.effects, extract_interactions(values, tolerance=tolerance).effects)
+    slack = 1e-9 * exact_certificate.objective
+    assert (certificate.lower_bound <= exact_certificate.objective + slack).all()
+    assert (certificate.objective >= exact_certificate.lower_bound - slack).all()
+    assert (certificate.gap <= 1.1 * tolerance).all()
+    linear_program = torch.tensor([oracles.sparsest_l1_optimum(row) for row in values], dtype=torch.float64)
+    # The objective is the strength and a small ridge, so it is above the linear program's.
+    assert (certificate.objective >= (1 - 1e-6) * linear_program).all()
+    assert exact.and_effects.dtype == torch.float64
+
+
+def test_the_certificate_of_an_unsolved_split_is_true(generator: torch.Generator) -> None:
+    values = random_tables(6, 8, generator)
+    _, solved = extract_with_certificate(values)
+    with pytest.warns(UserWarning, match="8 of 8 inputs"):
+        _, unsolved = extract_with_certificate(values, max_iterations=25)
+    assert (unsolved.lower_bound <= solved.objective).all()
+    assert (unsolved.objective >= solved.lower_bound).all()
+    assert (unsolved.gap > 1e-3).all()
+    assert unsolved.iterations.tolist() == [25] * 8
+
+
+def test_easy_inputs_stop_before_hard_ones(generator: torch.Generator) -> None:
+    values = random_tables(6, 3, generator)
+    values[1] = 5.0
+    _, certificate = extract_with_certificate(values)
+    assert certificate.iterations[1] == 25
+    assert certificate.iterations[[0, 2]].min() > 25
+    assert certificate.gap[1] == 0
+
+
+def test_many_inputs_are_solved_in_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = random_tables(4, 7, generator)
+    start = extract_interactions(values.roll(1, dims=0))
+    together, certificate = extract_with_certificate(values, start=start)
+    monkeypatch.setattr(extraction, "ENTRIES_AT_ONCE", 3 * 16)
+    in_parts, certificate_in_parts = extract_with_certificate(values, start=start)
+    assert_same_effects(in_parts.effects, together.effects, bound=1e-9)
+    assert torch.equal(certificate_in_parts.iterations, certificate.iterations)
+
+
 # Unusual values
+
+
+def test_no_inputs_have_no_interactions() -> None:
+    interactions, certificate = extract_with_certificate(torch.zeros(0, 8))
+    assert interactions.effects.shape == (0, 2, 8)
+    assert certificate.gap.shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

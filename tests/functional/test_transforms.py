@@ -51,6 +51,17 @@ def test_transform_equals_the_subset_loop(
     torch.testing.assert_close(fast(values.float()), slow(values).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_players", [11, 12, 16])
+def test_transform_of_many_players_equals_one_player_at_a_time(num_players: int, generator: torch.Generator) -> None:
+    values = torch.randn(2, 2**num_players, generator=generator, dtype=torch.float64)
+    # Every player's 2x2 step of its own, where another player's matrix would show: no two players are alike in the values.
+    expected = values.reshape(2, *[2] * num_players)
+    for axis in range(1, num_players + 1):
+        absent, present = expected.unbind(axis)
+        expected = torch.stack([absent, present - absent], dim=axis)
+    torch.testing.assert_close(mobius_transform(values), expected.reshape(values.shape), rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("num_players", [2, 6])
 def test_mobius_transform_equals_shapiq(num_players: int, generator: torch.Generator) -> None:
     values = random_tables(num_players, 1, generator)[0]

@@ -94,6 +94,28 @@ def test_values_of_images_are_those_of_a_loop_over_coalitions() -> None:
             assert values[i, index].item() == pytest.approx(sign * math.tanh(float((masked * weight).sum())), abs=1e-12)
 
 
+def test_equal_masked_versions_are_evaluated_once(network: nn.Module, game: Game) -> None:
+    inputs = game.probes.inputs.clone()
+    inputs[0, [1, 3]] = game.baseline[[1, 3]]
+    inputs[2] = game.baseline
+    game = replace(game, probes=Probes(inputs, game.probes.targets), batch_size=7)
+    recorder = Recorder(network)
+    values = evaluate_coalitions(recorder, game)
+    assert sum(recorder.batches) == 2**2 + 2**4 + 1
+    torch.testing.assert_close(values, torch.tensor(naive_values(network, game)), rtol=1e-4, atol=1e-5)
+    # A player that is never seen to change anything changes nothing at all, not even by rounding.
+    without = torch.arange(16) & ~0b1010
+    assert torch.equal(values[0], values[0, without])
+
+
+def test_an_input_that_is_not_a_number_is_evaluated_in_full(network: nn.Module, game: Game) -> None:
+    inputs = game.probes.inputs.clone()
+    inputs[1, 2] = math.nan
+    recorder = Recorder(network)
+    evaluate_coalitions(recorder, replace(game, probes=Probes(inputs, game.probes.targets)))
+    assert sum(recorder.batches) == NUM_INPUTS * 2**NUM_PLAYERS
+
+
 def test_the_first_value_is_fully_masked_and_the_last_unmasked(network: nn.Module, game: Game) -> None:
     values = evaluate_coalitions(network, game)
     inputs, targets = game.probes.inputs, game.probes.targets

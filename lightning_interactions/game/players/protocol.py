@@ -24,6 +24,9 @@ class Players(Protocol):
     def mask(self, inputs: Tensor, coalitions: Bool[Tensor, "inputs players"], baseline: Tensor) -> Tensor:
         """Keep the players of one coalition for each input and replace the others with the baseline value.
 
+        Every entry of an input belongs to one player: what replaces it does not depend on the other players. So a player
+        whose masking changes nothing when all others are there never changes anything.
+
         Args:
             inputs: A batch of inputs.
             coalitions: True for the players that stay, one row for each input.
