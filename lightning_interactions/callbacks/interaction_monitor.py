@@ -237,14 +237,18 @@ class InteractionMonitor(Callback):
                 full_precision=not self.trainer_precision,
             )
             self._check_size(game)
-            interactions_of = interactions_on_probes(
-                game,
-                trainer.global_rank,
-                trainer.world_size,
-                lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
-            )
             game.check(pl_module)
-            self._splits[split] = (interactions_of, self.evidence.prepare(interactions_of, self.threshold))
+            interactions_of, *for_other_targets = (
+                interactions_on_probes(
+                    game,
+                    trainer.global_rank,
+                    trainer.world_size,
+                    lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
+                )
+                for game in (game, *game.with_other_targets())
+            )
+            judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets)
+            self._splits[split] = (interactions_of, judge)
 
     def _check_size(self, game: Game) -> None:
         if game.num_players > self.max_players:

@@ -1,7 +1,7 @@
 """Evidence from the run alone: interactions that survive noise in the parameters."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class ParameterNoise:
 
     Each draw adds Gaussian noise to every weight tensor, with a fraction of that tensor's own standard deviation; tensors
     of one element or of constant value stay. The draws are the same at every measurement, and the weights come back
-    bit by bit.
+    bit by bit. The chance level is what the noisy selves share of an interaction on other inputs.
 
     Attributes:
         scale: Standard deviation of the noise as a fraction of the tensor's population standard deviation.
@@ -47,7 +47,9 @@ class ParameterNoise:
                 f"ParameterNoise: expected scale > 0 and num_draws >= 1, got scale={self.scale}, num_draws={self.num_draws}"
             )
 
-    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+    def prepare(
+        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+    ) -> Judge:
         """Return a judge that compares the model with its noisy selves; see :class:`Evidence`."""
 
         def judge(model: nn.Module, interactions: Interactions) -> Verdict:

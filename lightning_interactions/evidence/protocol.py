@@ -1,6 +1,6 @@
 """What every kind of evidence can do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -20,12 +20,16 @@ Judge = Callable[[nn.Module, Interactions], Verdict]
 class Evidence(Protocol):
     """Decides which interactions are taken for generalizable."""
 
-    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+    def prepare(
+        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+    ) -> Judge:
         """Do once what does not change during a run, and return the judge of one split.
 
         Args:
             interactions_of: Extracts any model's interactions on that split's probes.
             threshold: Salience threshold ``τ`` for every model.
+            for_other_targets: The same on the same inputs, each with the target of another probe that has a different
+                one; for the chance level. Empty if all probes have the same target.
 
         Returns:
             A function of the monitored model and its interactions.

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ FORMAT_VERSION = 1
 
 class ReferenceModels:
     """An interaction generalizes if reference models, trained on data that the run never sees, have it too.
+
+    The chance level is what they share of it when they are asked about another target of the same input. Where labels say
+    nothing about inputs, the two cannot be told apart.
 
     Args:
         models: Trained models that take the same inputs and give the same kind of outputs as the monitored one; they are
@@ -47,13 +50,19 @@ class ReferenceModels:
         self.vote = vote
         self.seen = frozenset(seen)
 
-    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+    def prepare(
+        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+    ) -> Judge:
         """Extract the reference interactions once, and return the judge that compares with them; see :class:`Evidence`."""
-        references = [interactions_of(model) for model in self.models]
+        references, *by_chance = (
+            [extract(model) for model in self.models] for extract in (interactions_of, *for_other_targets)
+        )
         min_votes = {"any": 1, "majority": len(references) // 2 + 1, "all": len(references)}[self.vote]
 
         def judge(_model: nn.Module, interactions: Interactions) -> Verdict:
-            return shared_interactions(interactions, references, min_votes=min_votes, threshold=threshold)
+            return shared_interactions(
+                interactions, references, min_votes=min_votes, threshold=threshold, others_by_chance=by_chance
+            )
 
         return judge
 

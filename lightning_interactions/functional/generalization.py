@@ -1,9 +1,9 @@
 """Which interactions generalize, what share of the strength they hold, and how much of the loss gap the others explain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_interactions.functional.strength import salient_mask
@@ -16,7 +16,12 @@ CHANCE_SHIFTS = 31
 
 
 def shared_interactions(
-    interactions: Interactions, others: Sequence[Interactions], *, min_votes: int = 1, threshold: float = 0.05
+    interactions: Interactions,
+    others: Sequence[Interactions],
+    *,
+    min_votes: int = 1,
+    threshold: float = 0.05,
+    others_by_chance: Sequence[Sequence[Interactions]] = (),
 ) -> Verdict:
     """Judge interactions by whether other models have them too, on the same input, of the same type and sign.
 
@@ -25,11 +30,14 @@ def shared_interactions(
         others: The other models' interactions of the same inputs, each salient by its own maximum.
         min_votes: How many of the others must share a salient interaction for it to count as generalizable.
         threshold: Salience threshold ``τ`` of the other models.
+        others_by_chance: What the other models would have if they knew nothing of an input's target, one list as long as
+            ``others`` for each draw: their interactions of the same inputs with another target.
 
     Returns:
-        Weights 0 or 1, and chance weights: the fraction of *other* inputs whose votes would make the same interaction
-        generalizable, over up to 31 cyclic pairings of the inputs (NaN for a single input, which has no others). Where
-        another model's effects are NaN, the input cannot be judged: its weights are NaN, and it is no partner of others.
+        Weights 0 or 1, and chance weights: the fraction of draws in which the same interaction would be called generalizable.
+        Without draws, the fraction of *other* inputs, over up to 31 cyclic pairings (NaN for a single input, which has no
+        others). Where another model's effects are NaN, the input cannot be judged: its weights are NaN, and it is in no
+        draw and no pairing.
 
     Raises:
         ValueError: If there are no other models, or ``min_votes`` is not between 1 and their number.
@@ -42,25 +50,23 @@ def shared_interactions(
             f"shared_interactions: expected min_votes between 1 and the {len(others)} other models, got {min_votes}"
         )
     effects = interactions.effects
-    finite = torch.stack([other.effects.to(effects.device).isfinite().all(dim=(1, 2)) for other in others]).all(dim=0)
     sign = effects.sign().nan_to_num().to(torch.int8)
-    votes_for = [_signed_salience(other, threshold).to(sign.device) for other in others]
 
-    def shared(shift: int) -> Bool[Tensor, "inputs types coalitions"]:
-        votes = torch.zeros_like(sign)
-        for salient_sign in votes_for:
-            votes += (salient_sign.roll(shift, dims=0) == sign) & (sign != 0)
-        return votes >= min_votes
+    def votes_of(models: Sequence[Interactions]) -> tuple[Tensor, Tensor]:
+        votes = torch.stack([_signed_salience(model, threshold) for model in models]).to(sign.device)
+        return votes, torch.stack([model.effects.isfinite().all(dim=(1, 2)) for model in models]).all(dim=0).to(sign.device)
 
-    num_inputs = len(effects)
-    num_shifts = min(num_inputs - 1, CHANCE_SHIFTS)
-    hits = torch.zeros_like(effects)
-    partners = torch.zeros_like(effects[:, :1, :1])
-    for shift in (1 + k * (num_inputs - 1) // num_shifts for k in range(num_shifts)):
-        partner_finite = finite.roll(shift)[:, None, None]
-        hits += shared(shift) & partner_finite
-        partners += partner_finite
-    return Verdict(weights=shared(0).to(effects).masked_fill(~finite[:, None, None], torch.nan), chance_weights=hits / partners)
+    def shared(votes: Int[Tensor, "models inputs types coalitions"]) -> Bool[Tensor, "inputs types coalitions"]:
+        return ((votes == sign) & (sign != 0)).sum(dim=0) >= min_votes
+
+    votes, finite = votes_of(others)
+    by_chance = map(votes_of, others_by_chance) if others_by_chance else _paired_with_other_inputs(votes, finite)
+    hits, draws = torch.zeros_like(effects), torch.zeros_like(effects[:, :1, :1])
+    for drawn_votes, drawn_finite in by_chance:
+        hits += shared(drawn_votes) & drawn_finite[:, None, None]
+        draws += drawn_finite[:, None, None]
+    weights = shared(votes).to(effects).masked_fill(~finite[:, None, None], torch.nan)
+    return Verdict(weights=weights, chance_weights=hits / draws)
 
 
 def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tensor, " inputs"]) -> Float[Tensor, ""]:
@@ -111,3 +117,11 @@ def cross_entropy_from_log_odds(score: Float[Tensor, " inputs"]) -> Float[Tensor
 def _signed_salience(interactions: Interactions, threshold: float) -> Tensor:
     """Sign of each salient effect as int8; 0 where not salient."""
     return (interactions.effects.sign() * salient_mask(interactions, threshold)).nan_to_num().to(torch.int8)
+
+
+def _paired_with_other_inputs(votes: Tensor, finite: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give every input the votes on another one, in up to 31 evenly spaced cyclic pairings."""
+    num_inputs = len(finite)
+    num_shifts = min(num_inputs - 1, CHANCE_SHIFTS)
+    for shift in (1 + k * (num_inputs - 1) // num_shifts for k in range(num_shifts)):
+        yield votes.roll(shift, dims=1), finite.roll(shift)

@@ -57,6 +57,20 @@ class Game:
         index = torch.tensor(rows, dtype=torch.long, device=self.probes.inputs.device)
         return replace(self, probes=Probes(self.probes.inputs[index], self.probes.targets[index]))
 
+    def with_other_targets(self, max_games: int = 3) -> "list[Game]":
+        """Return games on the same inputs, in which each has the target of another probe with a different one.
+
+        Args:
+            max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal.
+        """
+        targets = self.probes.targets.flatten().tolist()
+        num_games = min(max_games, len(set(targets)) - 1)
+        # Counted from each probe on, so that no probe lends its target to all.
+        circle = [[(own + step) % len(targets) for step in range(1, len(targets))] for own in range(len(targets))]
+        others = [[i for i in row if targets[i] != targets[own]] for own, row in enumerate(circle)]
+        lenders = ([row[game * len(row) // num_games] for row in others] for game in range(num_games))
+        return [replace(self, probes=Probes(self.probes.inputs, self.probes.targets[rows])) for rows in lenders]
+
     def in_dtype_of(self, model: nn.Module) -> "Game":
         """Return the same game with inputs and baseline value in the model's own floating-point dtype."""
         dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)

@@ -48,7 +48,9 @@ def quiet_trainer(root: Path, **options: Any) -> Trainer:
 class SinglePlayers:
     """Evidence that costs nothing: single players generalize, larger sets do not."""
 
-    def prepare(self, interactions_of: InteractionsOf, threshold: float) -> Judge:
+    def prepare(
+        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+    ) -> Judge:
         def judge(_model: nn.Module, interactions: Interactions) -> Verdict:
             effects = interactions.effects
             orders = coalition_masks(effects.shape[-1].bit_length() - 1).sum(dim=1)

@@ -197,3 +197,14 @@ def test_the_monitored_model_has_no_say() -> None:
             raise AssertionError("the judge must not run the monitored model")
 
     assert judge(Untouchable(), effects_of(MONITORED)).weights[0, 0].tolist() == [0, 1, 1, 1]
+
+
+def test_chance_is_what_the_models_share_for_other_targets() -> None:
+    references = ReferenceModels(REFERENCES, vote="majority")
+    judge = references.prepare(
+        effects_of, THRESHOLD, [lambda _model: effects_of(MONITORED), lambda _model: effects_of(Fixed())]
+    )
+    verdict = judge(MONITORED, effects_of(MONITORED))
+    assert torch.equal(verdict.weights, judged(references).weights)
+    salient = effects_of(MONITORED).effects != 0
+    assert torch.equal(verdict.chance_weights, 0.5 * salient)

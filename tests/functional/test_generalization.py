@@ -289,3 +289,37 @@ def test_cross_entropy_of_extreme_scores_is_finite(score: float) -> None:
     loss = cross_entropy_from_log_odds(torch.tensor([score]))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor([score]), torch.ones(1))
     torch.testing.assert_close(loss[0], expected)
+
+
+# Chance by draws
+
+
+@pytest.mark.parametrize("min_votes", [1, 2])
+def test_chance_weights_of_draws_equal_a_direct_loop(min_votes: int, generator: torch.Generator) -> None:
+    monitored, *others = random_models(5, 4, generator)
+    draws = [random_models(5, 3, generator) for _ in range(4)]
+    verdict = shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3, others_by_chance=draws)
+    for i in range(5):
+        votes = [direct_votes(monitored.effects[i], [m.effects[i] for m in draw], min_votes, 0.3) for draw in draws]
+        torch.testing.assert_close(verdict.chance_weights[i], torch.stack(votes).mean(dim=0), rtol=0, atol=1e-6)
+    assert torch.equal(verdict.weights, shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3).weights)
+
+
+def test_a_draw_with_nan_is_left_out_for_that_input(generator: torch.Generator) -> None:
+    monitored, other = random_models(4, 2, generator)
+    draws = [random_models(4, 1, generator) for _ in range(2)]
+    broken = draws[0][0].and_effects.clone()
+    broken[2] = torch.nan
+    broken_draw = [Interactions(broken, draws[0][0].or_effects, draws[0][0].offset)]
+    chance = shared_interactions(monitored, [other], others_by_chance=[broken_draw, draws[1]]).chance_weights
+    both = shared_interactions(monitored, [other], others_by_chance=draws).chance_weights
+    alone = shared_interactions(monitored, [other], others_by_chance=draws[1:]).chance_weights
+    kept = torch.tensor([True, True, False, True])
+    assert torch.equal(chance[kept], both[kept])
+    assert torch.equal(chance[2], alone[2])
+
+
+def test_a_single_input_has_a_chance_level_by_draws() -> None:
+    model, stranger = one_input(and_12=1.0), one_input(and_12=-1.0)
+    drawn = shared_interactions(model, [model], others_by_chance=[[stranger], [model]])
+    assert drawn.chance_weights[0, 0, 3] == 0.5

@@ -230,3 +230,33 @@ def test_full_precision_shuts_autocast_out(network: nn.Module, game: Game) -> No
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, expected)
     torch.testing.assert_close(rounded, expected, rtol=0.1, atol=0.3)
+
+
+# Other targets
+
+
+def test_every_input_gets_different_targets_of_other_probes(game: Game) -> None:
+    targets = torch.tensor([0, 0, 0, 1, 1, 2, 0, 3, 0, 0])
+    game = replace(game, probes=Probes(torch.randn(10, NUM_PLAYERS), targets))
+    others = game.with_other_targets()
+    assert len(others) == 3
+    for other in others:
+        assert torch.equal(other.probes.inputs, game.probes.inputs)
+        assert (other.probes.targets != targets).all()
+        assert replace(other, probes=game.probes) == game
+    # All other targets have their turn, also where one of them is the most frequent.
+    assert {int(target) for other in others for target in other.probes.targets[targets == 0]} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("targets", "num_games"),
+    [([0, 1, 1, 0], 1), ([2, 2, 2], 0), ([4], 0), ([], 0), ([0, 1, 2], 2), ([0.5, 0.1, 0.7, 0.2, 0.9], 3)],
+)
+@pytest.mark.parametrize("column", [False, True])
+def test_there_are_no_more_games_than_other_targets(game: Game, targets: list[float], num_games: int, column: bool) -> None:
+    tensor = torch.tensor(targets)[:, None] if column else torch.tensor(targets)
+    others = replace(game, probes=Probes(torch.zeros(len(targets), NUM_PLAYERS), tensor)).with_other_targets()
+    assert len(others) == num_games
+    for other in others:
+        assert other.probes.targets.shape == tensor.shape
+        assert (other.probes.targets != tensor).all()

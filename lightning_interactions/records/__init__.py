@@ -1,0 +1,31 @@
+"""What flows through the package: frozen records, each field with its shape, unit and meaning.
+
+``values → Interactions → Verdict → OrderStrength → SplitMeasurement → Measurement → History → Phase``. Nothing here
+computes more than a table of its own contents.
+"""
+
+from lightning_interactions.records.history import History, Phase
+from lightning_interactions.records.interactions import (
+    EFFECT_TYPES,
+    SIGNS,
+    Certificate,
+    Interactions,
+    Probes,
+    Verdict,
+)
+from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
+
+__all__ = [
+    "EFFECT_TYPES",
+    "SIGNS",
+    "Certificate",
+    "History",
+    "Interactions",
+    "Measurement",
+    "OrderStrength",
+    "Phase",
+    "Probes",
+    "SplitMeasurement",
+    "Summary",
+    "Verdict",
+]

@@ -1,0 +1,119 @@
+"""All measurements of a run, and the phases called at them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+from lightning_interactions.records.measurement import Measurement
+
+__all__ = ["History", "Phase"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The phase of training that a run is in, as called at one measurement.
+
+    Attributes:
+        number: 1 (noise is removed, simple interactions are learned), 2 (more complex interactions are learned, mostly
+            generalizable) or 3 (mainly non-generalizable interactions are learned).
+        onset_epoch: Completed epochs when this phase was called.
+        confidence: One minus the evidence level spent on the call, in [0, 1]; NaN in phase 1, which needs no evidence.
+        reason: Why, in words with the numbers.
+    """
+
+    number: int
+    onset_epoch: int
+    confidence: float
+    reason: str
+
+    def __str__(self) -> str:
+        """Say the phase in one line."""
+        confidence = "" if self.confidence != self.confidence else f", confidence {self.confidence:.4f}"
+        return f"phase {self.number} since epoch {self.onset_epoch}{confidence}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class History:
+    """All measurements of a run with the phase that was called at each; a history that grows is a new record.
+
+    Attributes:
+        measurements: In the order of time.
+        phases: The phase called at each measurement, from what was known then.
+    """
+
+    measurements: tuple[Measurement, ...] = ()
+    phases: tuple[Phase, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.measurements)
+
+    @property
+    def epochs(self) -> list[int]:
+        """Completed epochs of every measurement."""
+        return [measurement.epoch for measurement in self.measurements]
+
+    def append(self, measurement: Measurement, phase: Phase) -> "History":
+        """Return a history that is longer by one measurement and the phase called at it."""
+        return History((*self.measurements, measurement), (*self.phases, phase))
+
+    def onset_epoch(self, phase: int) -> int | None:
+        """Return the completed epochs at which a phase was first called; ``None`` if it never was."""
+        return next((called.onset_epoch for called in self.phases if called.number == phase), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as nested dicts and lists of primitives and tensors, safe for ``weights_only`` loading."""
+        return {
+            "measurements": [asdict(measurement) for measurement in self.measurements],
+            "phases": [asdict(phase) for phase in self.phases],
+        }
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "History":
+        """Rebuild a history from :meth:`to_dict`."""
+        return cls(
+            tuple(Measurement.from_dict(measurement) for measurement in state["measurements"]),
+            tuple(Phase(**phase) for phase in state["phases"]),
+        )
+
+    def __str__(self) -> str:
+        """Print one row a measurement."""
+        return tabulate(
+            [_row(measurement, phase) for measurement, phase in zip(self.measurements, self.phases, strict=True)],
+            headers=_HEADERS,
+            floatfmt=".3f",
+            missingval="-",
+        )
+
+
+_HEADERS = (
+    "epoch",
+    "training loss",
+    "held-out loss",
+    "generalizable",
+    "non-generalizable",
+    "share",
+    "chance",
+    "mean order",
+    "excess gap",
+    "phase",
+    "seconds",
+)
+
+
+def _row(measurement: Measurement, phase: Phase) -> Sequence[float | int | None]:
+    training, held_out = measurement.training_summary, measurement.held_out_summary
+    return (
+        measurement.epoch,
+        training.loss,
+        None if held_out is None else held_out.loss,
+        training.generalizable,
+        training.non_generalizable,
+        training.share,
+        training.share_chance,
+        training.mean_order,
+        None if held_out is None else measurement.excess_gap,
+        phase.number,
+        measurement.seconds,
+    )
