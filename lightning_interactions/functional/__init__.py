@@ -19,6 +19,7 @@ from lightning_interactions.functional.strength import (
 )
 from lightning_interactions.functional.transforms import (
     and_effects,
+    matching_error,
     mobius_transform,
     or_effects,
     reconstruct_values,
@@ -35,6 +36,7 @@ __all__ = [
     "detect_phases",
     "explained_score",
     "extract_interactions",
+    "matching_error",
     "mean_order",
     "mobius_transform",
     "or_effects",

@@ -5,6 +5,7 @@ orthogonal projection onto them and a shrunken soft threshold. It stops on a dua
 makes every vector orthogonal to the attainable directions dual feasible.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 from lightning_interactions.functional.attainable import AttainableEffects
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.functional.tolerance import tolerant_split
 from lightning_interactions.functional.transforms import and_effects, or_effects
 from lightning_interactions.records import Interactions
 
@@ -53,44 +55,58 @@ ONE_THREAD_UP_TO = 11
 def extract_interactions(
     values: Float[Tensor, "inputs coalitions"],
     *,
+    noise_tolerance: float = 0.0,
     start: Interactions | None = None,
     tolerance: float | None = None,
     max_iterations: int = 20_000,
 ) -> Interactions:
-    """Rewrite values exactly as the sparsest sum of AND and OR interactions.
+    """Rewrite values as the sparsest sum of AND and OR interactions, exactly unless noise is tolerated.
 
     Args:
         values: ``v(T)`` for all ``2^n`` coalitions of each input, bit ``i`` of the index for player ``i``; any real
             scores in any unit, float32 or float64. No gradient flows through the extraction.
+        noise_tolerance: ``κ``, the part of ``|v(N) - v(∅)|`` by which the interactions may miss the values of all coalitions
+            but the empty and the full one. Tolerance makes interactions sparser and weaker, so it is part of every result;
+            :func:`matching_error` tells what was missed.
         start: Interactions of the same inputs to start from, such as the last measurement's; does not change the
             solution beyond the tolerance. Rows of NaN start from nothing.
-        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, and 1e-7 for up to 5 players, which
-            brings solutions from different starts to the same salient interactions.
+        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, 1e-4 where noise is tolerated, and
+            1e-7 for up to 5 players, which brings solutions from different starts to the same salient interactions.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
         Interactions in the dtype and on the device of ``values``; they reproduce the values on every coalition to
-        rounding, whatever the tolerance.
+        rounding, or within the noise tolerance, whatever the duality gap.
 
     Raises:
         ValueError: If the last axis does not hold ``2^n`` coalitions, the values are no 2-D tensor of float32 or float64, a
-            value is NaN or infinite, ``start`` has another shape, or ``max_iterations`` is smaller than 1.
+            value is NaN or infinite, ``start`` has another shape, ``max_iterations`` is smaller than 1, or
+            ``noise_tolerance`` is negative, NaN or infinite.
 
     Source:
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
         ridge, which picks one of the many sparsest splits, and the solver are our own.
     """
     _check_values(values, start, max_iterations)
+    if not 0 <= noise_tolerance < math.inf:
+        raise ValueError(f"extract_interactions: expected a finite noise_tolerance of at least 0, got {noise_tolerance}")
     values = values.detach()
     num_players = infer_num_players(values.shape[1])
     if tolerance is None:
-        tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-5
+        tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-4 if noise_tolerance > 0 else 1e-5
     # Apple's GPUs have no float64.
     working = values if values.device.type == "mps" else values.double()
     centred = working - working[:, :1]
     with torch.no_grad(), full_precision(values.device), _one_thread(values.device, num_players):
-        u_and = _sparsest_and_part(centred, start, tolerance, max_iterations)
-        split = Interactions(and_effects(u_and).to(values), or_effects(centred - u_and).to(values), values[:, 0])
+        if noise_tolerance > 0:
+            effects = None if start is None else start.effects.to(centred).nan_to_num()
+            u_and, u_or = tolerant_split(
+                centred, noise_tolerance, effects, ridge=RIDGE, tolerance=tolerance, max_iterations=max_iterations
+            )
+        else:
+            u_and = _sparsest_and_part(centred, start, tolerance, max_iterations)
+            u_or = centred - u_and
+        split = Interactions(and_effects(u_and).to(values), or_effects(u_or).to(values), values[:, 0])
     return _fold_single_players(split)
 
 

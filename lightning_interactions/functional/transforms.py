@@ -16,6 +16,7 @@ from lightning_interactions.records import Interactions
 __all__ = [
     "and_effects",
     "kronecker_transform",
+    "matching_error",
     "mobius_transform",
     "or_effects",
     "reconstruct_values",
@@ -127,6 +128,20 @@ def reconstruct_values(interactions: Interactions) -> Float[Tensor, "inputs coal
     or_inside = zeta_transform(interactions.or_effects)
     or_sum = or_inside[..., -1:] - or_inside.flip(-1)
     return interactions.offset[..., None] + and_sum + or_sum
+
+
+def matching_error(interactions: Interactions, values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, " inputs"]:
+    """Measure how far interactions are from matching the values.
+
+    Args:
+        interactions: AND and OR effects with their offset.
+        values: The values that they should add up to, of the same inputs.
+
+    Returns:
+        The largest distance over all coalitions, ``[inputs]``, in score units: rounding for exact interactions, at most
+        ``κ|v(N) - v(∅)|`` for a noise tolerance ``κ``.
+    """
+    return (reconstruct_values(interactions) - values).abs().amax(dim=-1)
 
 
 def _kronecker_power(matrix: Tensor, exponent: int) -> Tensor:
