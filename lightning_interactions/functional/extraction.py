@@ -48,6 +48,9 @@ ROUGH_TOLERANCE = 1e-5
 FEW_PLAYERS = 5
 """Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
 
+NOISY_FACTOR = 10.0
+"""How much larger the tolerance is where noise is tolerated: the last digits take that solver longest."""
+
 ONE_THREAD_UP_TO = 11
 """Up to so many players the products are too small to share: threads that wait for each other on busy cores cost far more."""
 
@@ -70,8 +73,8 @@ def extract_interactions(
             :func:`matching_error` tells what was missed.
         start: Interactions of the same inputs to start from, such as the last measurement's; does not change the
             solution beyond the tolerance. Rows of NaN start from nothing.
-        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, 1e-4 where noise is tolerated, and
-            1e-7 for up to 5 players, which brings solutions from different starts to the same salient interactions.
+        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, and 1e-7 for up to 5 players, which
+            brings solutions from different starts to the same salient interactions. Ten times as much with a noise tolerance.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
@@ -93,7 +96,7 @@ def extract_interactions(
     values = values.detach()
     num_players = infer_num_players(values.shape[1])
     if tolerance is None:
-        tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-4 if noise_tolerance > 0 else 1e-5
+        tolerance = (1e-7 if num_players <= FEW_PLAYERS else 1e-5) * (1 if noise_tolerance == 0 else NOISY_FACTOR)
     # Apple's GPUs have no float64.
     working = values if values.device.type == "mps" else values.double()
     centred = working - working[:, :1]

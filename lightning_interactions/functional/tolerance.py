@@ -63,16 +63,19 @@ def tolerant_split(
     scale = torch.where(scale > 0, scale, 1.0)
     target = values / scale
     width = (noise_tolerance * target[:, -1:].abs()).repeat(1, values.shape[1])
-    penalty, noise_penalty = torch.full_like(scale, PENALTY), NOISE_PENALTY / width[:, :1]
+    room = width[:, :1].minimum(target.abs().amax(dim=1, keepdim=True))
+    penalty, noise_penalty = torch.full_like(scale, PENALTY), NOISE_PENALTY / room
     width[:, [0, -1]] = 0
 
     effects = _equal_effects(target) if start is None else start / scale[..., None]
+    effects[:, :, 0] = torch.stack([effects[:, 1, 1:].sum(dim=1), torch.zeros_like(target[:, 0])], dim=1)
     solution, missed = effects.clone(), torch.zeros_like(target)
     active = torch.arange(len(values), device=values.device)
     # What the separable rest is applied to: a solution plus its multipliers over their penalties.
     free_effects = effects + (effects.sign() + ridge * effects) / PENALTY
-    free_effects[..., 0] = torch.stack([effects[:, 1, 1:].sum(dim=1), torch.zeros_like(effects[:, 1, 0])], dim=1)
-    free_noise = torch.zeros_like(target)
+    free_effects[..., 0] = effects[..., 0]
+    free_noise = (reconstruction.values(effects) - target).clamp(-width, width)
+    free_noise[:, [0, -1]] = target[:, -1:].sign() / noise_penalty * target.new_tensor([1.0, -1.0])
     iteration, next_balance = 0, FIRST_BALANCE
     while len(active) and iteration < max_iterations:
         shift = penalty / noise_penalty
@@ -93,7 +96,9 @@ def tolerant_split(
         if iteration == next_balance:
             next_balance *= 2
             effects, noise = _shrink(free_effects, penalty, ridge), free_noise.clamp(-width, width)
-            factor, noise_factor = _balance(free_effects, effects), _balance(free_noise, noise)
+            # The empty set's effects cost nothing, and may be large for nothing.
+            factor = _balance(free_effects[..., 1:], effects[..., 1:])
+            noise_factor = _balance(free_noise, noise)
             free_effects = effects + (free_effects - effects) / factor[..., None]
             free_noise = noise + (free_noise - noise) / noise_factor
             penalty, noise_penalty = penalty * factor, noise_penalty * noise_factor

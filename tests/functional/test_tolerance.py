@@ -22,7 +22,7 @@ from tests.helpers.games import (
     salient_jaccard,
 )
 
-PROPERTY = settings(max_examples=10, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=5, deadline=None, derandomize=True)
 
 Tables = Callable[[int, int, torch.Generator], Tensor]
 
@@ -97,13 +97,13 @@ def test_the_linear_program_gets_sparser_by_the_noise_that_is_tolerated() -> Non
 
 
 @TABLES
-@pytest.mark.parametrize(("num_players", "num_inputs"), [(2, 8), (3, 8), (4, 8), (5, 4), (6, 3), (7, 2)])
+@pytest.mark.parametrize(("num_players", "num_inputs"), [(2, 8), (3, 8), (4, 4), (5, 3), (6, 2), (7, 2)])
 @pytest.mark.parametrize("noise_tolerance", [0.02, 0.05])
 def test_strength_is_within_two_percent_of_the_linear_program(
     tables: Tables, num_players: int, num_inputs: int, noise_tolerance: float, generator: torch.Generator
 ) -> None:
     values = tables(num_players, num_inputs, generator)
-    interactions = extract_interactions(values, noise_tolerance=noise_tolerance)
+    interactions = extract_interactions(values, noise_tolerance=noise_tolerance, tolerance=1e-4)
     assert_within_tolerance(interactions, values, noise_tolerance)
     optimum = torch.tensor([oracles.sparsest_l1_optimum(row, noise_tolerance) for row in values], dtype=torch.float64)
     assert (strength(interactions) <= 1.02 * optimum).all()
@@ -111,7 +111,7 @@ def test_strength_is_within_two_percent_of_the_linear_program(
 
 
 def test_planted_effects_come_back_from_noise_within_the_tolerance() -> None:
-    game = planted_game(8, 4, 4, 0.0, torch.Generator().manual_seed(1))
+    game = planted_game(6, 3, 3, 0.0, torch.Generator().manual_seed(1))
     gap = (game.values[:, -1:] - game.values[:, :1]).abs()
     noise = 0.02 * gap * (2 * torch.rand(game.values.shape, generator=torch.Generator().manual_seed(0)).double() - 1)
     noise[:, [0, -1]] = 0
@@ -123,9 +123,9 @@ def test_planted_effects_come_back_from_noise_within_the_tolerance() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_tolerance_gives_less_strength(dtype: torch.dtype, generator: torch.Generator) -> None:
-    values = random_network_tables(6, 3, generator).to(dtype)
+    values = random_network_tables(4, 3, generator).to(dtype)
     strengths = []
-    for noise_tolerance in (0.0, 1e-4, 0.01, 0.05, 0.2, 10.0):
+    for noise_tolerance in (0.0, 1e-4, 0.02, 0.2):
         interactions = extract_interactions(values, noise_tolerance=noise_tolerance)
         assert interactions.and_effects.dtype == dtype
         assert_within_tolerance(interactions, values, noise_tolerance)
@@ -145,9 +145,9 @@ def test_unlimited_tolerance_leaves_the_effect_of_the_full_coalition(generator: 
 
 @TABLES
 def test_vanishing_tolerance_gives_the_exact_interactions(tables: Tables, generator: torch.Generator) -> None:
-    values = tables(5, 4, generator)
-    exact = extract_interactions(values, tolerance=1e-8, max_iterations=100_000)
-    tolerant = extract_interactions(values, noise_tolerance=1e-9, tolerance=1e-8, max_iterations=100_000)
+    values = tables(4, 3, generator)
+    exact = extract_interactions(values, tolerance=1e-7, max_iterations=100_000)
+    tolerant = extract_interactions(values, noise_tolerance=1e-9, tolerance=1e-7, max_iterations=100_000)
     assert_same_effects(tolerant.effects, exact.effects, bound=5e-3)
 
 
@@ -156,9 +156,9 @@ def test_no_tolerance_is_the_exact_path(generator: torch.Generator) -> None:
     assert torch.equal(extract_interactions(values, noise_tolerance=0.0).effects, extract_interactions(values).effects)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_start_does_not_matter(seed: int, generator: torch.Generator) -> None:
-    values = random_network_tables(6, 6, generator)
+    values = random_network_tables(6, 4, generator)
     noise = torch.randn(2, *values.shape, generator=torch.Generator().manual_seed(seed), dtype=values.dtype)
     start = Interactions(noise[0], noise[1], values[:, 0])
     start.and_effects[0] = torch.nan
@@ -168,7 +168,7 @@ def test_the_start_does_not_matter(seed: int, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_input_does_not_depend_on_its_batch(dtype: torch.dtype, generator: torch.Generator) -> None:
-    values = random_network_tables(6, 4, generator).to(dtype)
+    values = random_network_tables(6, 3, generator).to(dtype)
     together = extract_interactions(values, noise_tolerance=0.05).effects
     alone = torch.cat([extract_interactions(row[None], noise_tolerance=0.05).effects for row in values])
     reversed_order = extract_interactions(values.flip(0), noise_tolerance=0.05).effects.flip(0)
@@ -177,7 +177,7 @@ def test_an_input_does_not_depend_on_its_batch(dtype: torch.dtype, generator: to
 
 
 @PROPERTY
-@given(integer_tables(max_players=4), st.integers(-20, 20), st.booleans())
+@given(integer_tables(max_players=3), st.integers(-20, 20), st.booleans())
 def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negative: bool) -> None:
     factor = (-1.0 if negative else 1.0) * 2.0**exponent
     scaled = extract_interactions(factor * values, noise_tolerance=0.05)
@@ -185,7 +185,7 @@ def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negat
 
 
 @PROPERTY
-@given(integer_tables(min_players=2, max_players=4), st.data())
+@given(integer_tables(min_players=2, max_players=3), st.data())
 def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataObject) -> None:
     permutation = data.draw(st.permutations(range(values.shape[-1].bit_length() - 1)))
     permuted = extract_interactions(permute_players(values, permutation), noise_tolerance=0.05).effects
@@ -201,7 +201,7 @@ def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataOb
 def test_very_large_and_very_small_values_give_the_same_interactions(
     scale: float, dtype: torch.dtype, generator: torch.Generator
 ) -> None:
-    values = random_network_tables(5, 3, generator).to(dtype)
+    values = random_network_tables(4, 3, generator).to(dtype)
     scaled = extract_interactions(scale * values, noise_tolerance=0.05)
     assert_within_tolerance(scaled, scale * values, 0.05)
     assert_same_effects(scaled.effects / scale, extract_interactions(values, noise_tolerance=0.05).effects, bound=2e-3)
@@ -222,11 +222,11 @@ def test_constant_values_have_no_interactions(num_players: int) -> None:
 
 
 def test_nothing_is_tolerated_where_the_full_coalition_scores_as_the_empty_one(generator: torch.Generator) -> None:
-    values = random_tables(5, 3, generator)
+    values = random_tables(4, 2, generator)
     values[1, -1] = values[1, 0]
-    interactions = extract_interactions(values, noise_tolerance=0.05, tolerance=1e-8, max_iterations=100_000)
+    interactions = extract_interactions(values, noise_tolerance=0.05, tolerance=1e-7, max_iterations=100_000)
     assert_within_tolerance(interactions, values, 0.05)
-    exact = extract_interactions(values, tolerance=1e-8, max_iterations=100_000)
+    exact = extract_interactions(values, tolerance=1e-7, max_iterations=100_000)
     assert_same_effects(interactions.effects[1:2], exact.effects[1:2], bound=5e-3)
 
 
