@@ -2,8 +2,8 @@
 
     python tests/benchmarks/accuracy.py [--quick]
 
-Prints one table. The exit status is 1 if a bound is missed, otherwise 0. Takes about a minute on one CPU core, with
-``--quick`` about 15 seconds.
+Prints one table. The exit status is 1 if a bound is missed, otherwise 0. Takes a few minutes on one CPU core, with
+``--quick`` about half a minute.
 """
 
 import argparse
