@@ -19,6 +19,7 @@ from lightning_interactions.functional.strength import (
 )
 from lightning_interactions.functional.transforms import (
     and_effects,
+    matching_error,
     mobius_transform,
     or_effects,
     reconstruct_values,
@@ -36,6 +37,7 @@ __all__ = [
     "explained_score",
     "extract_interactions",
     "extract_with_certificate",
+    "matching_error",
     "mean_order",
     "mobius_transform",
     "or_effects",

@@ -5,10 +5,10 @@ orthogonal projection onto them and a shrunken soft threshold. It stops on a dua
 makes every vector orthogonal to the attainable directions dual feasible.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_interactions.functional.attainable import AttainableEffects, half_half_effects
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.functional.tolerance import tolerant_split
 from lightning_interactions.functional.transforms import and_effects, or_effects
 from lightning_interactions.records import Certificate, Interactions
 
@@ -46,6 +47,9 @@ ROUGH_TOLERANCE = 1e-5
 FEW_PLAYERS = 5
 """Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
 
+NOISY_FACTOR = 10.0
+"""How much larger the tolerance is where noise is tolerated: the last digits take that solver longest."""
+
 ONE_THREAD_UP_TO = 11
 """Up to so many players the products are too small to share: threads that wait for each other on busy cores cost far more."""
 
@@ -56,39 +60,45 @@ ENTRIES_AT_ONCE = 2**21
 def extract_interactions(
     values: Float[Tensor, "inputs coalitions"],
     *,
+    noise_tolerance: float = 0.0,
     start: Interactions | None = None,
     tolerance: float | None = None,
     max_iterations: int = 20_000,
 ) -> Interactions:
-    """Rewrite values exactly as the sparsest sum of AND and OR interactions.
+    """Rewrite values as the sparsest sum of AND and OR interactions, exactly unless noise is tolerated.
 
     Args:
         values: ``v(T)`` for all ``2^n`` coalitions of each input, bit ``i`` of the index for player ``i``; any real
             scores in any unit, float32 or float64. No gradient flows through the extraction.
+        noise_tolerance: ``κ``, the part of ``|v(N) - v(∅)|`` by which the interactions may miss the values of all coalitions
+            but the empty and the full one. Tolerance makes interactions sparser and weaker, so it is part of every result;
+            :func:`matching_error` tells what was missed.
         start: Interactions of the same inputs to start from, such as the last measurement's; does not change the
             solution beyond the tolerance. Rows of NaN start from nothing.
         tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, and 1e-7 for up to 5 players, which
-            brings solutions from different starts to the same salient interactions.
+            brings solutions from different starts to the same salient interactions. Ten times as much with a noise tolerance.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
         Interactions in the dtype and on the device of ``values``; they reproduce the values on every coalition to
-        rounding, whatever the tolerance.
+        rounding, or within the noise tolerance, whatever the duality gap.
 
     Raises:
         ValueError: If the last axis does not hold ``2^n`` coalitions, the values are no 2-D tensor of float32 or float64, a
-            value is NaN or infinite, ``start`` has another shape, or ``max_iterations`` is smaller than 1.
+            value is NaN or infinite, ``start`` has another shape, ``max_iterations`` is smaller than 1, or
+            ``noise_tolerance`` is negative, NaN or infinite.
 
     Source:
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
         ridge, which picks one of the many sparsest splits, and the solver are our own.
     """
-    return _extract(values, start, tolerance, max_iterations)[0]
+    return _extract(values, noise_tolerance, start, tolerance, max_iterations)[0]
 
 
 def extract_with_certificate(
     values: Float[Tensor, "inputs coalitions"],
     *,
+    noise_tolerance: float = 0.0,
     start: Interactions | None = None,
     tolerance: float | None = None,
     max_iterations: int = 20_000,
@@ -97,51 +107,56 @@ def extract_with_certificate(
 
     Args:
         values: See :func:`extract_interactions`, as for the others.
+        noise_tolerance: ``κ``.
         start: Interactions to start from.
         tolerance: Relative duality gap at which an input is solved.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
         The interactions, and a certificate evaluated in float64 from a dual feasible vector: its lower bound holds for
-        every split of the values, whatever the solver did.
+        every split of the values (within the noise tolerance), whatever the solver did.
 
     Raises:
         ValueError: As :func:`extract_interactions` does.
     """
-    return _extract(values, start, tolerance, max_iterations)
+    return _extract(values, noise_tolerance, start, tolerance, max_iterations)
 
 
 def _extract(
-    values: Tensor, start: Interactions | None, tolerance: float | None, max_iterations: int
+    values: Tensor, noise_tolerance: float, start: Interactions | None, tolerance: float | None, max_iterations: int
 ) -> tuple[Interactions, Certificate]:
     _check_values(values, start, max_iterations)
+    if not 0 <= noise_tolerance < math.inf:
+        raise ValueError(f"extract_interactions: expected a finite noise_tolerance of at least 0, got {noise_tolerance}")
     values = values.detach()
     num_players = infer_num_players(values.shape[1])
     if tolerance is None:
-        tolerance = 1e-7 if num_players <= FEW_PLAYERS else 1e-5
+        tolerance = (1e-7 if num_players <= FEW_PLAYERS else 1e-5) * (1 if noise_tolerance == 0 else NOISY_FACTOR)
     # Apple's GPUs have no float64.
     centred = values if values.device.type == "mps" else values.double()
     centred = centred - centred[:, :1]
-    started = None if start is None else start.effects.transpose(0, 1).to(centred).nan_to_num()
     with torch.no_grad(), full_precision(values.device), _one_thread(values.device, num_players):
-        u_and, certificates = torch.empty_like(centred), []
+        parts = []
         for rows in torch.arange(len(values), device=values.device).split(max(1, ENTRIES_AT_ONCE // values.shape[1])):
-            u_and[rows], certificate = _sparsest_and_part(
-                centred[rows], None if started is None else started[:, rows], tolerance, max_iterations
-            )
-            certificates.append(certificate)
-        split = Interactions(and_effects(u_and).to(values), or_effects(centred - u_and).to(values), values[:, 0])
-    certificate = Certificate(
-        *(torch.cat([getattr(part, field.name) for part in certificates]) for field in fields(Certificate))
-    )
+            own_start = None if start is None else start.effects[rows].to(centred).nan_to_num()
+            if noise_tolerance > 0:
+                part = tolerant_split(
+                    centred[rows], noise_tolerance, own_start, ridge=RIDGE, tolerance=tolerance, max_iterations=max_iterations
+                )
+            else:
+                part = _sparsest_split(centred[rows], own_start, tolerance, max_iterations)
+            parts.append((*part[:2], *vars(part[2]).values()))
+        u_and, u_or, *proof = (torch.cat(column) for column in zip(*parts, strict=True))
+        split = Interactions(and_effects(u_and).to(values), or_effects(u_or).to(values), values[:, 0])
+    certificate = Certificate(*proof)
     _warn_of_unsolved(certificate, tolerance, max_iterations)
     return _fold_single_players(split), certificate
 
 
-def _sparsest_and_part(
+def _sparsest_split(
     values: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
-) -> tuple[Tensor, Certificate]:
-    """Solve for ``u_and``, of values with ``v(∅) = 0``.
+) -> tuple[Tensor, Tensor, Certificate]:
+    """Solve for ``u_and`` and ``u_or``, of values with ``v(∅) = 0``.
 
     Every input is solved in a unit of its own, ``s`` over its ADMM penalty. In it the penalty is 1, and the state of the
     iteration is one tensor: the sparse effects plus the dual vector, which the soft threshold takes apart.
@@ -150,7 +165,7 @@ def _sparsest_and_part(
     scale = 2 * half_half.abs().mean(dim=-1).sum(dim=0)
     scale = torch.where(scale > 0, scale, 1.0)[:, None]
     unit, ridge = scale / PENALTY, torch.full_like(scale, RIDGE / PENALTY)
-    base, state = half_half / unit, (half_half if start is None else start) / unit
+    base, state = half_half / unit, (half_half if start is None else start.transpose(0, 1)) / unit
 
     effects, dual = half_half.clone(), torch.zeros_like(half_half)
     iterations = torch.zeros(len(values), dtype=torch.long, device=values.device)
@@ -183,9 +198,10 @@ def _sparsest_and_part(
 
     attainable = AttainableEffects.like(values)
     u_and = 0.5 * values + attainable.split(effects - half_half)
-    effects = torch.stack([and_effects(u_and), or_effects(values - u_and)])
+    u_or = values - u_and
+    effects = torch.stack([and_effects(u_and), or_effects(u_or)])
     objective, bound = _objective_and_bound(attainable, half_half, effects, dual, RIDGE / scale)
-    return u_and, Certificate(objective, bound, iterations)
+    return u_and, u_or, Certificate(objective, bound, iterations)
 
 
 def _shrink(effects: Tensor, ridge: Tensor) -> Tensor:

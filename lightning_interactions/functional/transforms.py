@@ -17,6 +17,7 @@ from lightning_interactions.records import Interactions
 __all__ = [
     "and_effects",
     "kronecker_transform",
+    "matching_error",
     "mobius_transform",
     "or_effects",
     "reconstruct_values",
@@ -33,17 +34,19 @@ LARGEST_GROUP = 5
 """Players in one factor where there are more than two."""
 
 
-def kronecker_factors(matrix: Float[Tensor, "2 2"], num_players: int) -> tuple[Tensor, ...]:
+def kronecker_factors(matrix: Float[Tensor, "2 2"], num_players: int, num_groups: int | None = None) -> tuple[Tensor, ...]:
     """Split the Kronecker power of a 2x2 matrix into dense factors of about equal size.
 
     Args:
         matrix: The matrix that acts on every player's bit.
         num_players: Number of players ``n``.
+        num_groups: Number of factors; what is fastest on a CPU if left out.
 
     Returns:
         One factor for each group of players, from the high bits to the low ones.
     """
-    num_groups = 2 if num_players <= TWO_GROUPS_UP_TO else -(-num_players // LARGEST_GROUP)
+    if num_groups is None:
+        num_groups = 2 if num_players <= TWO_GROUPS_UP_TO else -(-num_players // LARGEST_GROUP)
     sizes = [(num_players + group) // num_groups for group in range(num_groups)]
     return tuple(_kronecker_power(matrix, size) for size in reversed(sizes))
 
@@ -139,6 +142,20 @@ def reconstruct_values(interactions: Interactions) -> Float[Tensor, "inputs coal
     or_inside = zeta_transform(interactions.or_effects)
     or_sum = or_inside[..., -1:] - or_inside.flip(-1)
     return interactions.offset[..., None] + and_sum + or_sum
+
+
+def matching_error(interactions: Interactions, values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, " inputs"]:
+    """Measure how far interactions are from matching the values.
+
+    Args:
+        interactions: AND and OR effects with their offset.
+        values: The values that they should add up to, of the same inputs.
+
+    Returns:
+        The largest distance over all coalitions, ``[inputs]``, in score units: rounding for exact interactions, at most
+        ``κ|v(N) - v(∅)|`` for a noise tolerance ``κ``.
+    """
+    return (reconstruct_values(interactions) - values).abs().amax(dim=-1)
 
 
 def _kronecker_power(matrix: Tensor, exponent: int) -> Tensor:

@@ -108,22 +108,30 @@ def salient_strength_by_order(interactions: Interactions, threshold: float) -> F
     return strength_by_order(interactions, torch.ones_like(interactions.effects), threshold).generalizable
 
 
-def sparsest_l1_optimum(values: Float[Tensor, " coalitions"]) -> float:
+def sparsest_l1_optimum(values: Float[Tensor, " coalitions"], noise_tolerance: float = 0.0) -> float:
     """Solve the linear program of the sparsest split, without the ridge.
 
     Args:
         values: ``v(T)`` of one input on all coalitions.
+        noise_tolerance: The part of ``|v(N) - v(∅)|`` by which the values of all but the empty and the full coalition may be
+            missed.
 
     Returns:
         The smallest ``‖I_and‖₁ + ‖I_or‖₁`` over non-empty sets, in the unit of the values.
     """
     matching, mobius = _matching_equations(values)
-    # Each effect is a positive minus a negative part, so that the sum of all variables is the 1-norm.
+    num_effects, num_sets = matching.shape[1], len(values) - 1
+    bound = noise_tolerance * float((values[-1] - values[0]).abs())
+    # The Möbius transform of the noise on non-empty coalitions.
+    entries = [(s - 1, t - 1, (-1) ** (order(s) - order(t))) for s in range(1, num_sets + 1) for t in subsets(s) if t]
+    rows, columns, signs = zip(*entries, strict=True)
+    noise = coo_array((np.asarray(signs, dtype=float), (rows, columns)), shape=(num_sets, num_sets))
+    # Each effect is a positive minus a negative part, so that the sum of both is its absolute value.
     solution = linprog(
-        np.ones(2 * matching.shape[1]),
-        A_eq=hstack([matching, -matching]).tocsc(),
+        np.concatenate([np.ones(2 * num_effects), np.zeros(num_sets)]),
+        A_eq=hstack([matching, -matching, -noise]).tocsc(),
         b_eq=mobius,
-        bounds=(0, None),
+        bounds=[(0, None)] * (2 * num_effects) + [(-bound, bound)] * (num_sets - 1) + [(0, 0)],
         method="highs",
     )
     if solution.status != 0:
