@@ -1,7 +1,11 @@
 """The mathematics as functions of tensors; needs neither a model nor Lightning."""
 
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
-from lightning_interactions.functional.extraction import extract_interactions, extract_with_certificate
+from lightning_interactions.functional.extraction import (
+    extract_interactions,
+    extract_shared_interactions,
+    extract_with_certificate,
+)
 from lightning_interactions.functional.generalization import (
     above_chance,
     cross_entropy_from_log_odds,
@@ -36,6 +40,7 @@ __all__ = [
     "detect_phases",
     "explained_score",
     "extract_interactions",
+    "extract_shared_interactions",
     "extract_with_certificate",
     "matching_error",
     "mean_order",

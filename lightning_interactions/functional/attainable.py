@@ -27,7 +27,7 @@ DENSE_UP_TO = 5
 class AttainableEffects:
     """Directions in which the split of any values can change their effects.
 
-    Effects have the shape ``[types, inputs, coalitions]`` here, so that each type is one block of memory.
+    Effects have the shape ``[types, ..., coalitions]`` here, so that each type is one block of memory.
 
     Attributes:
         cos: ``[coalitions]``; share of the AND effects in each direction.
@@ -46,9 +46,9 @@ class AttainableEffects:
     normals: Float[Tensor, "types coalitions coordinates"]
 
     @classmethod
-    def like(cls, values: Float[Tensor, "inputs coalitions"]) -> "AttainableEffects":
+    def like(cls, values: Float[Tensor, "*batch coalitions"]) -> "AttainableEffects":
         """Find the directions for as many players as the values have, in their dtype and on their device."""
-        num_players = infer_num_players(values.shape[1])
+        num_players = infer_num_players(values.shape[-1])
         mobius = torch.tensor(MOBIUS, dtype=torch.float64)
         complemented = mobius.flip(-1)
         inverse_root = torch.linalg.inv(torch.linalg.cholesky(complemented.T @ complemented))
@@ -74,30 +74,30 @@ class AttainableEffects:
         units = torch.eye(len(spectrum), dtype=values.dtype, device=values.device)
         return replace(kronecker, normals=kronecker.from_normal_part(units).mT)
 
-    def normal_part(self, effects: Float[Tensor, "types inputs coalitions"]) -> Float[Tensor, "inputs coalitions"]:
+    def normal_part(self, effects: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """Coordinates of effects orthogonal to the directions; attainable effects share those of the half-half split."""
         if len(self.normals):
-            return (effects @ self.normals).sum(dim=0)
+            return (effects.flatten(1, -2) @ self.normals).sum(dim=0).reshape(effects.shape[1:])
         and_part = apply_factors(effects[0], _transposed(self.and_basis))
         or_part = apply_factors(effects[1], _transposed(self.or_basis))
         return and_part.mul_(self.sin).addcmul_(or_part, self.cos, value=-1)
 
-    def from_normal_part(self, coordinates: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, "types inputs coalitions"]:
+    def from_normal_part(self, coordinates: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
         """Effects with the given coordinates orthogonal to the directions, and none along them."""
         if len(self.normals):
-            return coordinates @ self.normals.mT
+            return (coordinates.flatten(0, -2) @ self.normals.mT).reshape(2, *coordinates.shape)
         and_part = apply_factors(self.sin * coordinates, self.and_basis)
         or_part = apply_factors(-self.cos * coordinates, self.or_basis)
         return torch.stack([and_part, or_part])
 
-    def split(self, deviation: Float[Tensor, "types inputs coalitions"]) -> Float[Tensor, "inputs coalitions"]:
+    def split(self, deviation: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """The ``γ`` whose effects deviate so from those of the half-half split."""
         and_part = apply_factors(deviation[0], _transposed(self.and_basis))
         or_part = apply_factors(deviation[1], _transposed(self.or_basis))
         return apply_factors(self.sin * (self.cos * and_part + self.sin * or_part), self.split_basis)
 
 
-def half_half_effects(values: Float[Tensor, "inputs coalitions"]) -> Float[Tensor, "types inputs coalitions"]:
+def half_half_effects(values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
     """Effects of the split into two equal parts, of values with ``v(∅) = 0``."""
     return torch.stack([0.5 * mobius_transform(values), -0.5 * mobius_transform(values.flip(-1))])
 

@@ -1,48 +1,31 @@
 """The sparsest split of values into AND and OR effects.
 
-It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the attainable effects ``x`` (see ``attainable.py``). The solver is ADMM between the
-orthogonal projection onto them and a shrunken soft threshold. It stops on a duality gap, which is cheap because the ridge
-makes every vector orthogonal to the attainable directions dual feasible.
+It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the effects ``x`` that some split has, where ``s`` is the mean effect of the split into
+two equal parts. The solvers are in ``sparsest.py`` and, where noise is tolerated, in ``tolerance.py``.
 """
 
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.functional.attainable import AttainableEffects, half_half_effects
 from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.functional.sparsest import sparsest_split
 from lightning_interactions.functional.tolerance import tolerant_split
 from lightning_interactions.functional.transforms import and_effects, or_effects
 from lightning_interactions.records import Certificate, Interactions
 
-__all__ = ["extract_interactions", "extract_with_certificate"]
+__all__ = ["extract_interactions", "extract_shared_interactions", "extract_with_certificate"]
 
 RIDGE = 0.01
 """ε, the weight of the ridge that makes the sparsest split unique."""
-
-PENALTY = 2.0
-"""ADMM penalty in units of 1/s; fewest iterations on tables of trained and untrained networks, 1 to 4 about the same."""
-
-BALANCE_EVERY = 500
-"""Iterations between adjustments of an input's penalty; few inputs live to see one."""
-
-IMBALANCE = 5.0
-"""Ratio of an input's relative primal to its relative dual residual, or the inverse, from which its penalty is adjusted."""
-
-OVER_RELAXATION = 1.8
-CHECK_EVERY = 25
-
-ROUGH_ITERATIONS = 2000
-"""Iterations in float32 at most; beyond them float32 has mostly stalled."""
-
-ROUGH_TOLERANCE = 1e-5
-"""Smallest relative duality gap that float32 can tell apart from zero."""
 
 FEW_PLAYERS = 5
 """Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
@@ -92,7 +75,8 @@ def extract_interactions(
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
         ridge, which picks one of the many sparsest splits, and the solver are our own.
     """
-    return _extract(values, noise_tolerance, start, tolerance, max_iterations)[0]
+    (interactions,), _ = _extract(values[None], noise_tolerance, start, tolerance, max_iterations)
+    return interactions
 
 
 def extract_with_certificate(
@@ -119,138 +103,75 @@ def extract_with_certificate(
     Raises:
         ValueError: As :func:`extract_interactions` does.
     """
-    return _extract(values, noise_tolerance, start, tolerance, max_iterations)
+    (interactions,), certificate = _extract(values[None], noise_tolerance, start, tolerance, max_iterations)
+    return interactions, certificate
+
+
+def extract_shared_interactions(
+    values: Float[Tensor, "models inputs coalitions"], *, tolerance: float | None = None, max_iterations: int = 20_000
+) -> tuple[Interactions, ...]:
+    """Rewrite the values of several models exactly, with interactions on as few common sets as possible.
+
+    All models' splits are one convex program: it minimises the sum over sets and types of the length of the vector that an
+    effect is over the models, each in units of its own scale ``s``, plus the ridge. A set that one model needs is free for
+    the others, so the models' salient sets agree more than those of splits of their own. For one model it is
+    :func:`extract_interactions`.
+
+    Args:
+        values: ``v(T)`` of each model on the same inputs and players; see :func:`extract_interactions`.
+        tolerance: Relative duality gap at which an input is solved; as in :func:`extract_interactions` if left out.
+        max_iterations: Where to stop anyway, with a warning.
+
+    Returns:
+        One record for each model; each reproduces its own model's values to rounding.
+
+    Raises:
+        ValueError: As :func:`extract_interactions` does, and if there is no axis of models, or no model.
+
+    Source:
+        Chen et al. 2024 (arXiv 2401.16318) look for interactions shared by models; the convex program is our own.
+    """
+    if values.ndim != 3 or not len(values):
+        raise ValueError(
+            "extract_shared_interactions: expected values [models, inputs, coalitions] of at least one model, got shape "
+            f"{tuple(values.shape)}"
+        )
+    return _extract(values, 0.0, None, tolerance, max_iterations)[0]
 
 
 def _extract(
     values: Tensor, noise_tolerance: float, start: Interactions | None, tolerance: float | None, max_iterations: int
-) -> tuple[Interactions, Certificate]:
-    _check_values(values, start, max_iterations)
+) -> tuple[tuple[Interactions, ...], Certificate]:
+    """Extract from values ``[models, inputs, coalitions]``, some inputs at a time; noise and start are for one model."""
+    for of_one_model in values:
+        _check_values(of_one_model, start, max_iterations)
     if not 0 <= noise_tolerance < math.inf:
         raise ValueError(f"extract_interactions: expected a finite noise_tolerance of at least 0, got {noise_tolerance}")
     values = values.detach()
-    num_players = infer_num_players(values.shape[1])
+    num_models, num_inputs, num_coalitions = values.shape
+    num_players = infer_num_players(num_coalitions)
     if tolerance is None:
         tolerance = (1e-7 if num_players <= FEW_PLAYERS else 1e-5) * (1 if noise_tolerance == 0 else NOISY_FACTOR)
     # Apple's GPUs have no float64.
     centred = values if values.device.type == "mps" else values.double()
-    centred = centred - centred[:, :1]
+    centred = centred - centred[..., :1]
+    settings: dict[str, Any] = {"ridge": RIDGE, "tolerance": tolerance, "max_iterations": max_iterations}
+    parts = []
     with torch.no_grad(), full_precision(values.device), _one_thread(values.device, num_players):
-        parts = []
-        for rows in torch.arange(len(values), device=values.device).split(max(1, ENTRIES_AT_ONCE // values.shape[1])):
+        inputs_at_once = max(1, ENTRIES_AT_ONCE // (num_models * num_coalitions))
+        for rows in torch.arange(num_inputs, device=values.device).split(inputs_at_once):
             own_start = None if start is None else start.effects[rows].to(centred).nan_to_num()
             if noise_tolerance > 0:
-                part = tolerant_split(
-                    centred[rows], noise_tolerance, own_start, ridge=RIDGE, tolerance=tolerance, max_iterations=max_iterations
-                )
+                part = tolerant_split(centred[:, rows], noise_tolerance, own_start, **settings)
             else:
-                part = _sparsest_split(centred[rows], own_start, tolerance, max_iterations)
-            parts.append((*part[:2], *vars(part[2]).values()))
-        u_and, u_or, *proof = (torch.cat(column) for column in zip(*parts, strict=True))
-        split = Interactions(and_effects(u_and).to(values), or_effects(u_or).to(values), values[:, 0])
-    certificate = Certificate(*proof)
+                part = sparsest_split(centred[:, rows], own_start, **settings)
+            parts.append(part)
+        u_and, u_or, certificates = zip(*parts, strict=True)
+        effects_by_type = and_effects(torch.cat(u_and, dim=1)).to(values), or_effects(torch.cat(u_or, dim=1)).to(values)
+    certificate = Certificate(*(torch.cat(column) for column in zip(*map(astuple, certificates), strict=True)))
     _warn_of_unsolved(certificate, tolerance, max_iterations)
-    return _fold_single_players(split), certificate
-
-
-def _sparsest_split(
-    values: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
-) -> tuple[Tensor, Tensor, Certificate]:
-    """Solve for ``u_and`` and ``u_or``, of values with ``v(∅) = 0``.
-
-    Every input is solved in a unit of its own, ``s`` over its ADMM penalty. In it the penalty is 1, and the state of the
-    iteration is one tensor: the sparse effects plus the dual vector, which the soft threshold takes apart.
-    """
-    half_half = half_half_effects(values)
-    scale = 2 * half_half.abs().mean(dim=-1).sum(dim=0)
-    scale = torch.where(scale > 0, scale, 1.0)[:, None]
-    unit, ridge = scale / PENALTY, torch.full_like(scale, RIDGE / PENALTY)
-    base, state = half_half / unit, (half_half if start is None else start.transpose(0, 1)) / unit
-
-    effects, dual = half_half.clone(), torch.zeros_like(half_half)
-    iterations = torch.zeros(len(values), dtype=torch.long, device=values.device)
-    active, iteration = torch.arange(len(values), device=values.device), 0
-    # Single precision goes most of the way at half the cost; what it does not solve goes on in the precision of the values.
-    rough = min(ROUGH_ITERATIONS if tolerance >= ROUGH_TOLERANCE else 0, max_iterations)
-    for dtype, last_iteration in ((torch.float32, rough), (values.dtype, max_iterations)):
-        attainable = AttainableEffects.like(values.to(dtype))
-        base, state, unit, ridge = (part.to(dtype) for part in (base, state, unit, ridge))
-        while len(active) and iteration < last_iteration:
-            offset = attainable.normal_part(base)
-            for _ in range(CHECK_EVERY):
-                sparse = _shrink(state, ridge)
-                reflected = torch.lerp(state, sparse, 2.0)
-                correction = attainable.from_normal_part(attainable.normal_part(reflected).sub_(offset))
-                backwards = correction.add_(state).sub_(sparse)
-                state = state.add(backwards, alpha=-OVER_RELAXATION)
-            iteration += CHECK_EVERY
-            point, last_sparse, sparse = sparse - backwards, sparse, _shrink(state, ridge)
-            effects[:, active], dual[:, active] = (point * unit).to(effects), (state - sparse).to(dual)
-            iterations[active] = iteration
-            objective, bound = _objective_and_bound(attainable, base, point, state - sparse, ridge)
-            unsolved = ~(objective - bound <= tolerance * objective)
-            if iteration % BALANCE_EVERY == 0:
-                balance = _penalty_balance(point - sparse, sparse - last_sparse, sparse, state - sparse)
-                state = state + (balance - 1) * sparse
-                base, unit, ridge = base * balance, unit / balance, ridge / balance
-            active, unit, ridge = active[unsolved], unit[unsolved], ridge[unsolved]
-            base, state = base[:, unsolved], state[:, unsolved]
-
-    attainable = AttainableEffects.like(values)
-    u_and = 0.5 * values + attainable.split(effects - half_half)
-    u_or = values - u_and
-    effects = torch.stack([and_effects(u_and), or_effects(u_or)])
-    objective, bound = _objective_and_bound(attainable, half_half, effects, dual, RIDGE / scale)
-    return u_and, u_or, Certificate(objective, bound, iterations)
-
-
-def _shrink(effects: Tensor, ridge: Tensor) -> Tensor:
-    """Proximal step of ``‖x‖₁ + (ridge/2)‖x‖₂²``; the empty set is an offset and costs nothing."""
-    shrunk = torch.nn.functional.softshrink(effects, 1.0).div_(1 + ridge)
-    shrunk[..., 0] = effects[..., 0]
-    return shrunk
-
-
-def _penalty_balance(primal_residual: Tensor, dual_residual: Tensor, effects: Tensor, dual: Tensor) -> Tensor:
-    """Factor for each input's penalty where one of its relative residuals is far behind the other.
-
-    Source:
-        Boyd et al. 2011, section 3.4.1; residuals relative to effects and dual as in Wohlberg 2017 (arXiv 1704.06209).
-    """
-    primal, dual_change, size, dual_size = (part.norm(dim=(0, 2)) for part in (primal_residual, dual_residual, effects, dual))
-    ratio = ((primal / size) / (dual_change / dual_size))[:, None]
-    one = torch.ones_like(ratio)
-    return torch.where(ratio > IMBALANCE, 2 * one, torch.where(ratio < 1 / IMBALANCE, one / 2, one))
-
-
-def _objective_and_bound(
-    attainable: AttainableEffects, base: Tensor, effects: Tensor, dual: Tensor, ridge: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Compute the objective of attainable effects and a lower bound on the objective of all.
-
-    Every ``p`` that is orthogonal to the directions and zero at the empty set gives the lower bound
-    ``⟨p, base⟩ - Σ max(|p| - 1, 0)² / 2·ridge``; ``dual`` is brought there by two orthogonal corrections.
-    """
-    direction = _empty_set_direction(attainable)
-    feasible = attainable.from_normal_part(attainable.normal_part(dual))
-    feasible = feasible - feasible[:1, :, :1] * direction
-    excess = (feasible.abs() - 1).clamp(min=0)
-    bound = (feasible * base).sum(dim=(0, 2)) - (excess**2 / (2 * ridge)).sum(dim=(0, 2))
-    counted = effects[..., 1:]
-    objective = (counted.abs() + 0.5 * ridge * counted**2).sum(dim=(0, 2))
-    return objective, bound
-
-
-def _empty_set_direction(attainable: AttainableEffects) -> Tensor:
-    """The direction of dual vectors that changes the empty set's entries, scaled to one there.
-
-    A constant added to ``u_and`` moves both empty-set entries alike and nothing else, so dual vectors have opposite
-    numbers there: one direction settles both.
-    """
-    unit = attainable.cos.new_zeros(2, 1, len(attainable.cos))
-    unit[0, 0, 0] = 1
-    direction = attainable.from_normal_part(attainable.normal_part(unit))
-    return direction / direction[0, 0, 0]
+    interactions = (Interactions(*row) for row in zip(*effects_by_type, values[..., 0], strict=True))
+    return tuple(map(_fold_single_players, interactions)), certificate
 
 
 def _warn_of_unsolved(certificate: Certificate, tolerance: float, max_iterations: int) -> None:

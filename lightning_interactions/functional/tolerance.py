@@ -7,6 +7,7 @@ duality gap: the ridge makes all multipliers of ``R x = v + q`` that sum to zero
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_interactions.functional.symmetry import Reconstruction
@@ -32,9 +33,9 @@ CHECK_EVERY = 25
 
 
 def tolerant_split(
-    values: Tensor,
+    values: Float[Tensor, "1 inputs coalitions"],
     noise_tolerance: float,
-    start: Tensor | None = None,
+    start: Float[Tensor, "inputs types coalitions"] | None = None,
     *,
     ridge: float,
     tolerance: float,
@@ -43,21 +44,22 @@ def tolerant_split(
     """Split values into an AND and an OR part that add up to them within a noise tolerance.
 
     Args:
-        values: ``[inputs, coalitions]`` with ``v(∅) = 0``.
+        values: Values of one model, with ``v(∅) = 0``.
         noise_tolerance: ``κ``; the parts may miss ``v(T)`` by ``κ|v(N)|``, but not on the empty and the full coalition.
-        start: Effects ``[inputs, 2, coalitions]`` to start from, in the unit of the values.
+        start: Effects to start from, in the unit of the values.
         ridge: ``ε``.
         tolerance: Relative duality gap at which an input is solved.
         max_iterations: Where to stop anyway.
 
     Returns:
-        ``u_and`` and ``u_or``, each ``[inputs, coalitions]``, within the noise tolerance whatever the duality gap; and how
+        ``u_and`` and ``u_or``, of the shape of ``values``, within the noise tolerance whatever the duality gap; and how
         close to the sparsest such split they are.
 
     Source:
         Eckstein & Bertsekas 1992, "On the Douglas-Rachford splitting method and the proximal point algorithm for maximal
         monotone operators", for over-relaxed ADMM.
     """
+    values = values[0]
     reconstruction = Reconstruction.like(values)
     scale = mobius_transform(torch.stack([values, values.flip(-1)])).abs().mean(dim=-1).sum(dim=0)[:, None]
     scale = torch.where(scale > 0, scale, 1.0)
@@ -112,7 +114,7 @@ def tolerant_split(
         )
     u_and = scale * zeta_transform(solution[:, 0])
     certificate = Certificate(scale[:, 0] * objective, scale[:, 0] * bound, iterations)
-    return u_and, values + scale * missed - u_and, certificate
+    return u_and[None], (values + scale * missed - u_and)[None], certificate
 
 
 def _equal_effects(target: Tensor) -> Tensor:
