@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightning_interactions.functional.coalitions import coalition_masks
@@ -76,32 +76,46 @@ class Game:
             for rows in torch.arange(len(inputs), device=inputs.device).split(self.batch_size):
                 self.score(self.forward(model, inputs[rows]), targets[rows])
 
-    def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
-        """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""
+    def values(
+        self, model: nn.Module, masks: Bool[Tensor, "coalitions players"] | None = None
+    ) -> Float[Tensor, "inputs coalitions"]:
+        """Evaluate a model on every coalition, or on given ones, of every input; see :func:`evaluate_coalitions`."""
         if not self.full_precision:
-            return evaluate_coalitions(model, self)
+            return evaluate_coalitions(model, self, masks)
         with full_precision(self.probes.inputs.device):
-            return evaluate_coalitions(model, self)
+            return evaluate_coalitions(model, self, masks)
 
 
 @torch.no_grad()
-def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs coalitions"]:
-    """Score all ``2^n`` masked versions of every input, in batches that run across inputs.
+def evaluate_coalitions(
+    model: nn.Module, game: Game, masks: Bool[Tensor, "coalitions players"] | None = None
+) -> Float[Tensor, "inputs coalitions"]:
+    """Score masked versions of every input, in batches that run across inputs.
 
     The model is used in the mode that it is in; put it into evaluation mode first.
 
     Args:
         model: Any module that ``game.forward`` can run.
         game: Inputs, players, baseline value and score.
+        masks: The coalitions, true for the players that stay; all ``2^n``, in the order of their index, if left out.
 
     Returns:
-        Values ``v(T)`` of shape ``[inputs, 2^n]``, float32 or the model's wider dtype; NaN and infinity are kept.
+        Values ``v(T)`` of shape ``[inputs, coalitions]``, float32 or the model's wider dtype; NaN and infinity are kept.
 
     Raises:
-        ValueError: If the players do not fit the inputs, or the outputs or targets do not fit the score.
+        ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do not
+            fit the score.
     """
     inputs, targets = game.probes.inputs, game.probes.targets
-    masks = coalition_masks(game.num_players, inputs.device)
+    num_players = game.num_players
+    if masks is None:
+        masks = coalition_masks(num_players, inputs.device)
+    elif masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players:
+        raise ValueError(
+            f"evaluate_coalitions: expected boolean masks [coalitions, {num_players}], one column a player, got {masks.dtype} "
+            f"of shape {tuple(masks.shape)}; draw_coalitions({num_players}, ...) makes such masks"
+        )
+    masks = masks.to(inputs.device)
     total = len(inputs) * len(masks)
     scores = []
     for begin in range(0, total, game.batch_size):
@@ -112,5 +126,5 @@ def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs c
         outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
         scores.append(game.score(outputs, targets[rows]))
     if not scores:
-        return torch.zeros(0, len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
+        return torch.zeros(len(inputs), len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
     return torch.cat(scores).reshape(len(inputs), len(masks))

@@ -1,106 +1,16 @@
-"""What flows through the package: frozen records, each field with its shape, unit and meaning.
-
-``values → Interactions → Verdict → OrderStrength → SplitMeasurement → Measurement → History → Phase``. Nothing here
-computes more than a table of its own contents.
-"""
+"""What one measurement keeps, and the history of a run; nothing here computes more than a table of its own contents."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from tabulate import tabulate
 from torch import Tensor
 
-__all__ = [
-    "EFFECT_TYPES",
-    "SIGNS",
-    "History",
-    "Interactions",
-    "Measurement",
-    "OrderStrength",
-    "Phase",
-    "Probes",
-    "SplitMeasurement",
-    "Summary",
-    "Verdict",
-]
+from lightning_interactions.records.interactions import OrderStrength
 
-EFFECT_TYPES = ("and", "or")
-"""Meaning of an axis named ``types``."""
-
-SIGNS = ("positive", "negative")
-"""Meaning of an axis named ``signs``."""
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """Sparse AND and OR effects that add up to the values exactly.
-
-    Attributes:
-        and_effects: ``[inputs, coalitions]``, score units; ``and_effects[i, S]`` counts when all players of ``S`` are
-            unmasked. Column 0 is zero.
-        or_effects: ``[inputs, coalitions]``, score units; counts when at least one player of ``S`` is unmasked. Column 0
-            is zero, and so are single players: their OR is the same trigger as their AND and is folded into it.
-        offset: ``[inputs]``, score units; the value ``v(∅)`` of the fully masked input.
-    """
-
-    and_effects: Float[Tensor, "inputs coalitions"]
-    or_effects: Float[Tensor, "inputs coalitions"]
-    offset: Float[Tensor, " inputs"]
-
-    @property
-    def effects(self) -> Float[Tensor, "inputs types coalitions"]:
-        """Both kinds of effects on one axis, in the order of :data:`EFFECT_TYPES`."""
-        return torch.stack([self.and_effects, self.or_effects], dim=1)
-
-
-@dataclass(frozen=True)
-class Probes:
-    """The fixed inputs on which every measurement of a run is made.
-
-    Attributes:
-        inputs: ``[inputs, ...]``, what the model takes.
-        targets: ``[inputs]`` or ``[inputs, 1]``, the classes that the score looks at.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How far evidence takes each interaction for generalizable.
-
-    Attributes:
-        weights: ``[inputs, types, coalitions]`` in [0, 1]; 1 is generalizable, 0 is not.
-        chance_weights: The same weights as the evidence of *other* inputs would give them, on average: what an
-            interaction gets without having anything to do with the evidence on its own input.
-    """
-
-    weights: Float[Tensor, "inputs types coalitions"]
-    chance_weights: Float[Tensor, "inputs types coalitions"]
-
-
-@dataclass(frozen=True)
-class OrderStrength:
-    """Strength ``Σ|I(S)|`` over ``|S| = order``, per input, in score units.
-
-    The last axis is indexed by the order itself, 0 to n; order 0 is always zero. A left-out input is a row of NaN.
-
-    Attributes:
-        generalizable: ``[inputs, types, signs, orders]``; the generalizable part of the salient interactions.
-        non_generalizable: The rest of the salient interactions.
-        non_salient: All interactions that are not salient.
-    """
-
-    generalizable: Float[Tensor, "inputs types signs orders"]
-    non_generalizable: Float[Tensor, "inputs types signs orders"]
-    non_salient: Float[Tensor, "inputs types signs orders"]
+__all__ = ["History", "Measurement", "Phase", "SplitMeasurement", "Summary"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Interactions of inputs, what evidence says about them, and their strength by order."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["EFFECT_TYPES", "SIGNS", "Interactions", "OrderStrength", "Probes", "SampledInteractions", "Verdict"]
+
+EFFECT_TYPES = ("and", "or")
+"""Meaning of an axis named ``types``."""
+
+SIGNS = ("positive", "negative")
+"""Meaning of an axis named ``signs``."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Sparse AND and OR effects that add up to the values exactly.
+
+    Attributes:
+        and_effects: ``[inputs, coalitions]``, score units; ``and_effects[i, S]`` counts when all players of ``S`` are
+            unmasked. Column 0 is zero.
+        or_effects: ``[inputs, coalitions]``, score units; counts when at least one player of ``S`` is unmasked. Column 0
+            is zero, and so are single players: their OR is the same trigger as their AND and is folded into it.
+        offset: ``[inputs]``, score units; the value ``v(∅)`` of the fully masked input.
+    """
+
+    and_effects: Float[Tensor, "inputs coalitions"]
+    or_effects: Float[Tensor, "inputs coalitions"]
+    offset: Float[Tensor, " inputs"]
+
+    @property
+    def effects(self) -> Float[Tensor, "inputs types coalitions"]:
+        """Both kinds of effects on one axis, in the order of :data:`EFFECT_TYPES`."""
+        return torch.stack([self.and_effects, self.or_effects], dim=1)
+
+
+@dataclass(frozen=True)
+class SampledInteractions:
+    """A sparse sum of AND and OR effects that was fitted to the values of some coalitions.
+
+    It does not match the values exactly, on the fitted coalitions or on others. How far it is off is measured on held-out
+    coalitions, which took no part in the fit nor in any choice of it, and is part of the result. The errors are averages
+    over such draws: coalitions of another kind may be matched worse.
+
+    Attributes:
+        players: ``[interactions, players]``; the set of each interaction, true for its players.
+        is_or: ``[interactions]``; true for an OR, which counts when at least one of its players is unmasked, false for an
+            AND, which counts when all are. Single players are ANDs.
+        effects: ``[inputs, interactions]``, score units; zero where an input does not have the interaction.
+        offset: ``[inputs]``, score units; what the sum gives to the fully masked input. Fitted: close to ``v(∅)``.
+        rms_error: ``[inputs]``, score units; root mean square of value minus sum over the held-out coalitions.
+        max_error: ``[inputs]``, score units; largest absolute difference over the held-out coalitions.
+        spread: ``[inputs]``, score units; standard deviation of the values over the held-out coalitions.
+        num_forwards: Masked forwards of each input, which is the number of coalitions, held-out ones included.
+        num_held_out: How many of them were held out.
+        order: Every set of at most so many players was a candidate; larger ones only where the search came upon them.
+        blind_spot: What the result cannot see, in words with the numbers.
+    """
+
+    players: Bool[Tensor, "interactions players"]
+    is_or: Bool[Tensor, " interactions"]
+    effects: Float[Tensor, "inputs interactions"]
+    offset: Float[Tensor, " inputs"]
+    rms_error: Float[Tensor, " inputs"]
+    max_error: Float[Tensor, " inputs"]
+    spread: Float[Tensor, " inputs"]
+    num_forwards: int
+    num_held_out: int
+    order: int
+    blind_spot: str
+
+    @property
+    def orders(self) -> Int[Tensor, " interactions"]:
+        """Number of players of every interaction."""
+        return self.players.sum(dim=1)
+
+    @property
+    def relative_error(self) -> Float[Tensor, " inputs"]:
+        """RMS error over the spread: 0 explains all, 1 no more than a constant; zero where nothing varies nor errs."""
+        return torch.where(self.rms_error > 0, self.rms_error / self.spread, 0.0)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The fixed inputs on which every measurement of a run is made.
+
+    Attributes:
+        inputs: ``[inputs, ...]``, what the model takes.
+        targets: ``[inputs]`` or ``[inputs, 1]``, the classes that the score looks at.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far evidence takes each interaction for generalizable.
+
+    Attributes:
+        weights: ``[inputs, types, coalitions]`` in [0, 1]; 1 is generalizable, 0 is not.
+        chance_weights: The same weights as the evidence of *other* inputs would give them, on average: what an
+            interaction gets without having anything to do with the evidence on its own input.
+    """
+
+    weights: Float[Tensor, "inputs types coalitions"]
+    chance_weights: Float[Tensor, "inputs types coalitions"]
+
+
+@dataclass(frozen=True)
+class OrderStrength:
+    """Strength ``Σ|I(S)|`` over ``|S| = order``, per input, in score units.
+
+    The last axis is indexed by the order itself, 0 to n; order 0 is always zero. A left-out input is a row of NaN.
+
+    Attributes:
+        generalizable: ``[inputs, types, signs, orders]``; the generalizable part of the salient interactions.
+        non_generalizable: The rest of the salient interactions.
+        non_salient: All interactions that are not salient.
+    """
+
+    generalizable: Float[Tensor, "inputs types signs orders"]
+    non_generalizable: Float[Tensor, "inputs types signs orders"]
+    non_salient: Float[Tensor, "inputs types signs orders"]
