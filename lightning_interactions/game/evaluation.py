@@ -126,5 +126,7 @@ def evaluate_coalitions(
         outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
         scores.append(game.score(outputs, targets[rows]))
     if not scores:
-        return torch.zeros(len(inputs), len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
+        return torch.zeros(
+            len(inputs), len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device
+        )
     return torch.cat(scores).reshape(len(inputs), len(masks))
