@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from lightning_interactions.functional.precision import full_precision
-from lightning_interactions.functional.sparse_regression import lasso, lasso_path, least_squares
+from lightning_interactions.functional.sparse_regression import lasso_path, least_squares
 from lightning_interactions.functional.triggers import Triggers, all_triggers, count_triggers, find_triggers, trigger_matrix
 from lightning_interactions.records import SampledInteractions
 
@@ -59,9 +59,10 @@ class _Split:
 class _Fit:
     """A sparse sum for one input, in units of its spread: triggers, coefficients, and how they were found."""
 
+    candidates: Triggers
     triggers: Triggers
     coefficients: Tensor
-    penalty: float
+    penalties: Tensor
     refitted: bool
     error: float
 
@@ -146,7 +147,7 @@ def _fit_input(masks: Tensor, values: Tensor, base: Triggers, holds: Tensor, ord
     centred = values - values[split.fitted].mean()
     spread = centred[split.fitted].square().mean().sqrt()
     if not spread > torch.finfo(values.dtype).eps * values[split.fitted].abs().amax():
-        return _Fit(base.select(torch.arange(0)), values[:0], penalty=0.0, refitted=False, error=0.0)
+        return _Fit(base, base.select(torch.arange(0)), values[:0], penalties=values[:0], refitted=False, error=0.0)
     target = centred / spread
     num_players = masks.shape[1]
     fit = _grow(masks, target, base.select(torch.arange(num_players)), holds[:, :num_players], range(2, orders.stop), split)
@@ -179,8 +180,8 @@ def _fit_triggers(triggers: Triggers, holds: Tensor, target: Tensor, split: _Spl
     """Choose the penalty, and whether to refit what it selects without penalty, by the validation error."""
     features, response = holds[split.fitted], target[split.fitted]
     penalties = PENALTIES.to(target) * (features.T @ response).abs().amax() / len(response)
-    best = _Fit(triggers.select(torch.arange(0)), target[:0], float(penalties[0]), refitted=False, error=torch.inf)
-    for penalty, coefficients in zip(penalties, lasso_path(features, response, penalties), strict=True):
+    best = _Fit(triggers, triggers.select(torch.arange(0)), target[:0], penalties[:0], refitted=False, error=torch.inf)
+    for step, coefficients in enumerate(lasso_path(features, response, penalties)):
         support = coefficients.nonzero().flatten()
         if len(support) > len(response) // 2:
             break
@@ -189,27 +190,31 @@ def _fit_triggers(triggers: Triggers, holds: Tensor, target: Tensor, split: _Spl
         misses = target[split.validation] - options @ columns[split.validation].T
         error, chosen = misses.square().mean(dim=1).sqrt().min(dim=0)
         if error < best.error:
-            best = _Fit(triggers.select(support), options[chosen], float(penalty), bool(chosen), float(error))
+            best = _Fit(triggers, triggers.select(support), options[chosen], penalties[: step + 1], bool(chosen), float(error))
         elif error > HOPELESS * best.error:
             break
     return best
 
 
-def _final(fit: _Fit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-    """Estimate the selected effects once more, from all coalitions that are not held out; return them with the offset."""
-    holds = trigger_matrix(fit.triggers, masks[used], values.dtype)
+def _final(fit: _Fit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Triggers, Tensor, Tensor]:
+    """Estimate the effects once more, from all coalitions that are not held out; return triggers, effects and offset.
+
+    A refit keeps the selected triggers; the lasso, whose penalty is what was selected, may choose others.
+    """
+    triggers = fit.triggers if fit.refitted else fit.candidates
+    holds = trigger_matrix(triggers, masks[used], values.dtype)
     average, mean = holds.mean(dim=0), values[used].mean()
-    features, target = holds - average, values[used] - mean
+    holds -= average
+    target = values[used] - mean
     spread = target.square().mean().sqrt()
+    effects = torch.zeros_like(average)
     if fit.refitted:
-        effects = least_squares(features, target)
+        effects = least_squares(holds, target)
     elif len(fit.triggers):
-        effects = spread * lasso(features, target / spread, fit.penalty)
-    else:
-        effects = average
-    if len(effects):
-        effects = torch.where(effects.abs() > NEGLIGIBLE * effects.abs().amax(), effects, 0.0)
-    return effects, mean - average @ effects
+        for coefficients in lasso_path(holds, target / spread, fit.penalties):
+            effects = spread * coefficients
+    selected = (effects.abs() > NEGLIGIBLE * effects.abs().amax()).nonzero().flatten()
+    return triggers.select(selected), effects[selected], mean - average @ effects
 
 
 def _measured(
@@ -218,13 +223,12 @@ def _measured(
     """Put the inputs' sums on one list of interactions and measure them on the held-out coalitions."""
     used = torch.cat([split.fitted, split.validation])
     finals = [_final(fit, masks, row, used) for fit, row in zip(fits, values, strict=True)]
-    keys = [fit.triggers.key()[effects != 0] for fit, (effects, _) in zip(fits, finals, strict=True)]
-    listed, position = torch.unique(torch.cat(keys), dim=0, return_inverse=True)
+    listed, position = torch.unique(torch.cat([triggers.key() for triggers, _, _ in finals]), dim=0, return_inverse=True)
     triggers = Triggers.from_key(listed)
     effects = values.new_zeros(len(values), len(triggers))
-    for row, (own, _), index in zip(effects, finals, position.split([len(key) for key in keys]), strict=True):
-        row[index] = own[own != 0]
-    offset = torch.stack([offset for _, offset in finals])
+    for row, (_, own, _), index in zip(effects, finals, position.split([len(own) for _, own, _ in finals]), strict=True):
+        row[index] = own
+    offset = torch.stack([offset for _, _, offset in finals])
     expected = effects @ trigger_matrix(triggers, masks[split.held_out], values.dtype).T + offset[:, None]
     held_out = values[:, split.held_out]
     errors = held_out - expected

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["lasso", "lasso_path", "least_squares"]
+__all__ = ["lasso_path", "least_squares"]
 
 RIDGE = 0.01
 """Weight of the ridge beside the l1 norm; it makes the solution unique."""
@@ -62,14 +62,6 @@ def lasso_path(
         coefficients = torch.zeros_like(coefficients).scatter(0, screened, solution)
         gradient = features.T @ (target - columns @ solution) / len(target)
         yield coefficients
-
-
-def lasso(
-    features: Float[Tensor, "observations features"], target: Float[Tensor, " observations"], penalty: float
-) -> Float[Tensor, " features"]:
-    """Solve the problem of :func:`lasso_path` for one penalty, without screening."""
-    gradient = features.T @ target / len(target)
-    return _lasso(features, target, penalty, torch.zeros_like(gradient), gradient)
 
 
 def least_squares(
