@@ -18,7 +18,7 @@ OVER_RELAXATION = 1.6
 MAX_ITERATIONS = 100
 CHECK_EVERY = 10
 TOLERANCE = 1e-4
-"""Change of a coefficient in one iteration, as a fraction of the largest one, at which the solver stops."""
+"""Relative change of the coefficients in one iteration at which the solver stops."""
 
 MAX_SCREENED = 8192
 """Features that one penalty may look at; the rest would make no difference but cost memory."""
@@ -87,7 +87,7 @@ def _lasso(columns: Tensor, target: Tensor, penalty: float, start: Tensor, gradi
         relaxed = OVER_RELAXATION * point + (1 - OVER_RELAXATION) * sparse + dual
         last, sparse = sparse, torch.nn.functional.softshrink(relaxed, 1 / STEP) / (1 + RIDGE / STEP)
         dual = relaxed - sparse
-        if iteration % CHECK_EVERY == 0 and bool((sparse - last).abs().amax() <= TOLERANCE * sparse.abs().amax()):
+        if iteration % CHECK_EVERY == 0 and bool((sparse - last).norm() <= TOLERANCE * sparse.norm()):
             break
     return sparse
 
