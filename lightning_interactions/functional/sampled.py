@@ -6,15 +6,14 @@ coalitions are split in three: most are fitted, some choose the sparsity and dec
 the rest are held out and only measure the error.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.sparse_regression import lasso_path, least_squares
-from lightning_interactions.functional.triggers import Triggers, all_triggers, count_triggers, find_triggers, trigger_matrix
+from lightning_interactions.functional.trigger_selection import CoalitionSplit, TriggerFit, select_triggers
+from lightning_interactions.functional.triggers import Triggers, all_triggers, count_triggers, trigger_matrix
 from lightning_interactions.records import SampledInteractions
 
 __all__ = ["fit_interactions", "predict_values"]
@@ -28,43 +27,8 @@ FEWEST_COALITIONS = 50
 MAX_ENTRIES = 2**27
 """Entries of the largest matrix, coalitions by candidates: half a gigabyte in float32."""
 
-PENALTIES = torch.logspace(0, -3, 20, dtype=torch.float64)
-"""l1 penalties, as fractions of the smallest one that leaves nothing."""
-
-ROUNDS = 8
-CANDIDATES_PER_ROUND = 256
-LEAST_GAIN = 0.01
-"""Fraction by which larger sets must lower the validation error to be taken up."""
-
-SOLVED = 1e-3
-"""Validation error, as a fraction of the spread, from which no other start is tried."""
-
-HOPELESS = 1.1
-"""Validation error over the smallest so far from which smaller penalties are not tried."""
-
 NEGLIGIBLE = 1e-5
 """Effects below this fraction of the largest are rounding and are dropped."""
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Row numbers of the coalitions that are fitted, that validate and that are held out."""
-
-    fitted: Tensor
-    validation: Tensor
-    held_out: Tensor
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A sparse sum for one input, in units of its spread: triggers, coefficients, and how they were found."""
-
-    candidates: Triggers
-    triggers: Triggers
-    coefficients: Tensor
-    penalties: Tensor
-    refitted: bool
-    error: float
 
 
 def fit_interactions(
@@ -105,7 +69,7 @@ def fit_interactions(
         base = all_triggers(masks.shape[1], order, values.device)
         holds = trigger_matrix(base, masks, values.dtype)
         holds -= holds[split.fitted].mean(dim=0)
-        fits = [_fit_input(masks, row, base, holds, range(order + 1, max(order, max_order) + 1), split) for row in values]
+        fits = [select_triggers(masks, row, base, holds, range(order + 1, max(order, max_order) + 1), split) for row in values]
         return _measured(masks, values, fits, split, order, max_order)
 
 
@@ -138,65 +102,7 @@ def predict_values(
         return effects @ holds.T + interactions.offset[:, None]
 
 
-def _fit_input(masks: Tensor, values: Tensor, base: Triggers, holds: Tensor, orders: range, split: _Split) -> _Fit:
-    """Fit one input from two starts and keep the one with the smaller validation error.
-
-    With single players for a start every larger set has to be found in a residual: few candidates, which suit few strong
-    interactions. With all sets up to the order for a start many weak interactions of low order are estimated together.
-    """
-    centred = values - values[split.fitted].mean()
-    spread = centred[split.fitted].square().mean().sqrt()
-    if not spread > torch.finfo(values.dtype).eps * values[split.fitted].abs().amax():
-        return _Fit(base, base.select(torch.arange(0)), values[:0], penalties=values[:0], refitted=False, error=0.0)
-    target = centred / spread
-    num_players = masks.shape[1]
-    fit = _grow(masks, target, base.select(torch.arange(num_players)), holds[:, :num_players], range(2, orders.stop), split)
-    if fit.error < SOLVED:
-        return fit
-    other = _grow(masks, target, base, holds, orders, split)
-    return min(fit, other, key=lambda each: each.error)
-
-
-def _grow(masks: Tensor, target: Tensor, base: Triggers, holds: Tensor, orders: range, split: _Split) -> _Fit:
-    """Add triggers that are found in the residual, as long as the validation error falls."""
-    fitted = split.fitted
-    best = _fit_triggers(base, holds, target, split)
-    for _ in range(ROUNDS if len(orders) else 0):
-        chosen = trigger_matrix(best.triggers, masks[fitted], target.dtype)
-        residual = target[fitted] - (chosen - chosen.mean(dim=0)) @ best.coefficients
-        grown = best.triggers.select(best.triggers.players.sum(dim=1) >= orders.start)
-        grown = grown.join(find_triggers(masks[fitted], residual, orders, CANDIDATES_PER_ROUND))
-        extra = trigger_matrix(grown, masks, target.dtype)
-        extra -= extra[fitted].mean(dim=0)
-        candidates = Triggers(torch.cat([base.players, grown.players]), torch.cat([base.is_or, grown.is_or]))
-        fit = _fit_triggers(candidates, torch.cat([holds, extra], dim=1), target, split)
-        if fit.error >= (1 - LEAST_GAIN) * best.error:
-            break
-        best = fit
-    return best
-
-
-def _fit_triggers(triggers: Triggers, holds: Tensor, target: Tensor, split: _Split) -> _Fit:
-    """Choose the penalty, and whether to refit what it selects without penalty, by the validation error."""
-    features, response = holds[split.fitted], target[split.fitted]
-    penalties = PENALTIES.to(target) * (features.T @ response).abs().amax() / len(response)
-    best = _Fit(triggers, triggers.select(torch.arange(0)), target[:0], penalties[:0], refitted=False, error=torch.inf)
-    for step, coefficients in enumerate(lasso_path(features, response, penalties)):
-        support = coefficients.nonzero().flatten()
-        if len(support) > len(response) // 2:
-            break
-        columns = holds[:, support]
-        options = torch.stack([coefficients[support], least_squares(columns[split.fitted], response)])
-        misses = target[split.validation] - options @ columns[split.validation].T
-        error, chosen = misses.square().mean(dim=1).sqrt().min(dim=0)
-        if error < best.error:
-            best = _Fit(triggers, triggers.select(support), options[chosen], penalties[: step + 1], bool(chosen), float(error))
-        elif error > HOPELESS * best.error:
-            break
-    return best
-
-
-def _final(fit: _Fit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Triggers, Tensor, Tensor]:
+def _final(fit: TriggerFit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Triggers, Tensor, Tensor]:
     """Estimate the effects once more, from all coalitions that are not held out; return triggers, effects and offset.
 
     A refit keeps the selected triggers; the lasso, whose penalty is what was selected, may choose others.
@@ -218,7 +124,7 @@ def _final(fit: _Fit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Trig
 
 
 def _measured(
-    masks: Tensor, values: Tensor, fits: list[_Fit], split: _Split, order: int, max_order: int
+    masks: Tensor, values: Tensor, fits: list[TriggerFit], split: CoalitionSplit, order: int, max_order: int
 ) -> SampledInteractions:
     """Put the inputs' sums on one list of interactions and measure them on the held-out coalitions."""
     used = torch.cat([split.fitted, split.validation])
@@ -257,13 +163,13 @@ def _measured(
     )
 
 
-def _draw_split(num_coalitions: int, generator: Generator | None, device: torch.device) -> _Split:
+def _draw_split(num_coalitions: int, generator: Generator | None, device: torch.device) -> CoalitionSplit:
     if generator is None:
         generator = Generator().manual_seed(0)
     rows = torch.randperm(num_coalitions, generator=generator).to(device)
     num_held_out, num_validation = int(HELD_OUT * num_coalitions), int(VALIDATION * num_coalitions)
     held_out, validation, fitted = rows.tensor_split([num_held_out, num_held_out + num_validation])
-    return _Split(fitted, validation, held_out)
+    return CoalitionSplit(fitted, validation, held_out)
 
 
 def _check(masks: Tensor, values: Tensor, order: int, max_order: int) -> None:
