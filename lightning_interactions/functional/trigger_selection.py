@@ -20,7 +20,7 @@ LEAST_GAIN = 0.01
 """Fraction by which larger sets must lower the validation error to be taken up."""
 
 SOLVED = 1e-3
-"""Validation error, as a fraction of the spread, from which no other start is tried."""
+"""Validation error, as a fraction of the spread, below which a game counts as solved and only sparser sums are looked for."""
 
 HOPELESS = 1.1
 """Validation error over the smallest so far from which smaller penalties are not tried."""
@@ -55,6 +55,12 @@ class TriggerFit:
     refitted: bool
     error: float
 
+    def is_better_than(self, other: "TriggerFit") -> bool:
+        """Compare validation errors; of two that both solve the game, take the sparser one."""
+        if max(self.error, other.error) < SOLVED:
+            return bool(self.coefficients.abs().sum() < other.coefficients.abs().sum())
+        return self.error < other.error
+
 
 def select_triggers(
     masks: Tensor, values: Tensor, base: Triggers, holds: Tensor, orders: range, split: CoalitionSplit
@@ -80,9 +86,12 @@ def select_triggers(
     num_players = masks.shape[1]
     fit = _grow(masks, target, base.select(torch.arange(num_players)), holds[:, :num_players], range(2, orders.stop), split)
     if fit.error < SOLVED:
-        return fit
-    other = _grow(masks, target, base, holds, orders, split)
-    return min(fit, other, key=lambda each: each.error)
+        # Triggers of one set's subsets depend on each other, so a solved game may have a sparser sum of other low orders.
+        found = fit.triggers.select(fit.triggers.players.sum(dim=1) >= orders.start)
+        other = _fit_triggers(*_extended(base, holds, found, masks, split), target, split)
+    else:
+        other = _grow(masks, target, base, holds, orders, split)
+    return other if other.is_better_than(fit) else fit
 
 
 def _grow(masks: Tensor, target: Tensor, base: Triggers, holds: Tensor, orders: range, split: CoalitionSplit) -> TriggerFit:
@@ -94,14 +103,19 @@ def _grow(masks: Tensor, target: Tensor, base: Triggers, holds: Tensor, orders: 
         residual = target[fitted] - (chosen - chosen.mean(dim=0)) @ best.coefficients
         grown = best.triggers.select(best.triggers.players.sum(dim=1) >= orders.start)
         grown = grown.join(find_triggers(masks[fitted], residual, orders, CANDIDATES_PER_ROUND))
-        extra = trigger_matrix(grown, masks, target.dtype)
-        extra -= extra[fitted].mean(dim=0)
-        candidates = Triggers(torch.cat([base.players, grown.players]), torch.cat([base.is_or, grown.is_or]))
-        fit = _fit_triggers(candidates, torch.cat([holds, extra], dim=1), target, split)
+        fit = _fit_triggers(*_extended(base, holds, grown, masks, split), target, split)
         if fit.error >= (1 - LEAST_GAIN) * best.error:
             break
         best = fit
     return best
+
+
+def _extended(base: Triggers, holds: Tensor, more: Triggers, masks: Tensor, split: CoalitionSplit) -> tuple[Triggers, Tensor]:
+    """Append triggers and their columns, of mean zero over the fitted coalitions."""
+    columns = trigger_matrix(more, masks, holds.dtype)
+    columns -= columns[split.fitted].mean(dim=0)
+    triggers = Triggers(torch.cat([base.players, more.players]), torch.cat([base.is_or, more.is_or]))
+    return triggers, torch.cat([holds, columns], dim=1)
 
 
 def _fit_triggers(triggers: Triggers, holds: Tensor, target: Tensor, split: CoalitionSplit) -> TriggerFit:
@@ -117,11 +131,13 @@ def _fit_triggers(triggers: Triggers, holds: Tensor, target: Tensor, split: Coal
         columns = holds[:, support]
         options = torch.stack([coefficients[support], least_squares(columns[split.fitted], response)])
         misses = target[split.validation] - options @ columns[split.validation].T
-        error, chosen = misses.square().mean(dim=1).sqrt().min(dim=0)
-        if error < best.error:
-            best = TriggerFit(
-                triggers, triggers.select(support), options[chosen], penalties[: step + 1], bool(chosen), float(error)
-            )
-        elif error > HOPELESS * best.error:
+        errors = misses.square().mean(dim=1).sqrt()
+        chosen = int(errors.argmin())
+        fit = TriggerFit(
+            triggers, triggers.select(support), options[chosen], penalties[: step + 1], bool(chosen), float(errors[chosen])
+        )
+        if fit.is_better_than(best):
+            best = fit
+        elif fit.error > HOPELESS * max(best.error, SOLVED):
             break
     return best

@@ -142,8 +142,8 @@ def relative_error(problem: Problem, fitted: Fitted, masks: Tensor) -> float:
 def recall(planted: ManyPlayerGame, fitted: Fitted) -> float:
     """Fraction of planted effects that came back with their sign and within 10 %.
 
-    Methods without ORs are asked whether they have what an OR is in their terms: minus the sign on the AND of its whole set
-    for an even number of players, plus for an odd one; overlapping planted effects are left to count against nobody.
+    Methods without ORs are asked for the Möbius effect that an OR has on its whole set: the effect itself for an odd number
+    of players, minus it for an even one. Planted effects on supersets can hide it, which counts against these methods.
     """
     hits = 0
     for players, is_or, effect in zip(
