@@ -14,6 +14,8 @@ from lightning_interactions.functional.generalization import (
     strength_share,
 )
 from lightning_interactions.functional.phases import detect_phases
+from lightning_interactions.functional.sampled import fit_interactions, predict_values
+from lightning_interactions.functional.sampling import draw_coalitions
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -38,14 +40,17 @@ __all__ = [
     "coalition_orders",
     "cross_entropy_from_log_odds",
     "detect_phases",
+    "draw_coalitions",
     "explained_score",
     "extract_interactions",
     "extract_shared_interactions",
     "extract_with_certificate",
+    "fit_interactions",
     "matching_error",
     "mean_order",
     "mobius_transform",
     "or_effects",
+    "predict_values",
     "reconstruct_values",
     "salient_mask",
     "shared_interactions",

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.game.players.protocol import Players
 from lightning_interactions.game.scores import Score, log_odds
@@ -90,17 +89,21 @@ class Game:
             for rows in torch.arange(len(inputs), device=inputs.device).split(self.batch_size):
                 self.score(self.forward(model, inputs[rows]), targets[rows])
 
-    def values(self, model: nn.Module) -> Float[Tensor, "inputs coalitions"]:
-        """Evaluate a model on every coalition of every input; see :func:`evaluate_coalitions`."""
+    def values(
+        self, model: nn.Module, masks: Bool[Tensor, "coalitions players"] | None = None
+    ) -> Float[Tensor, "inputs coalitions"]:
+        """Evaluate a model on every coalition, or on given ones, of every input; see :func:`evaluate_coalitions`."""
         if not self.full_precision:
-            return evaluate_coalitions(model, self)
+            return evaluate_coalitions(model, self, masks)
         with full_precision(self.probes.inputs.device):
-            return evaluate_coalitions(model, self)
+            return evaluate_coalitions(model, self, masks)
 
 
 @torch.no_grad()
-def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs coalitions"]:
-    """Score all ``2^n`` masked versions of every input, in batches that run across inputs.
+def evaluate_coalitions(
+    model: nn.Module, game: Game, masks: Bool[Tensor, "coalitions players"] | None = None
+) -> Float[Tensor, "inputs coalitions"]:
+    """Score masked versions of every input, in batches that run across inputs.
 
     Masked versions of an input that are equal are evaluated once. The model is used in the mode that it is in; put it into
     evaluation mode first.
@@ -108,41 +111,50 @@ def evaluate_coalitions(model: nn.Module, game: Game) -> Float[Tensor, "inputs c
     Args:
         model: Any module that ``game.forward`` can run.
         game: Inputs, players, baseline value and score.
+        masks: The coalitions of up to 64 players, true for the players that stay; all ``2^n``, in the order of their index,
+            if left out.
 
     Returns:
-        Values ``v(T)`` of shape ``[inputs, 2^n]``, float32 or the model's wider dtype; NaN and infinity are kept.
+        Values ``v(T)`` of shape ``[inputs, coalitions]``, float32 or the model's wider dtype; NaN and infinity are kept.
 
     Raises:
-        ValueError: If the players do not fit the inputs, or the outputs or targets do not fit the score.
+        ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do not
+            fit the score.
     """
-    inputs, targets = game.probes.inputs, game.probes.targets
-    masks = coalition_masks(game.num_players, inputs.device)
-    if not len(inputs):
-        return torch.zeros(0, len(masks), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
-    canonical = _canonical_coalitions(game)
-    rows, coalitions = (canonical == torch.arange(len(masks), device=inputs.device)).nonzero(as_tuple=True)
+    inputs, targets, num_players = game.probes.inputs, game.probes.targets, game.num_players
+    players = torch.arange(num_players, device=inputs.device)
+    if masks is None:
+        indices = torch.arange(2**num_players, device=inputs.device)
+    elif masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players or num_players > 64:
+        raise ValueError(
+            f"evaluate_coalitions: expected boolean masks [coalitions, {num_players}], one column a player (64 at most), "
+            f"got {masks.dtype} of shape {tuple(masks.shape)}; draw_coalitions({num_players}, ...) makes such masks"
+        )
+    else:
+        indices = (masks.to(inputs.device) * (1 << players)).sum(dim=1)
+    if not len(inputs) or not len(indices):
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        return torch.zeros(len(inputs), len(indices), dtype=dtype, device=inputs.device)
+    # The largest coalition with the very same masked input stands for all of them.
+    largest = indices | (_players_at_baseline(game) * (1 << players)).sum(dim=1, keepdim=True)
+    different, position = zip(*(row.unique(return_inverse=True) for row in largest), strict=True)
+    counts = torch.tensor([len(row) for row in different])
+    rows = torch.arange(len(inputs)).repeat_interleave(counts).to(inputs.device)
     scores = []
-    for own_rows, own_coalitions in zip(rows.split(game.batch_size), coalitions.split(game.batch_size), strict=True):
-        masked = game.players.mask(inputs[own_rows], masks[own_coalitions], game.baseline)
+    for own_rows, coalitions in zip(rows.split(game.batch_size), torch.cat(different).split(game.batch_size), strict=True):
+        masked = game.players.mask(inputs[own_rows], (coalitions[:, None] >> players & 1).bool(), game.baseline)
         outputs = game.forward(model, masked)
         outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
         scores.append(game.score(outputs, targets[own_rows]))
-    values = scores[0].new_empty(canonical.shape)
-    values[rows, coalitions] = torch.cat(scores)
-    return values.gather(1, canonical)
+    by_input = torch.cat(scores).split(counts.tolist())
+    return torch.stack([values[own_position] for values, own_position in zip(by_input, position, strict=True)])
 
 
-def _canonical_coalitions(game: Game) -> Int[Tensor, "inputs coalitions"]:
-    """For each coalition, the largest one with the very same masked input.
-
-    A player that already has its baseline value, such as a patch of black background, may as well stay: masking it
-    changes nothing. An input with ``k`` such players has only ``2^(n-k)`` different masked versions.
-    """
+def _players_at_baseline(game: Game) -> Bool[Tensor, "inputs players"]:
+    """Which players have their baseline value anyway, such as patches of black background: masking them changes nothing."""
     inputs = game.probes.inputs
     players = torch.arange(game.num_players, device=inputs.device)
-    unchanged = []
-    for player in players:
-        masked = game.players.mask(inputs, (players != player).expand(len(inputs), -1), game.baseline)
-        unchanged.append((masked == inputs).flatten(1).all(dim=1))
-    always_there = (torch.stack(unchanged, dim=1) * 2**players).sum(dim=1, keepdim=True)
-    return torch.arange(2 ** len(players), device=inputs.device) | always_there
+    unchanged = [
+        game.players.mask(inputs, (players != player).expand(len(inputs), -1), game.baseline) == inputs for player in players
+    ]
+    return torch.stack([same.flatten(1).all(dim=1) for same in unchanged], dim=1)

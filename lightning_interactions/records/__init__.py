@@ -11,6 +11,7 @@ from lightning_interactions.records.interactions import (
     Certificate,
     Interactions,
     Probes,
+    SampledInteractions,
     Verdict,
 )
 from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
@@ -25,6 +26,7 @@ __all__ = [
     "OrderStrength",
     "Phase",
     "Probes",
+    "SampledInteractions",
     "SplitMeasurement",
     "Summary",
     "Verdict",

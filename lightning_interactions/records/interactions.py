@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["EFFECT_TYPES", "SIGNS", "Certificate", "Interactions", "Probes", "Verdict"]
+__all__ = ["EFFECT_TYPES", "SIGNS", "Certificate", "Interactions", "Probes", "SampledInteractions", "Verdict"]
 
 EFFECT_TYPES = ("and", "or")
 """Meaning of an axis named ``types``."""
@@ -55,6 +55,52 @@ class Certificate:
     def gap(self) -> Float[Tensor, " inputs"]:
         """How far the objective may be above the smallest, as a fraction of the objective."""
         return ((self.objective - self.lower_bound) / self.objective).nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class SampledInteractions:
+    """A sparse sum of AND and OR effects that was fitted to the values of some coalitions.
+
+    It does not match the values exactly, on the fitted coalitions or on others. How far it is off is measured on held-out
+    coalitions, which took no part in the fit nor in any choice of it, and is part of the result. The errors are averages
+    over such draws: coalitions of another kind may be matched worse.
+
+    Attributes:
+        players: ``[interactions, players]``; the set of each interaction, true for its players.
+        is_or: ``[interactions]``; true for an OR, which counts when at least one of its players is unmasked, false for an
+            AND, which counts when all are. Single players are ANDs.
+        effects: ``[inputs, interactions]``, score units; zero where an input does not have the interaction.
+        offset: ``[inputs]``, score units; what the sum gives to the fully masked input. Fitted: close to ``v(∅)``.
+        rms_error: ``[inputs]``, score units; root mean square of value minus sum over the held-out coalitions.
+        max_error: ``[inputs]``, score units; largest absolute difference over the held-out coalitions.
+        spread: ``[inputs]``, score units; standard deviation of the values over the held-out coalitions.
+        num_forwards: Masked forwards of each input, which is the number of coalitions, held-out ones included.
+        num_held_out: How many of them were held out.
+        order: Every set of at most so many players was a candidate; larger ones only where the search came upon them.
+        blind_spot: What the result cannot see, in words with the numbers.
+    """
+
+    players: Bool[Tensor, "interactions players"]
+    is_or: Bool[Tensor, " interactions"]
+    effects: Float[Tensor, "inputs interactions"]
+    offset: Float[Tensor, " inputs"]
+    rms_error: Float[Tensor, " inputs"]
+    max_error: Float[Tensor, " inputs"]
+    spread: Float[Tensor, " inputs"]
+    num_forwards: int
+    num_held_out: int
+    order: int
+    blind_spot: str
+
+    @property
+    def orders(self) -> Int[Tensor, " interactions"]:
+        """Number of players of every interaction."""
+        return self.players.sum(dim=1)
+
+    @property
+    def relative_error(self) -> Float[Tensor, " inputs"]:
+        """RMS error over the spread: 0 explains all, 1 no more than a constant; zero where nothing varies nor errs."""
+        return torch.where(self.rms_error > 0, self.rms_error / self.spread, 0.0)
 
 
 @dataclass(frozen=True)

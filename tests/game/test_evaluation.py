@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.game.evaluation import Game, call_model, evaluate_coalitions
 from lightning_interactions.game.players import FeatureGroups, ImagePatches
 from lightning_interactions.game.scores import log_odds
@@ -180,6 +181,38 @@ def test_the_model_is_used_as_it_is_and_without_gradients(network: nn.Module, ga
         assert not evaluate_coalitions(network, game).requires_grad
         assert all(module.training == training for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# Given coalitions
+
+
+def test_given_masks_are_evaluated_in_their_order(network: nn.Module, game: Game) -> None:
+    index = [5, 0, 15, 5]
+    masks = coalition_masks(NUM_PLAYERS)[index]
+    recorder = Recorder(network)
+    values = replace(game, batch_size=5).values(recorder, masks)
+    torch.testing.assert_close(values, game.values(network)[:, index])
+    assert recorder.batches == [5, 4]  # One of the coalitions is there twice.
+
+
+def test_sixty_four_players_can_be_masked() -> None:
+    inputs = torch.randn(2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    players = FeatureGroups([[column] for column in range(64)])
+    game = Game(Probes(inputs, torch.zeros(2)), players, torch.zeros(()), score=as_score)
+    masks = torch.eye(64, dtype=torch.bool)
+    values = evaluate_coalitions(Recorder(lambda x: x.sum(dim=1)), game, torch.cat([masks, ~masks]))
+    expected = torch.cat([inputs, inputs.sum(dim=1, keepdim=True) - inputs], dim=1)
+    torch.testing.assert_close(values, expected)
+
+
+def test_no_masks_give_no_values(network: nn.Module, game: Game) -> None:
+    assert game.values(network, torch.zeros(0, NUM_PLAYERS, dtype=torch.bool)).shape == (NUM_INPUTS, 0)
+
+
+@pytest.mark.parametrize("masks", [torch.ones(3, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool), torch.ones(3, 4)])
+def test_masks_that_do_not_fit_are_an_error(network: nn.Module, game: Game, masks: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"boolean masks \[coalitions, 4\], one column a player .*, got .* draw_coalitions"):
+        evaluate_coalitions(network, game, masks)
 
 
 # The adapter and the errors

@@ -156,3 +156,40 @@ def salient_jaccard(first: Interactions, second: Interactions, threshold: float 
         for interactions in (first, second)
     ]
     return (salient[0] & salient[1]).sum(dim=(1, 2)) / (salient[0] | salient[1]).sum(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class ManyPlayerGame:
+    """A known sum of a few AND and OR effects of players that are too many to list all coalitions.
+
+    Attributes:
+        players: ``[interactions, players]``, the sets; distinct.
+        is_or: ``[interactions]``; false for single players.
+        effects: ``[interactions]``.
+    """
+
+    players: Bool[Tensor, "interactions players"]
+    is_or: Bool[Tensor, " interactions"]
+    effects: Float[Tensor, " interactions"]
+
+    def values(self, masks: Bool[Tensor, "coalitions players"]) -> Float[Tensor, " coalitions"]:
+        """Evaluate the game set by set."""
+        values = torch.zeros(len(masks), dtype=torch.float64)
+        for players, is_or, effect in zip(self.players, self.is_or, self.effects, strict=True):
+            present = masks[:, players]
+            values += effect * (present.any(dim=1) if is_or else present.all(dim=1))
+        return values
+
+
+def many_player_game(num_players: int, num_and: int, num_or: int, max_order: int, generator: Generator) -> ManyPlayerGame:
+    """Plant AND and OR effects of random sets whose sizes are uniform in 1 … max_order; ORs have at least two players.
+
+    Effect sizes are uniform in [0.5, 2] with random signs.
+    """
+    is_or = torch.arange(num_and + num_or) >= num_and
+    low = 1 + is_or.long()
+    sizes = low + (torch.rand(len(is_or), generator=generator) * (max_order - low + 1)).long()
+    ranks = torch.rand(len(is_or), num_players, generator=generator).argsort(dim=1).argsort(dim=1)
+    signs = 2 * torch.randint(2, (len(is_or),), generator=generator) - 1
+    effects = (0.5 + 1.5 * torch.rand(len(is_or), generator=generator, dtype=torch.float64)) * signs
+    return ManyPlayerGame(ranks < sizes[:, None], is_or, effects)
