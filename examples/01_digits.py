@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_interactions import ImagePatches, InteractionMonitor, PhaseEarlyStopping, fit_reference_models
 from lightning_interactions.reporting import phase_figure
 
+BATCH_SIZE = 300
 PARTS = {"training": 600, "reference": 500, "validation": 200, "test": 497}
 
 
@@ -39,7 +40,7 @@ class DigitClassifier(L.LightningModule):
         self.log("validation_loss", cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=3e-3)
+        return torch.optim.Adam(self.parameters(), lr=4e-3)
 
 
 class TestCurve(L.Callback):
@@ -104,7 +105,7 @@ def main() -> None:
         enable_progress_bar=False,
         log_every_n_steps=1,
     )
-    trainer.fit(model, DataLoader(parts["training"], 200, shuffle=True), DataLoader(parts["validation"], 200))
+    trainer.fit(model, DataLoader(parts["training"], BATCH_SIZE, shuffle=True), DataLoader(parts["validation"], BATCH_SIZE))
 
     print(f"\n{monitor.phase}")
     if stopping.onset_epoch is None:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/many_players.py [--quick]
 
-Needs shapiq and lightgbm (``pip install lightgbm``). Prints one table of medians over seeds. Errors are root mean square
+Needs ``pip install -e ".[benchmarks]"``. Prints one table of medians over seeds. Errors are root mean square
 errors on unseen coalitions over the spread of their values, on fair coins (what SPEX and ProxySPEX draw) and on coalitions
 of uniform size. Where n is 12, the last column compares the fitted effects with the exact extraction. Takes about half an
 hour on one CPU core, with ``--quick`` about two minutes.

@@ -63,7 +63,8 @@ def run(example: ModuleType, seed: int, epochs: int, random_parts: tuple[str, ..
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, DataLoader(parts["training"], 200, shuffle=True), DataLoader(parts["validation"], 200))
+    training = DataLoader(parts["training"], example.BATCH_SIZE, shuffle=True)
+    trainer.fit(model, training, DataLoader(parts["validation"], example.BATCH_SIZE))
     return monitor.history, stopping, curve
 
 
