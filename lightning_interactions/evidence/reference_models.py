@@ -24,8 +24,9 @@ FORMAT_VERSION = 1
 class ReferenceModels:
     """An interaction generalizes if reference models, trained on data that the run never sees, have it too.
 
-    The chance level is what they share of it when they are asked about another target of the same input. Where labels say
-    nothing about inputs, the two cannot be told apart.
+    The chance level is what they share of it on other inputs, or when they are asked about another target of the same input,
+    whichever is more. Where labels say nothing about inputs, the latter cannot be told apart from the share itself. For it
+    each reference model is evaluated up to four times before the training, and never again.
 
     Args:
         models: Trained models that take the same inputs and give the same kind of outputs as the monitored one; they are

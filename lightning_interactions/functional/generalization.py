@@ -1,6 +1,6 @@
 """Which interactions generalize, what share of the strength they hold, and how much of the loss gap the others explain."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,14 +30,14 @@ def shared_interactions(
         others: The other models' interactions of the same inputs, each salient by its own maximum.
         min_votes: How many of the others must share a salient interaction for it to count as generalizable.
         threshold: Salience threshold ``τ`` of the other models.
-        others_by_chance: What the other models would have if they knew nothing of an input's target, one list as long as
-            ``others`` for each draw: their interactions of the same inputs with another target.
+        others_by_chance: The other models' interactions of the same inputs with another target, one list as long as
+            ``others`` for each draw: what they would share if they knew nothing of an input's target.
 
     Returns:
-        Weights 0 or 1, and chance weights: the fraction of draws in which the same interaction would be called generalizable.
-        Without draws, the fraction of *other* inputs, over up to 31 cyclic pairings (NaN for a single input, which has no
-        others). Where another model's effects are NaN, the input cannot be judged: its weights are NaN, and it is in no
-        draw and no pairing.
+        Weights 0 or 1, and chance weights: how often the same interaction would be called generalizable by the other models on
+        *other* inputs, over up to 31 cyclic pairings (NaN for a single input, which has no others), or on draws for other
+        targets, whichever calls more strength generalizable in all. Where another model's effects are NaN, the input cannot
+        be judged: its weights are NaN, and it is in no draw and no pairing.
 
     Raises:
         ValueError: If there are no other models, or ``min_votes`` is not between 1 and their number.
@@ -59,14 +59,21 @@ def shared_interactions(
     def shared(votes: Int[Tensor, "models inputs types coalitions"]) -> Bool[Tensor, "inputs types coalitions"]:
         return ((votes == sign) & (sign != 0)).sum(dim=0) >= min_votes
 
+    def frequency(draws: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, "inputs types coalitions"]:
+        hits, num_draws = torch.zeros_like(effects), torch.zeros_like(effects[:, :1, :1])
+        for drawn_votes, drawn_finite in draws:
+            hits += shared(drawn_votes) & drawn_finite[:, None, None]
+            num_draws += drawn_finite[:, None, None]
+        return hits / num_draws
+
     votes, finite = votes_of(others)
-    by_chance = map(votes_of, others_by_chance) if others_by_chance else _paired_with_other_inputs(votes, finite)
-    hits, draws = torch.zeros_like(effects), torch.zeros_like(effects[:, :1, :1])
-    for drawn_votes, drawn_finite in by_chance:
-        hits += shared(drawn_votes) & drawn_finite[:, None, None]
-        draws += drawn_finite[:, None, None]
-    weights = shared(votes).to(effects).masked_fill(~finite[:, None, None], torch.nan)
-    return Verdict(weights=weights, chance_weights=hits / draws)
+    chances = [frequency(_paired_with_other_inputs(votes, finite))]
+    if others_by_chance:
+        chances.insert(0, frequency(map(votes_of, others_by_chance)))
+    return Verdict(
+        weights=shared(votes).to(effects).masked_fill(~finite[:, None, None], torch.nan),
+        chance_weights=max(chances, key=lambda weights: float((effects.abs() * weights).nansum())),
+    )
 
 
 def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tensor, " inputs"]) -> Float[Tensor, ""]:

@@ -144,9 +144,13 @@ def _measured(
         f"{len(split.held_out)} that were held out, the root mean square error is {rms.median():.3g} score units, "
         f"{(rms.sum() / spread.sum()).nan_to_num():.1%} of the spread of the values ({rms.max():.3g} for the worst input), so "
         "an interaction with a much smaller effect cannot be told from what is left unexplained. "
-        f"Sets of more than {order} players were candidates only where a search came upon them, going from smaller sets with "
-        f"correlated values to larger ones; none has more than {max(order, max_order)}. Interactions that none of their "
-        "subsets announces, such as parities, are missed."
+        + (
+            f"Sets of more than {order} players were candidates only where a search came upon them, going from smaller sets "
+            f"with correlated values to larger ones; none has more than {max_order}. Interactions that none of their subsets "
+            "announces, such as parities, are missed."
+            if max_order > order
+            else f"Sets of more than {order} players were no candidates."
+        )
     )
     return SampledInteractions(
         players=triggers.players,

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 """Relative change of the coefficients in one iteration at which the solver stops."""
 
 MAX_SCREENED = 8192
-"""Features that one penalty may look at; the rest would make no difference but cost memory."""
+"""Features that one penalty may look at, the most promising ones: a bound on memory that sparse solutions stay far below."""
 
 DAMPING = 1e-6
 """Ridge of the refit, against features that depend on each other exactly."""
@@ -35,7 +35,7 @@ def lasso_path(
     """Minimise ``‖y - Xβ‖² / 2m + λ(‖β‖₁ + ε‖β‖₂²/2)`` for one ``λ`` after the other.
 
     Each penalty looks only at features that the sequential strong rule lets through, which are few as long as the solution
-    is sparse.
+    is sparse. The rule can be wrong, and rarely is; a feature that it left out is seen again at the next penalty.
 
     Args:
         features: ``X``, columns of mean zero.

@@ -60,9 +60,11 @@ def sparsest_split(
     """
     half_half = half_half_effects(values)
     scale = 2 * half_half.abs().mean(dim=-1).sum(dim=0)
-    scale = torch.where(scale > 0, scale, 1.0)[..., None]
+    varies = (scale > 0)[..., None]
+    scale = torch.where(varies, scale[..., None], 1.0)
     unit, own_ridge = scale / PENALTY, torch.full_like(scale[0], ridge / PENALTY)
-    base, state = half_half / unit, (half_half if start is None else start.transpose(0, 1)[:, None]) / unit
+    # Values that do not vary have no effects to start from.
+    state = (half_half if start is None else start.transpose(0, 1)[:, None] * varies) / unit
 
     effects, dual = half_half.clone(), torch.zeros_like(half_half)
     iterations = torch.zeros(values.shape[1], dtype=torch.long, device=values.device)
@@ -70,8 +72,10 @@ def sparsest_split(
     # Single precision goes most of the way at half the cost; what it does not solve goes on in the precision of the values.
     rough = min(ROUGH_ITERATIONS if tolerance >= ROUGH_TOLERANCE else 0, max_iterations)
     for dtype, last_iteration in ((torch.float32, rough), (values.dtype, max_iterations)):
+        if last_iteration <= iteration:
+            continue
         attainable = AttainableEffects.like(values.to(dtype))
-        base, state, unit, own_ridge = (part.to(dtype) for part in (base, state, unit, own_ridge))
+        base, state, own_ridge = (half_half[:, :, active] / unit).to(dtype), state.to(dtype), own_ridge.to(dtype)
         while len(active) and iteration < last_iteration:
             offset = attainable.normal_part(base)
             for _ in range(CHECK_EVERY):
@@ -82,14 +86,14 @@ def sparsest_split(
                 state = state.add(backwards, alpha=-OVER_RELAXATION)
             iteration += CHECK_EVERY
             point, last_sparse, sparse = sparse - backwards, sparse, _shrink(state, own_ridge)
-            effects[:, :, active], dual[:, :, active] = (point * unit).to(effects), (state - sparse).to(dual)
+            effects[:, :, active], dual[:, :, active] = point.to(effects) * unit, (state - sparse).to(dual)
             iterations[active] = iteration
             objective, bound = _objective_and_bound(attainable, base, point, state - sparse, own_ridge)
             unsolved = ~(objective - bound <= tolerance * objective)
             if iteration % BALANCE_EVERY == 0:
                 balance = _penalty_balance(point - sparse, sparse - last_sparse, sparse, state - sparse)
                 state = state + (balance - 1) * sparse
-                base, unit, own_ridge = base * balance, unit / balance, own_ridge / balance
+                base, unit, own_ridge = base * balance, unit / balance.to(unit), own_ridge / balance
             active, own_ridge, unit = active[unsolved], own_ridge[unsolved], unit[:, unsolved]
             base, state = base[:, :, unsolved], state[:, :, unsolved]
 

@@ -62,6 +62,7 @@ def tolerant_split(
     values = values[0]
     reconstruction = Reconstruction.like(values)
     scale = mobius_transform(torch.stack([values, values.flip(-1)])).abs().mean(dim=-1).sum(dim=0)[:, None]
+    varies = (scale > 0)[..., None]
     scale = torch.where(scale > 0, scale, 1.0)
     target = values / scale
     width = (noise_tolerance * target[:, -1:].abs()).repeat(1, values.shape[1])
@@ -69,7 +70,7 @@ def tolerant_split(
     penalty, noise_penalty = torch.full_like(scale, PENALTY), NOISE_PENALTY / room
     width[:, [0, -1]] = 0
 
-    effects = _equal_effects(target) if start is None else start / scale[..., None]
+    effects = _equal_effects(target) if start is None else start * varies / scale[..., None]
     effects[:, :, 0] = torch.stack([effects[:, 1, 1:].sum(dim=1), torch.zeros_like(target[:, 0])], dim=1)
     solution, missed = effects.clone(), torch.zeros_like(target)
     objective, bound = target.new_full((2, len(values)), torch.nan)

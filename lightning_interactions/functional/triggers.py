@@ -4,6 +4,7 @@ An OR of ``S`` on a coalition is one minus the AND of ``S`` on its complement, s
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from jaxtyping import Bool, Float
@@ -56,10 +57,9 @@ class Triggers:
 
 def all_triggers(num_players: int, order: int, device: torch.device | None = None) -> Triggers:
     """List the ANDs of all non-empty sets of at most ``order`` players, then the ORs of those of at least two players."""
-    players = torch.arange(num_players, device=device)
     sets = []
     for size in range(1, order + 1):
-        members = torch.combinations(players, size)
+        members = torch.tensor(list(combinations(range(num_players), size)), device=device)
         sets.append(torch.zeros(len(members), num_players, dtype=torch.bool, device=device).scatter(1, members, True))
     ands, ors = torch.cat(sets), torch.cat([sets[0][:0], *sets[1:]])
     is_or = torch.arange(len(ands) + len(ors), device=device) >= len(ands)

@@ -14,6 +14,12 @@ from lightning_interactions.records import Probes
 
 __all__ = ["Forward", "Game", "call_model", "evaluate_coalitions"]
 
+MOST_PLAYERS = 64
+"""Players whose coalitions an integer can number."""
+
+MOST_PLAYERS_OF_ALL = 30
+"""Players of whom all coalitions can be listed at all: a billion."""
+
 Forward = Callable[[nn.Module, Tensor], Tensor]
 """Runs a model on inputs and returns its logits; the second line of an adapter."""
 
@@ -62,7 +68,7 @@ class Game:
         Args:
             max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal.
         """
-        targets = self.probes.targets.flatten().tolist()
+        targets = [str(target) for target in self.probes.targets.tolist()]
         num_games = min(max_games, len(set(targets)) - 1)
         # Counted from each probe on, so that no probe lends its target to all.
         circle = [[(own + step) % len(targets) for step in range(1, len(targets))] for own in range(len(targets))]
@@ -112,7 +118,7 @@ def evaluate_coalitions(
         model: Any module that ``game.forward`` can run.
         game: Inputs, players, baseline value and score.
         masks: The coalitions of up to 64 players, true for the players that stay; all ``2^n``, in the order of their index,
-            if left out.
+            if left out, for up to 30.
 
     Returns:
         Values ``v(T)`` of shape ``[inputs, coalitions]``, float32 or the model's wider dtype; NaN and infinity are kept.
@@ -123,11 +129,16 @@ def evaluate_coalitions(
     """
     inputs, targets, num_players = game.probes.inputs, game.probes.targets, game.num_players
     players = torch.arange(num_players, device=inputs.device)
+    if num_players > (MOST_PLAYERS_OF_ALL if masks is None else MOST_PLAYERS):
+        raise ValueError(
+            f"evaluate_coalitions: expected at most {MOST_PLAYERS_OF_ALL} players for all 2^n coalitions and {MOST_PLAYERS} "
+            f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for fit_interactions"
+        )
     if masks is None:
         indices = torch.arange(2**num_players, device=inputs.device)
-    elif masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players or num_players > 64:
+    elif masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players:
         raise ValueError(
-            f"evaluate_coalitions: expected boolean masks [coalitions, {num_players}], one column a player (64 at most), "
+            f"evaluate_coalitions: expected boolean masks [coalitions, {num_players}], one column a player, "
             f"got {masks.dtype} of shape {tuple(masks.shape)}; draw_coalitions({num_players}, ...) makes such masks"
         )
     else:

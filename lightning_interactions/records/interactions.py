@@ -17,7 +17,7 @@ SIGNS = ("positive", "negative")
 
 @dataclass(frozen=True)
 class Interactions:
-    """Sparse AND and OR effects that add up to the values exactly.
+    """Sparse AND and OR effects that add up to the values: exactly, unless a noise tolerance was asked for.
 
     Attributes:
         and_effects: ``[inputs, coalitions]``, score units; ``and_effects[i, S]`` counts when all players of ``S`` are
@@ -42,8 +42,10 @@ class Certificate:
     """Proof of how close interactions are to the sparsest split, before OR effects of single players are folded.
 
     Attributes:
-        objective: ``[inputs]``, score units; ``‖I‖₁ + (ε/2s)‖I‖₂²`` of the interactions.
-        lower_bound: ``[inputs]``, score units; no split of the same values has a smaller objective.
+        objective: ``[inputs]``, score units; ``‖I‖₁ + (ε/2s)‖I‖₂²`` of the interactions, with ``ε = 0.01`` and ``s`` the mean
+            absolute Möbius transform of the values plus that of the values with their coalitions complemented.
+        lower_bound: ``[inputs]``, score units; no split of the same values, within the same noise tolerance, has a smaller
+            objective.
         iterations: ``[inputs]``; solver iterations spent on each input.
     """
 
@@ -54,7 +56,7 @@ class Certificate:
     @property
     def gap(self) -> Float[Tensor, " inputs"]:
         """How far the objective may be above the smallest, as a fraction of the objective."""
-        return ((self.objective - self.lower_bound) / self.objective).nan_to_num(0.0)
+        return torch.where(self.objective == 0, 0.0, (self.objective - self.lower_bound) / self.objective)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Probes:
 
     Attributes:
         inputs: ``[inputs, ...]``, what the model takes.
-        targets: ``[inputs]`` or ``[inputs, 1]``, the classes that the score looks at.
+        targets: ``[inputs, ...]``, what the score looks at; for the log-odds the classes ``[inputs]`` or ``[inputs, 1]``.
     """
 
     inputs: Tensor

@@ -34,7 +34,10 @@ def to_shapiq(interactions: Interactions, effect_type: str) -> "list[Interaction
     """
     if effect_type not in EFFECT_TYPES:
         raise ValueError(f"to_shapiq: expected an effect type among {EFFECT_TYPES}, got {effect_type!r}")
-    from shapiq import InteractionValues
+    try:
+        from shapiq import InteractionValues
+    except ImportError as error:
+        raise ImportError("to_shapiq: shapiq is not installed; pip install 'lightning-interactions[shapiq]'") from error
 
     is_and = effect_type == "and"
     effects = interactions.and_effects if is_and else interactions.or_effects

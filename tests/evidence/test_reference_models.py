@@ -201,10 +201,9 @@ def test_the_monitored_model_has_no_say() -> None:
 
 def test_chance_is_what_the_models_share_for_other_targets() -> None:
     references = ReferenceModels(REFERENCES, vote="majority")
-    judge = references.prepare(
-        effects_of, THRESHOLD, [lambda _model: effects_of(MONITORED), lambda _model: effects_of(Fixed())]
-    )
+    # More than they share on the other probe, which is the same: two of the three interactions.
+    judge = references.prepare(effects_of, THRESHOLD, 2 * [lambda _model: effects_of(MONITORED)])
     verdict = judge(MONITORED, effects_of(MONITORED))
     assert torch.equal(verdict.weights, judged(references).weights)
     salient = effects_of(MONITORED).effects != 0
-    assert torch.equal(verdict.chance_weights, 0.5 * salient)
+    assert torch.equal(verdict.chance_weights, salient.float())

@@ -321,7 +321,35 @@ def test_many_inputs_are_solved_in_parts(generator: torch.Generator, monkeypatch
     assert torch.equal(certificate_in_parts.iterations, certificate.iterations)
 
 
+@TABLES
+@pytest.mark.parametrize(("num_players", "tolerance"), [(4, 1e-9), (4, 1e-11), (7, 1e-9)])
+def test_a_small_gap_is_reached_and_proved(
+    tables: Tables, num_players: int, tolerance: float, generator: torch.Generator
+) -> None:
+    values = tables(num_players, 3, generator)
+    _, certificate = extract_with_certificate(values, tolerance=tolerance, max_iterations=200_000)
+    assert (certificate.gap <= 1.1 * tolerance).all()
+
+
 # Unusual values
+
+
+def test_constant_values_need_no_start(generator: torch.Generator) -> None:
+    values = random_tables(4, 3, generator)
+    start = extract_interactions(values)
+    values[1] = 7.0
+    for noise_tolerance in (0.0, 0.1):
+        interactions, certificate = extract_with_certificate(values, start=start, noise_tolerance=noise_tolerance)
+        assert not interactions.effects[1].any()
+        assert certificate.iterations[1] == 25
+
+
+@pytest.mark.parametrize("scale", [1e42, 1e-42])
+def test_values_outside_the_range_of_float32_are_solved_all_the_same(scale: float, generator: torch.Generator) -> None:
+    values = random_tables(6, 2, generator)
+    scaled, certificate = extract_with_certificate(scale * values)
+    assert_same_effects(scaled.effects / scale, extract_interactions(values).effects, bound=1e-3)
+    assert (certificate.gap <= 2e-5).all()
 
 
 def test_no_inputs_have_no_interactions() -> None:

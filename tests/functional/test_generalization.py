@@ -294,10 +294,16 @@ def test_cross_entropy_of_extreme_scores_is_finite(score: float) -> None:
 # Chance by draws
 
 
+def like(interactions: Interactions, scale: float, generator: torch.Generator) -> Interactions:
+    """The same interactions with noise of some scale, so that most of them are shared."""
+    effects = interactions.effects + scale * torch.randn(interactions.effects.shape, generator=generator, dtype=torch.float64)
+    return Interactions(effects[:, 0], effects[:, 1], interactions.offset)
+
+
 @pytest.mark.parametrize("min_votes", [1, 2])
 def test_chance_weights_of_draws_equal_a_direct_loop(min_votes: int, generator: torch.Generator) -> None:
     monitored, *others = random_models(5, 4, generator)
-    draws = [random_models(5, 3, generator) for _ in range(4)]
+    draws = [[like(monitored, 0.5, generator) for _ in range(3)] for _ in range(4)]
     verdict = shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3, others_by_chance=draws)
     for i in range(5):
         votes = [direct_votes(monitored.effects[i], [m.effects[i] for m in draw], min_votes, 0.3) for draw in draws]
@@ -305,9 +311,20 @@ def test_chance_weights_of_draws_equal_a_direct_loop(min_votes: int, generator: 
     assert torch.equal(verdict.weights, shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3).weights)
 
 
+def test_the_larger_chance_level_counts(generator: torch.Generator) -> None:
+    monitored, other = random_models(6, 2, generator)
+    # With two classes the log-odds of the other class are the negative ones, and share nothing.
+    opposite = Interactions(-monitored.and_effects, -monitored.or_effects, -monitored.offset)
+    verdict = shared_interactions(monitored, [other], others_by_chance=[[opposite]])
+    assert torch.equal(verdict.chance_weights, shared_interactions(monitored, [other]).chance_weights)
+    assert verdict.chance_weights.sum() > 0
+    verdict = shared_interactions(monitored, [other], others_by_chance=[[monitored]])
+    assert torch.equal(verdict.chance_weights, shared_interactions(monitored, [monitored]).weights)
+
+
 def test_a_draw_with_nan_is_left_out_for_that_input(generator: torch.Generator) -> None:
     monitored, other = random_models(4, 2, generator)
-    draws = [random_models(4, 1, generator) for _ in range(2)]
+    draws = [[like(monitored, 0.5, generator)] for _ in range(2)]
     broken = draws[0][0].and_effects.clone()
     broken[2] = torch.nan
     broken_draw = [Interactions(broken, draws[0][0].or_effects, draws[0][0].offset)]

@@ -211,7 +211,7 @@ def test_no_masks_give_no_values(network: nn.Module, game: Game) -> None:
 
 @pytest.mark.parametrize("masks", [torch.ones(3, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool), torch.ones(3, 4)])
 def test_masks_that_do_not_fit_are_an_error(network: nn.Module, game: Game, masks: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"boolean masks \[coalitions, 4\], one column a player .*, got .* draw_coalitions"):
+    with pytest.raises(ValueError, match=r"boolean masks \[coalitions, 4\], one column a player, got .* draw_coalitions"):
         evaluate_coalitions(network, game, masks)
 
 
@@ -293,3 +293,18 @@ def test_there_are_no_more_games_than_other_targets(game: Game, targets: list[fl
     for other in others:
         assert other.probes.targets.shape == tensor.shape
         assert (other.probes.targets != tensor).all()
+
+
+def test_targets_may_be_vectors(game: Game) -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    (other,) = replace(game, probes=Probes(game.probes.inputs, targets)).with_other_targets()
+    assert torch.equal(other.probes.targets, 1 - targets)
+
+
+@pytest.mark.parametrize(("num_players", "masked"), [(31, False), (65, True)])
+def test_more_players_than_can_be_numbered_are_refused(network: nn.Module, num_players: int, masked: bool) -> None:
+    probes = Probes(torch.randn(2, num_players), torch.zeros(2))
+    game = Game(probes, FeatureGroups([[column] for column in range(num_players)]), torch.zeros(()))
+    masks = torch.ones(3, num_players, dtype=torch.bool) if masked else None
+    with pytest.raises(ValueError, match=f"got {num_players}; group players, or draw coalitions"):
+        evaluate_coalitions(network, game, masks)

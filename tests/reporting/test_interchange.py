@@ -92,7 +92,7 @@ def test_values_that_do_not_belong_together_are_refused(interactions: Interactio
         from_shapiq([converted[0], of_two_players])
 
 
-def test_without_shapiq_the_error_is_that_of_the_import(interactions: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_shapiq_the_error_says_how_to_install_it(interactions: Interactions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shapiq", None)
-    with pytest.raises(ImportError):
+    with pytest.raises(ImportError, match=r"lightning-interactions\[shapiq\]"):
         to_shapiq(interactions, "and")
