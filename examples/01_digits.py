@@ -100,7 +100,7 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, log_only=not arguments.stop)
     curve = TestCurve(*parts["test"].tensors)
     trainer = L.Trainer(
-        max_epochs=4 if arguments.quick else 60,
+        max_epochs=4 if arguments.quick else 45,
         callbacks=[monitor, stopping, curve],
         enable_progress_bar=False,
         log_every_n_steps=1,

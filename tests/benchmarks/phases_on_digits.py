@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[10, 11, 12])
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[10])
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=45)
     arguments = parser.parse_args()
     example = load_example()
 
