@@ -28,8 +28,8 @@ __all__ = ["extract_interactions", "extract_shared_interactions", "extract_with_
 RIDGE = 0.01
 """ε, the weight of the ridge that makes the sparsest split unique."""
 
-FEW_PLAYERS = 5
-"""Up to so many players the objective is flattest, and solving is cheap: the tolerance is tighter there."""
+TOLERANCES = {1: 1e-7, 6: 1e-6, 7: 1e-5}
+"""Relative duality gap from so many players on. With few the objective is flattest, and one interaction is a larger part."""
 
 NOISY_FACTOR = 10.0
 """How much larger the tolerance is where noise is tolerated: the last digits take that solver longest."""
@@ -59,8 +59,9 @@ def extract_interactions(
             :func:`matching_error` tells what was missed.
         start: Interactions of the same inputs to start from, such as the last measurement's; does not change the
             solution beyond the tolerance. Rows of NaN start from nothing.
-        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, and 1e-7 for up to 5 players, which
-            brings solutions from different starts to the same salient interactions. Ten times as much with a noise tolerance.
+        tolerance: Relative duality gap at which an input is solved; 1e-5 if left out, 1e-6 for 6 players and 1e-7 for fewer,
+            which brings solutions from different starts to the same salient interactions. Ten times as much with a noise
+            tolerance.
         max_iterations: Where to stop anyway, with a warning.
 
     Returns:
@@ -152,7 +153,8 @@ def _extract(
     num_models, num_inputs, num_coalitions = values.shape
     num_players = infer_num_players(num_coalitions)
     if tolerance is None:
-        tolerance = (1e-7 if num_players <= FEW_PLAYERS else 1e-5) * (1 if noise_tolerance == 0 else NOISY_FACTOR)
+        tolerance = max(gap for players, gap in TOLERANCES.items() if players <= num_players)
+        tolerance *= 1 if noise_tolerance == 0 else NOISY_FACTOR
     # Apple's GPUs have no float64.
     centred = values if values.device.type == "mps" else values.double()
     centred = centred - centred[..., :1]
