@@ -75,6 +75,7 @@ def sparsest_split(
         if last_iteration <= iteration:
             continue
         attainable = AttainableEffects.like(values.to(dtype))
+        empty_direction = _empty_set_direction(attainable)
         base, state, own_ridge = (half_half[:, :, active] / unit).to(dtype), state.to(dtype), own_ridge.to(dtype)
         while len(active) and iteration < last_iteration:
             offset = attainable.normal_part(base)
@@ -88,7 +89,7 @@ def sparsest_split(
             point, last_sparse, sparse = sparse - backwards, sparse, _shrink(state, own_ridge)
             effects[:, :, active], dual[:, :, active] = point.to(effects) * unit, (state - sparse).to(dual)
             iterations[active] = iteration
-            objective, bound = _objective_and_bound(attainable, base, point, state - sparse, own_ridge)
+            objective, bound = _objective_and_bound(attainable, empty_direction, base, point, state - sparse, own_ridge)
             unsolved = ~(objective - bound <= tolerance * objective)
             if iteration % BALANCE_EVERY == 0:
                 balance = _penalty_balance(point - sparse, sparse - last_sparse, sparse, state - sparse)
@@ -102,7 +103,12 @@ def sparsest_split(
     u_or = values - u_and
     effects = torch.stack([and_effects(u_and), or_effects(u_or)])
     objective, bound = _objective_and_bound(
-        attainable, half_half / scale, effects / scale, dual, torch.full_like(scale[0], ridge)
+        attainable,
+        _empty_set_direction(attainable),
+        half_half / scale,
+        effects / scale,
+        dual,
+        torch.full_like(scale[0], ridge),
     )
     mean_scale = scale.mean(dim=0)[:, 0]
     return u_and, u_or, Certificate(mean_scale * objective, mean_scale * bound, iterations)
@@ -138,16 +144,15 @@ def _penalty_balance(primal_residual: Tensor, dual_residual: Tensor, effects: Te
 
 
 def _objective_and_bound(
-    attainable: AttainableEffects, base: Tensor, effects: Tensor, dual: Tensor, ridge: Tensor
+    attainable: AttainableEffects, empty_direction: Tensor, base: Tensor, effects: Tensor, dual: Tensor, ridge: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute the objective of attainable effects and a lower bound on the objective of all.
 
     Every ``p`` that is orthogonal to the directions and zero at the empty set gives the lower bound
     ``⟨p, base⟩ - Σ max(‖p(S)‖ - 1, 0)² / 2·ridge``; ``dual`` is brought there by two orthogonal corrections.
     """
-    direction = _empty_set_direction(attainable)
     feasible = attainable.from_normal_part(attainable.normal_part(dual))
-    feasible = feasible - feasible[:1, ..., :1] * direction
+    feasible = feasible - feasible[:1, ..., :1] * empty_direction
     excess = (_lengths(feasible) - 1).clamp(min=0)
     bound = (feasible * base).sum(dim=(0, 1, 3)) - (excess**2 / (2 * ridge)).sum(dim=(0, 1, 3))
     lengths = _lengths(effects[..., 1:])
