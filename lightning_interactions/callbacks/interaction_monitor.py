@@ -22,7 +22,7 @@ from lightning_interactions.game.evaluation import Forward, Game, call_model
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.scores import Score, log_odds
 from lightning_interactions.records import History, Measurement, Phase
-from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_split
+from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_splits
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
 
@@ -247,7 +247,7 @@ class InteractionMonitor(Callback):
                 )
                 for game in (game, *game.with_other_targets())
             )
-            judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets)
+            judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, game.probes.inputs)
             self._splits[split] = (interactions_of, judge)
 
     def _check_size(self, game: Game) -> None:
@@ -262,10 +262,7 @@ class InteractionMonitor(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> Measurement:
         begin = time.perf_counter()
         with self._isolated(pl_module):
-            splits = {
-                split: measure_split(pl_module, interactions_of, judge, self.threshold)
-                for split, (interactions_of, judge) in self._splits.items()
-            }
+            splits = measure_splits(pl_module, self._splits, self.threshold)
         if TRAINING not in splits:
             raise MisconfigurationException(
                 "InteractionMonitor: no training input has passed in the first epoch, so there is nothing to measure; hand "

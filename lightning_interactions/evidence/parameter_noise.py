@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_interactions.evidence.protocol import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
@@ -48,11 +48,15 @@ class ParameterNoise:
             )
 
     def prepare(
-        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+        self,
+        interactions_of: InteractionsOf,
+        threshold: float,
+        for_other_targets: Sequence[InteractionsOf] = (),
+        inputs: Tensor | None = None,
     ) -> Judge:
         """Return a judge that compares the model with its noisy selves; see :class:`Evidence`."""
 
-        def judge(model: nn.Module, interactions: Interactions) -> Verdict:
+        def judge(model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
             generator = torch.Generator().manual_seed(self.seed)
             noisy = []
             for _ in range(self.num_draws):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_interactions.evidence.protocol import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
@@ -52,7 +52,11 @@ class ReferenceModels:
         self.seen = frozenset(seen)
 
     def prepare(
-        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+        self,
+        interactions_of: InteractionsOf,
+        threshold: float,
+        for_other_targets: Sequence[InteractionsOf] = (),
+        inputs: Tensor | None = None,
     ) -> Judge:
         """Extract the reference interactions once, and return the judge that compares with them; see :class:`Evidence`."""
         references, *by_chance = (
@@ -60,7 +64,7 @@ class ReferenceModels:
         )
         min_votes = {"any": 1, "majority": len(references) // 2 + 1, "all": len(references)}[self.vote]
 
-        def judge(_model: nn.Module, interactions: Interactions) -> Verdict:
+        def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
             return shared_interactions(
                 interactions, references, min_votes=min_votes, threshold=threshold, others_by_chance=by_chance
             )

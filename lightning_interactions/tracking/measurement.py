@@ -1,6 +1,6 @@
 """One measurement: a model on the probes becomes numbers for each input, and a few for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,9 @@ from lightning_interactions.functional.strength import (
     total_strength,
 )
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.records import Interactions, Measurement, OrderStrength, SplitMeasurement, Summary
+from lightning_interactions.records import Interactions, Measurement, OrderStrength, SplitMeasurement, Summary, Verdict
 
-__all__ = ["combine_splits", "interactions_on_probes", "measure_split", "summarise"]
+__all__ = ["combine_splits", "interactions_on_probes", "measure_splits", "summarise"]
 
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a tensor up over all processes."""
@@ -71,39 +71,25 @@ def interactions_on_probes(
     return interactions_of
 
 
-def measure_split(model: nn.Module, interactions_of: InteractionsOf, judge: Judge, threshold: float) -> SplitMeasurement:
-    """Measure a model on the probes of one split.
+def measure_splits(
+    model: nn.Module, splits: Mapping[str, tuple[InteractionsOf, Judge]], threshold: float
+) -> dict[str, SplitMeasurement]:
+    """Measure a model on the probes of one or two splits.
 
     Args:
         model: The monitored model, in evaluation mode.
-        interactions_of: Extracts its interactions on the probes.
-        judge: Says which of them generalize.
+        splits: What extracts its interactions on the probes of each split, and what says which of them generalize.
         threshold: Salience threshold ``τ``.
 
     Returns:
-        Numbers for each input, float64 on the CPU.
+        Numbers for each input of each split, float64 on the CPU.
     """
-    interactions = interactions_of(model)
-    verdict = judge(model, interactions)
-    salient = salient_mask(interactions, threshold)
-    effects = interactions.effects
-    full_score = interactions.offset + effects.sum(dim=(1, 2))
-    strength = strength_by_order(interactions, salient, verdict.weights)
-
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor.detach().cpu().double()
-
-    return SplitMeasurement(
-        strength=OrderStrength(
-            generalizable=keep(strength.generalizable),
-            non_generalizable=keep(strength.non_generalizable),
-            non_salient=keep(strength.non_salient),
-        ),
-        chance_generalizable=keep((effects.abs() * salient * verdict.chance_weights).sum(dim=(1, 2))),
-        empty_score=keep(interactions.offset),
-        full_score=keep(full_score),
-        explained_score=keep(explained_score(full_score, interactions, salient, verdict.weights)),
-    )
+    found = {name: interactions_of(model) for name, (interactions_of, _) in splits.items()}
+    measured = {}
+    for name, (_, judge) in splits.items():
+        counterpart = next((other for key, other in found.items() if key != name), None)
+        measured[name] = _measure_split(found[name], judge(model, found[name], counterpart), threshold)
+    return measured
 
 
 def summarise(split: SplitMeasurement) -> Summary:
@@ -162,3 +148,25 @@ def combine_splits(
 
 def _mean_loss(split: SplitMeasurement, score: Tensor) -> float:
     return cross_entropy_from_log_odds(score[split.measured]).mean().item()
+
+
+def _measure_split(interactions: Interactions, verdict: Verdict, threshold: float) -> SplitMeasurement:
+    salient = salient_mask(interactions, threshold)
+    effects = interactions.effects
+    full_score = interactions.offset + effects.sum(dim=(1, 2))
+    strength = strength_by_order(interactions, salient, verdict.weights)
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().double()
+
+    return SplitMeasurement(
+        strength=OrderStrength(
+            generalizable=keep(strength.generalizable),
+            non_generalizable=keep(strength.non_generalizable),
+            non_salient=keep(strength.non_salient),
+        ),
+        chance_generalizable=keep((effects.abs() * salient * verdict.chance_weights).sum(dim=(1, 2))),
+        empty_score=keep(interactions.offset),
+        full_score=keep(full_score),
+        explained_score=keep(explained_score(full_score, interactions, salient, verdict.weights)),
+    )

@@ -49,9 +49,13 @@ class SinglePlayers:
     """Evidence that costs nothing: single players generalize, larger sets do not."""
 
     def prepare(
-        self, interactions_of: InteractionsOf, threshold: float, for_other_targets: Sequence[InteractionsOf] = ()
+        self,
+        interactions_of: InteractionsOf,
+        threshold: float,
+        for_other_targets: Sequence[InteractionsOf] = (),
+        inputs: Tensor | None = None,
     ) -> Judge:
-        def judge(_model: nn.Module, interactions: Interactions) -> Verdict:
+        def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
             effects = interactions.effects
             orders = coalition_masks(effects.shape[-1].bit_length() - 1).sum(dim=1)
             weights = (orders == 1).to(effects).expand_as(effects)

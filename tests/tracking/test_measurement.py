@@ -1,17 +1,18 @@
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_interactions.evidence import Judge
 from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups
 from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
-from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_split, summarise
+from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_splits, summarise
 from tests.helpers import oracles
 from tests.helpers.games import random_network_tables
 from tests.helpers.histories import EMPTY_SCORE, EXPLAINED_SCORE, NON_SALIENT, held_out_split, split_measurement
@@ -158,13 +159,13 @@ def interactions() -> Interactions:
     return extract_interactions(tables + 0.3)
 
 
-def measured(interactions: Interactions, judge: Callable[[nn.Module, Interactions], Verdict]) -> SplitMeasurement:
-    return measure_split(nn.Identity(), lambda _model: interactions, judge, THRESHOLD)
+def measured(interactions: Interactions, judge: Judge) -> SplitMeasurement:
+    return measure_splits(nn.Identity(), {"training": (lambda _model: interactions, judge)}, THRESHOLD)["training"]
 
 
 def test_the_numbers_of_a_split_are_those_of_the_subset_loop(interactions: Interactions) -> None:
     verdict = fixed_verdict(interactions)
-    split = measured(interactions, lambda _model, _interactions: verdict)
+    split = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
     expected = oracles.strength_by_order(interactions, verdict.weights, THRESHOLD)
     for name, table in asdict(expected).items():
         torch.testing.assert_close(getattr(split.strength, name), table)
@@ -186,19 +187,34 @@ def test_the_numbers_of_a_split_are_those_of_the_subset_loop(interactions: Inter
 def test_the_judge_gets_the_model_and_its_interactions(interactions: Interactions) -> None:
     model, asked = nn.Identity(), []
 
-    def judge(judged_model: nn.Module, judged: Interactions) -> Verdict:
-        asked.append((judged_model, judged))
+    def judge(*arguments: Any) -> Verdict:
+        asked.append(arguments)
+        return fixed_verdict(interactions)
+
+    measured_alone = measure_splits(model, {"training": (lambda _model: interactions, judge)}, THRESHOLD)
+    assert list(measured_alone) == ["training"]
+    assert len(asked) == 1
+    assert [id(argument) for argument in asked[0]] == [id(model), id(interactions), id(None)]
+
+
+def test_each_judge_gets_the_interactions_of_the_other_split(interactions: Interactions) -> None:
+    other, asked = Interactions(*(2 * tensor for tensor in vars(interactions).values())), []
+
+    def judge(_model: nn.Module, judged: Interactions, counterpart: Interactions | None = None) -> Verdict:
+        asked.append((judged, counterpart))
         return fixed_verdict(judged)
 
-    measure_split(model, lambda _model: interactions, judge, THRESHOLD)
-    assert len(asked) == 1
-    assert asked[0][0] is model
-    assert asked[0][1] is interactions
+    splits = {"training": (lambda _model: interactions, judge), "held-out": (lambda _model: other, judge)}
+    measured_both = measure_splits(nn.Identity(), splits, THRESHOLD)
+    assert [[id(part) for part in pair] for pair in asked] == [[id(interactions), id(other)], [id(other), id(interactions)]]
+    torch.testing.assert_close(measured_both["held-out"].full_score, 2 * measured_both["training"].full_score)
 
 
 def test_numbers_are_kept_in_double_precision_without_gradients(interactions: Interactions) -> None:
     single = Interactions(*(tensor.float().requires_grad_() for tensor in vars(interactions).values()))
-    split = measured(single, lambda _model, judged: Verdict(*(w.float() for w in vars(fixed_verdict(judged)).values())))
+    split = measured(
+        single, lambda _model, judged, _counterpart: Verdict(*(w.float() for w in vars(fixed_verdict(judged)).values()))
+    )
     tensors = [*vars(split.strength).values(), *(value for value in vars(split).values() if isinstance(value, Tensor))]
     assert len(tensors) == 7
     assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in tensors)
@@ -206,11 +222,11 @@ def test_numbers_are_kept_in_double_precision_without_gradients(interactions: In
 
 def test_an_input_of_nan_is_left_out_of_the_split_and_changes_no_other(interactions: Interactions) -> None:
     verdict = fixed_verdict(interactions)
-    whole = measured(interactions, lambda _model, _interactions: verdict)
+    whole = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
     broken = Interactions(*(tensor.clone() for tensor in vars(interactions).values()))
     for tensor in vars(broken).values():
         tensor[1] = torch.nan
-    split = measured(broken, lambda _model, _interactions: verdict)
+    split = measured(broken, lambda _model, _interactions, _counterpart: verdict)
     others = [0, 2, 3, 4]
     assert split.measured.tolist() == [True, False, True, True, True]
     for name in ("empty_score", "full_score", "explained_score", "chance_generalizable"):
