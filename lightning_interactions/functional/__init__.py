@@ -16,6 +16,7 @@ from lightning_interactions.functional.generalization import (
 from lightning_interactions.functional.phases import detect_phases
 from lightning_interactions.functional.sampled import fit_interactions, predict_values
 from lightning_interactions.functional.sampling import draw_coalitions
+from lightning_interactions.functional.shapes import fit_decay_and_spindle
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -45,6 +46,7 @@ __all__ = [
     "extract_interactions",
     "extract_shared_interactions",
     "extract_with_certificate",
+    "fit_decay_and_spindle",
     "fit_interactions",
     "matching_error",
     "mean_order",

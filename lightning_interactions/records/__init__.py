@@ -15,11 +15,13 @@ from lightning_interactions.records.interactions import (
     Verdict,
 )
 from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
+from lightning_interactions.records.shapes import DecaySpindle
 
 __all__ = [
     "EFFECT_TYPES",
     "SIGNS",
     "Certificate",
+    "DecaySpindle",
     "History",
     "Interactions",
     "Measurement",
