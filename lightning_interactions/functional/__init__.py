@@ -1,6 +1,12 @@
 """The mathematics as functions of tensors; needs neither a model nor Lightning."""
 
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
+from lightning_interactions.functional.dynamics import (
+    fit_second_phase,
+    noisy_learning_effects,
+    noisy_learning_strength,
+    second_phase_measurements,
+)
 from lightning_interactions.functional.extraction import (
     extract_interactions,
     extract_shared_interactions,
@@ -48,13 +54,17 @@ __all__ = [
     "extract_with_certificate",
     "fit_decay_and_spindle",
     "fit_interactions",
+    "fit_second_phase",
     "matching_error",
     "mean_order",
     "mobius_transform",
+    "noisy_learning_effects",
+    "noisy_learning_strength",
     "or_effects",
     "predict_values",
     "reconstruct_values",
     "salient_mask",
+    "second_phase_measurements",
     "shared_interactions",
     "strength_by_order",
     "strength_share",

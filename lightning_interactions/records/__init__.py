@@ -4,6 +4,7 @@
 computes more than a table of its own contents.
 """
 
+from lightning_interactions.records.dynamics import SecondPhase
 from lightning_interactions.records.history import History, Phase
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
@@ -29,6 +30,7 @@ __all__ = [
     "Phase",
     "Probes",
     "SampledInteractions",
+    "SecondPhase",
     "SplitMeasurement",
     "Summary",
     "Verdict",
