@@ -14,19 +14,32 @@ from lightning_interactions.records.interactions import (
     SampledInteractions,
     Verdict,
 )
-from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
+from lightning_interactions.records.measurement import (
+    NATS,
+    ExplainedGrowth,
+    Interval,
+    Measurement,
+    OrderStrength,
+    SplitIntervals,
+    SplitMeasurement,
+    Summary,
+)
 
 __all__ = [
     "EFFECT_TYPES",
+    "NATS",
     "SIGNS",
     "Certificate",
+    "ExplainedGrowth",
     "History",
     "Interactions",
+    "Interval",
     "Measurement",
     "OrderStrength",
     "Phase",
     "Probes",
     "SampledInteractions",
+    "SplitIntervals",
     "SplitMeasurement",
     "Summary",
     "Verdict",
