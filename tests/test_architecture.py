@@ -40,7 +40,6 @@ ROOT_NAMES = [
 NAMESPACES = {
     "players": ["FeatureGroups", "ImagePatches", "Players", "default_players"],
     "baselines": ["Baseline", "Constant", "TrainingMean", "Zeros"],
-    "scores": ["Score", "log_odds"],
     "evidence": [
         "Evidence",
         "InputAgreement",
@@ -51,6 +50,7 @@ NAMESPACES = {
         "ReferenceModels",
         "fingerprints",
     ],
+    "scores": ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"],
 }
 
 
