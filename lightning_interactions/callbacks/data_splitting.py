@@ -10,7 +10,6 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
-    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -26,6 +25,8 @@ __all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
 
 REPEATED = 16
 """About so many samples are loaded twice."""
+
+_SizedSampler = SequentialSampler | RandomSampler | WeightedRandomSampler
 
 
 def sampler_pool(loader: Any) -> list[int] | None:
@@ -75,7 +76,8 @@ def loader_of_part(
     """Load a part of a loader's data with the settings of that loader.
 
     Random samplers (shuffled, with replacement, of a subset, weighted) become such samplers of the part, and give a number
-    of samples in proportion; a sequential one stays so; others become shuffling.
+    of samples in proportion; a sequential one stays so; others become shuffling. Where less than all the data
+    would end in a batch of a single sample, on which batch norm fails, that one is left out.
 
     Args:
         loader: The loader of all the data.
@@ -89,11 +91,14 @@ def loader_of_part(
     if not indices:
         raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
     part: Subset[Any] = Subset(loader.dataset, list(indices))
+    sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
+    size = loader.batch_size or 1
+    new_single = len(part) < len(loader.dataset) and len(sampler) > size > 1 == len(sampler) % size  # type: ignore[arg-type]
     return DataLoader(
         part,
         batch_size=loader.batch_size,
-        sampler=SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator),
-        drop_last=loader.drop_last and not in_order,
+        sampler=sampler,
+        drop_last=(loader.drop_last or new_single) and not in_order,
         generator=generator,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
@@ -106,7 +111,7 @@ def loader_of_part(
     )
 
 
-def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torch.Generator | None) -> Sampler[int]:
+def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torch.Generator | None) -> _SizedSampler:
     sampler = loader.sampler
     if isinstance(sampler, SequentialSampler):
         return SequentialSampler(part)
