@@ -86,13 +86,18 @@ def loader_of_part(
         in_order: Load every sample once, in order.
 
     Raises:
-        MisconfigurationException: If the part has no sample.
+        MisconfigurationException: If the part has no sample, or no batch because incomplete ones are dropped.
     """
     if not indices:
         raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
     part: Subset[Any] = Subset(loader.dataset, list(indices))
     sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
     size = loader.batch_size or 1
+    if loader.drop_last and not in_order and len(sampler) < size:
+        raise MisconfigurationException(
+            f"data: expected a part of at least one batch of {size} samples, because drop_last drops smaller ones, got "
+            f"{len(sampler)}; use more data, a smaller batch_size, or drop_last=False"
+        )
     new_single = len(part) < len(loader.dataset) and len(sampler) > size > 1 == len(sampler) % size  # type: ignore[arg-type]
     return DataLoader(
         part,

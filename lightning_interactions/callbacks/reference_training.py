@@ -70,8 +70,9 @@ def fit_reference_models(
 
     **Cross-fitting** (``folds``) needs no held-out data: the run's own training data is split into parts; for each of
     them ``num_models`` models are trained on all the others, and only these judge its inputs. Inputs that no model has seen
-    are spread over all models, so that every input has ``num_models`` judges. It needs inputs that are the same whenever
-    they are loaded. Inputs that occur twice in the data may have been seen by too many, and do not become probes.
+    are spread over all models, so that every input has ``num_models`` judges. Inputs are told apart by their content, so they
+    must be the same whenever they are loaded, here and in the run (pass its ``precision`` if that is a ``-true`` one); those
+    that occur twice in the data may have been seen by too many, and do not become probes.
 
     **Cache.** Each finished model is written to ``cache_dir`` at once, under a key of the data, the freshly initialised
     module with its source code, and all settings, so that a run that was killed goes on where it stopped. What the code
@@ -141,10 +142,11 @@ def fit_reference_models(
         decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
         functions = [factory, unpack, *((forward, score, patience) if stops else ())]
         datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
+        hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
         cache = ReferenceCache(
             cache_dir,
-            describe([decisive, callbacks, functions, type(datamodule), _accelerator().type, _versions()])
-            + "".join(_describe_loaders([loader, val_dataloaders], unpack)),
+            describe([decisive, callbacks, functions, hooks, _accelerator().type, _versions()])
+            + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
         )
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ def assert_same(one: ReferenceModels, other: ReferenceModels) -> None:
 # What is kept
 
 
-@pytest.mark.parametrize("options", [{}, {"early_stopping": False}, {"folds": 2, "num_models": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"early_stopping": False}, {"folds": 2, "num_models": 1, "early_stopping": False}], ids=str
+)
 def test_models_come_back_bit_by_bit(tmp_path: Path, trainings: Trainings, options: dict[str, Any]) -> None:
     without = fit(None, **options)
     written = fit(tmp_path / "new" / "folder", **options)
@@ -109,9 +111,10 @@ def test_more_models_are_trained_beside_those_that_are_there(tmp_path: Path, tra
 
 
 def test_random_states_come_back_from_a_cached_fit(tmp_path: Path) -> None:
-    fit(tmp_path, num_models=1)
+    model = UnvalidatedClassifier()
+    fit(tmp_path, model, num_models=1)
     state = torch.get_rng_state()
-    fit(tmp_path, num_models=1)
+    fit(tmp_path, model, num_models=1)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -178,7 +181,7 @@ def test_a_killed_process_keeps_what_it_has_finished(tmp_path: Path, trainings: 
 def test_a_file_that_is_being_written_is_not_taken_for_a_model(
     tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(state: Any, file: Any) -> None:
+    def half(_state: Any, file: Any) -> None:
         file.write(b"half a fi")
         raise KeyboardInterrupt
 
@@ -302,7 +305,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 def test_whatever_changes_the_result_trains_anew(
     tmp_path: Path, trainings: Trainings, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "fit", lambda self, model, *_args, **_options: trainings.begin())
+    monkeypatch.setattr(Trainer, "fit", lambda *_args, **_options: trainings.begin())
     monkeypatch.setattr("lightning_interactions.callbacks.reference_training.warnings.warn", lambda *_args, **_options: None)
     before = {"model": TabularClassifier()} if what == "validation" else {}
     fit(tmp_path, num_models=1, **before)
@@ -322,7 +325,7 @@ def test_whatever_changes_the_result_trains_anew(
         {"vote": "all"},
         {"enable_progress_bar": True},
         {"data": DataLoader(DATA, batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(7))},
-        {"score": lambda outputs, targets: outputs[:, 0], "early_stopping": False},
+        {"score": lambda outputs, _targets: outputs[:, 0], "early_stopping": False},
     ],
     ids=["vote", "progress bar", "loading order", "score that is not used"],
 )
@@ -336,13 +339,9 @@ def test_what_does_not_change_the_result_is_no_part_of_the_key(
 
 def test_data_without_indices_is_refused(tmp_path: Path) -> None:
     streamed = DataLoader(StreamedDataset(DATA, 60), batch_size=8)
-    with pytest.raises(
-        MisconfigurationException, match="folds and cache_dir need data with indices.* got DataLoader; leave both"
-    ):
+    with pytest.raises(MisconfigurationException, match=r"folds and cache_dir need data with indices.* got DataLoader"):
         fit(tmp_path, data=streamed)
-    with pytest.raises(
-        MisconfigurationException, match="cache_dir needs loaders whose data has indices, also in val_dataloaders"
-    ):
+    with pytest.raises(MisconfigurationException, match="cache_dir needs loaders whose data has indices, also in val"):
         fit(tmp_path, TabularClassifier(), val_dataloaders=[tabular_loader(8), streamed])
 
 

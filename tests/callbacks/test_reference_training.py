@@ -287,6 +287,31 @@ def test_trained_references_serve_as_evidence_of_a_run(tmp_path: Path) -> None:
     assert all(torch.equal(output, expected) for output, expected in zip(outputs(references), before, strict=True))
 
 
+class Linear(nn.Module):
+    """Another architecture, that Lightning knows nothing of."""
+
+    def __init__(self, num_features: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(num_features, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def test_references_of_other_architectures_serve_as_evidence(tmp_path: Path) -> None:
+    wide = fit_references(PlainTabularClassifier(), factory=lambda: WithoutWidth(20), num_models=1)
+    monitor = monitor_with(ReferenceModels([*wide.models, Linear()]))
+    run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
+    assert monitor.history.epochs == [0, 1]
+
+
+def test_a_reference_that_takes_other_inputs_is_named(tmp_path: Path) -> None:
+    monitor = monitor_with(ReferenceModels([Linear(), Linear(num_features=5)]))
+    with pytest.raises(ValueError, match=r"model 1 \(Linear\) fails on the probes of shape \(4, 4\).*wrap it in a module"):
+        run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
+
+
 def test_saved_references_load_with_identical_outputs(tmp_path: Path) -> None:
     model = UnvalidatedClassifier()
     references = fit_references(model, vote="majority")
