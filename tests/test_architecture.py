@@ -41,7 +41,16 @@ NAMESPACES = {
     "players": ["FeatureGroups", "ImagePatches", "Players", "default_players"],
     "baselines": ["Baseline", "Constant", "TrainingMean", "Zeros"],
     "scores": ["Score", "log_odds"],
-    "evidence": ["Evidence", "InteractionsOf", "Judge", "ParameterNoise", "ReferenceModels", "fingerprints"],
+    "evidence": [
+        "Evidence",
+        "InputAgreement",
+        "InteractionsOf",
+        "Judge",
+        "OrderShape",
+        "ParameterNoise",
+        "ReferenceModels",
+        "fingerprints",
+    ],
 }
 
 
