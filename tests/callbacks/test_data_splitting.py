@@ -163,7 +163,7 @@ def test_an_empty_part_is_refused() -> None:
 
 def test_a_part_that_drop_last_would_drop_is_refused() -> None:
     whole = DataLoader(DATA, batch_size=8, drop_last=True)
-    with pytest.raises(MisconfigurationException, match="one batch of 8 samples, because drop_last .* got 7; use more data"):
+    with pytest.raises(MisconfigurationException, match=r"one batch of 8 samples, because drop_last .* got 7; use more data"):
         loader_of_part(whole, range(7))
     assert len(loaded(loader_of_part(whole, range(7), in_order=True))) == 7
 
