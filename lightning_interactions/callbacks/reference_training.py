@@ -14,7 +14,6 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_interactions.callbacks.data_splitting import check_repeatable, loader_of_part, sampler_pool
@@ -26,9 +25,9 @@ from lightning_interactions.callbacks.reference_keys import describe, describe_d
 from lightning_interactions.callbacks.reference_plans import Plan, check_settings, find_loader, make_plans
 from lightning_interactions.callbacks.reference_watching import KeepBestWeights, SeenInputs
 from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.functional.generalization import cross_entropy_from_log_odds
 from lightning_interactions.game.evaluation import Forward, call_model
-from lightning_interactions.game.scores import Score, log_odds
+from lightning_interactions.game.losses import Loss
+from lightning_interactions.game.scores import Score, default_loss, log_odds
 from lightning_interactions.tracking.generators import preserve_generators
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
@@ -55,6 +54,7 @@ def fit_reference_models(
     unpack: Unpack = input_target_pair,
     forward: Forward = call_model,
     score: Score = log_odds,
+    loss: Loss | None = None,
     val_dataloaders: Any = None,
     seed: int = 0,
     **trainer_kwargs: Any,
@@ -65,8 +65,8 @@ def fit_reference_models(
     rebuild the same architecture; else by re-initialising every parameter of a copy. The model itself, the data's generators
     and the global random states stay as they are, and nothing is logged.
 
-    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The cross-entropy on it is
-    measured after each epoch, the training stops when it no longer falls, and the weights with the smallest one are kept.
+    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The loss on it is measured
+    after each epoch, the training stops when it no longer falls, and the weights with the smallest one are kept.
 
     **Cross-fitting** (``folds``) needs no held-out data: the run's own training data is split into parts; for each of
     them ``num_models`` models are trained on all the others, and only these judge its inputs. Inputs that no model has seen
@@ -89,14 +89,15 @@ def fit_reference_models(
         factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser, and
             may make another architecture that takes the same inputs and gives the same kind of outputs.
         folds: Number of parts for cross-fitting, at least 2.
-        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices or a fifth of it is fewer
-            than 10 inputs.
+        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices, a fifth of it is fewer
+            than 10 inputs, or no loss is known for the score.
         patience: Epochs without a smaller loss before the training stops.
         cache_dir: Folder for finished models; none are kept if left out.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
         forward: Gets logits from the module and inputs, for early stopping; ``model(inputs)`` if left out.
-        score: The score whose ``softplus(-score)`` is the loss, for early stopping; the log-odds of the target class if left
-            out.
+        score: The score that the loss is a function of, for early stopping; the log-odds of the target class if left out.
+        loss: What training minimises, a function of scores and targets, for early stopping. If left out, the cross-entropy of
+            log-odds and the squared error of a prediction; another score needs one.
         val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it; may be left out.
         seed: Seed of the split and of the first model; the other models follow.
         trainer_kwargs: More arguments for the :class:`lightning.pytorch.Trainer`.
@@ -124,7 +125,8 @@ def fit_reference_models(
         )
     if folds is not None and pool is not None:
         check_repeatable(loader, pool, unpack)
-    plans = make_plans(pool, num_models, folds, early_stopping, seed)
+    stopping_loss = default_loss(score) if loss is None else loss
+    plans = make_plans(pool, num_models, folds, early_stopping, seed, stopping_loss)
     stops = bool(plans[0].stopping)
     settings: dict[str, Any] = {
         "logger": False,
@@ -140,7 +142,7 @@ def fit_reference_models(
     cache = None
     if cache_dir is not None:
         decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-        functions = [factory, unpack, *((forward, score, patience) if stops else ())]
+        functions = [factory, unpack, *((forward, score, stopping_loss, patience) if stops else ())]
         datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
         hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
         cache = ReferenceCache(
@@ -149,15 +151,12 @@ def fit_reference_models(
             + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
         )
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy_from_log_odds(score(outputs, targets))
-
     def trained(fresh: LightningModule, plan: Plan) -> tuple[LightningModule, frozenset[str]]:
         seen = SeenInputs(unpack, math.inf if folds is None or plan.training is None else len(plan.training))
         watchers: list[Any] = [seen]
-        if plan.stopping:
+        if plan.stopping and stopping_loss is not None:
             kept = loader_of_part(loader, plan.stopping, in_order=True)
-            watchers.append(KeepBestWeights(kept, unpack, forward, loss, patience))
+            watchers.append(KeepBestWeights(kept, unpack, forward, score, stopping_loss, patience))
         trainer = Trainer(**settings, callbacks=[*copy.deepcopy(callbacks), *watchers])
         part = loader if plan.training is None else loader_of_part(loader, plan.training)
         _fit(trainer, fresh, data, part, val_dataloaders)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +14,12 @@ from lightning_interactions.callbacks.isolation import in_precision_of, leave_no
 from lightning_interactions.callbacks.probe_drawing import to_device
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.evaluation import Forward
+from lightning_interactions.game.losses import Loss, losses_of_inputs
+from lightning_interactions.game.scores import Score
 from lightning_interactions.tracking.generators import preserve_generators
 from lightning_interactions.tracking.probes import Unpack
 
 __all__ = ["KeepBestWeights", "SeenInputs"]
-
-LossOfInputs = Callable[[Tensor, Tensor], Tensor]
-"""Computes the loss of each input, ``[inputs]``, from outputs and targets."""
 
 
 class SeenInputs(Callback):
@@ -62,7 +60,8 @@ class KeepBestWeights(Callback):
         loader: Loads the inputs that are kept from the training, in order.
         unpack: Finds inputs and targets in a batch.
         forward: Gets the model's outputs.
-        loss: The loss of each input.
+        score: Scores them.
+        loss: The loss of each input, a function of scores and targets.
         patience: Epochs without a smaller loss before the training stops.
 
     Attributes:
@@ -72,10 +71,13 @@ class KeepBestWeights(Callback):
         fingerprints: Fingerprints of the inputs kept from the training.
     """
 
-    def __init__(self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, loss: LossOfInputs, patience: int) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score, loss: Loss, patience: int
+    ) -> None:
         self.loader = loader
         self.unpack = unpack
         self.forward = forward
+        self.score = score
         self.loss = loss
         self.patience = patience
         self.best_loss = math.inf
@@ -90,7 +92,7 @@ class KeepBestWeights(Callback):
         except ValueError as error:
             raise MisconfigurationException(
                 f"fit_reference_models: the loss that decides when to stop cannot be computed: {error}; pass the unpack, "
-                "forward and score that the monitor gets, or early_stopping=False"
+                "forward, score and loss that the monitor gets, or early_stopping=False"
             ) from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +111,7 @@ class KeepBestWeights(Callback):
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
         forward = in_precision_of(trainer, self.forward)
         first = not self.fingerprints
-        total, count = 0.0, 0
+        scores, all_targets = [], []
         # Random transforms give the same inputs at every look.
         with leave_no_trace(pl_module, pl_module.device, seed=0), preserve_generators(self.loader):
             for batch in self.loader:
@@ -119,6 +121,6 @@ class KeepBestWeights(Callback):
                 outputs = forward(pl_module, inputs)
                 if isinstance(outputs, Tensor) and outputs.is_floating_point():
                     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                total += self.loss(outputs, targets).sum().item()
-                count += len(inputs)
-        return total / count
+                scores.append(self.score(outputs, targets).double().cpu())
+                all_targets.append(targets.cpu())
+        return losses_of_inputs(self.loss, torch.cat(scores), torch.cat(all_targets)).mean().item()
