@@ -24,7 +24,8 @@ from lightning_interactions.callbacks.reference_keys import describe, describe_m
 from lightning_interactions.callbacks.reference_plans import Plan
 from lightning_interactions.callbacks.reference_watching import KeepBestWeights, ScoreInputs, SeenInputs
 from lightning_interactions.game.evaluation import Forward
-from lightning_interactions.game.scores import Loss, Score
+from lightning_interactions.game.losses import Loss
+from lightning_interactions.game.scores import Score
 from lightning_interactions.tracking.generators import preserve_generators
 from lightning_interactions.tracking.probes import Unpack
 
@@ -92,9 +93,9 @@ class Fitter:
             seen_by_each.append(seen)
         return models, seen_by_each
 
-    def scores(self, model: LightningModule, indices: Sequence[int]) -> Tensor:
+    def scores(self, model: LightningModule, indices: Sequence[int], score: Score) -> Tensor:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
-        watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.unpack, self.forward, self.score)
+        watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.unpack, self.forward, score)
         with self._undisturbed(seed=0):
             trainer = Trainer(**{**self.settings, "max_epochs": 0, "max_steps": -1}, callbacks=[watcher])
             _fit(trainer, model, self.data, self.loader, None)
@@ -104,17 +105,13 @@ class Fitter:
     def _train(self, fresh: LightningModule, plan: Plan) -> tuple[LightningModule, frozenset[str]]:
         most = len(plan.training) if self.repeatable and plan.training is not None else math.inf
         watchers: list[Any] = [SeenInputs(self.unpack, most)]
-        if plan.stopping:
+        if plan.stopping and self.loss is not None:
             kept = loader_of_part(self.loader, plan.stopping, in_order=True)
-            watchers.append(KeepBestWeights(kept, self.unpack, self.forward, self._losses, self.patience))
+            watchers.append(KeepBestWeights(kept, self.unpack, self.forward, self.score, self.loss, self.patience))
         trainer = Trainer(**self.settings, callbacks=[*copy.deepcopy(self.callbacks), *watchers])
         part = self.loader if plan.training is None else loader_of_part(self.loader, plan.training)
         _fit(trainer, fresh, self.data, part, self.val_dataloaders)
         return _finish(fresh, watchers)
-
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        assert self.loss is not None
-        return self.loss(self.score(outputs, targets), targets)
 
     @contextmanager
     def _undisturbed(self, seed: int) -> Iterator[None]:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_interactions.callbacks.data_splitting import draw_part
 from lightning_interactions.evidence.reference_models import votes_needed
+from lightning_interactions.game.losses import Loss
 
 __all__ = ["Plan", "check_settings", "find_loader", "make_plans"]
 
@@ -76,7 +77,9 @@ def find_loader(data: Any, folds: int | None) -> Any:
     return make()
 
 
-def make_plans(pool: list[int] | None, num_models: int, folds: int | None, early_stopping: bool, seed: int) -> list[Plan]:
+def make_plans(
+    pool: list[int] | None, num_models: int, folds: int | None, early_stopping: bool, seed: int, loss: Loss | None
+) -> list[Plan]:
     """Decide what each model trains and stops on.
 
     Args:
@@ -85,6 +88,7 @@ def make_plans(pool: list[int] | None, num_models: int, folds: int | None, early
         folds: Number of parts for cross-fitting, or ``None``.
         early_stopping: Whether a part is to be kept for early stopping; a warning says where that is not possible.
         seed: Seed of the folds and of the first model.
+        loss: What decides when to stop; ``None`` if it is not known.
 
     Raises:
         MisconfigurationException: If there are fewer inputs than folds.
@@ -98,15 +102,16 @@ def make_plans(pool: list[int] | None, num_models: int, folds: int | None, early
         shares = [[index for index in pool if index not in part] for part in left_out]
     smallest = min(0 if share is None else len(share) for share in shares)
     num_stopping = smallest // STOPPING_FRACTION
-    if early_stopping and num_stopping < FEWEST_STOPPING_INPUTS:
-        reason = (
-            "the data has no indices"
-            if pool is None
-            else f"a fifth of {smallest} inputs is fewer than {FEWEST_STOPPING_INPUTS}"
-        )
+    reason = ""
+    if pool is None:
+        reason = "the data has no indices; use a map-style dataset"
+    elif num_stopping < FEWEST_STOPPING_INPUTS:
+        reason = f"a fifth of {smallest} inputs is fewer than {FEWEST_STOPPING_INPUTS}; use more data"
+    elif loss is None:
+        reason = "no loss is known for this score; pass loss=, a function of scores and targets"
+    if early_stopping and reason:
         warnings.warn(
-            f"fit_reference_models: no early stopping, because {reason}; use more data or a map-style dataset, or pass "
-            "early_stopping=False and max_epochs",
+            f"fit_reference_models: no early stopping, because {reason}, or pass early_stopping=False and max_epochs",
             stacklevel=3,
         )
         early_stopping = False

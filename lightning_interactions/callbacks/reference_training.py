@@ -19,7 +19,8 @@ from lightning_interactions.callbacks.reference_keys import describe, describe_d
 from lightning_interactions.callbacks.reference_plans import check_settings, find_loader, make_plans
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.game.evaluation import Forward, call_model
-from lightning_interactions.game.scores import Loss, Score, default_loss, log_odds
+from lightning_interactions.game.losses import Loss
+from lightning_interactions.game.scores import Score, default_loss, log_odds
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
 __all__ = ["fit_reference_models"]
@@ -86,8 +87,8 @@ def fit_reference_models(
         folds: Number of parts for cross-fitting, at least 2.
         screen_labels: Whether to leave out contradicted labels when cross-fitting; if left out, only where the score is the
             log-odds.
-        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices or a fifth of it is fewer
-            than 10 inputs.
+        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices, a fifth of it is fewer
+            than 10 inputs, or no loss is known for the score.
         patience: Epochs without a smaller loss before the training stops.
         cache_dir: Folder for finished models; none are kept if left out.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
@@ -122,14 +123,9 @@ def fit_reference_models(
             f"without a batch sampler of its own, got {type(loader).__name__}; leave both out, or make such a loader"
         )
     loss = default_loss(score) if loss is None else loss
-    if early_stopping and loss is None:
-        raise MisconfigurationException(
-            "fit_reference_models: expected a loss for early stopping with a score of your own; pass loss= (a function of "
-            "scores and targets that gives the loss of each input), or early_stopping=False and max_epochs"
-        )
     if folds is not None and pool is not None:
         check_repeatable(loader, pool, unpack)
-    plans = make_plans(pool, num_models, folds, early_stopping, seed)
+    plans = make_plans(pool, num_models, folds, early_stopping, seed, loss)
     stops = bool(plans[0].stopping)
     settings: dict[str, Any] = {
         "logger": False,
@@ -147,9 +143,10 @@ def fit_reference_models(
         decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
         functions = [factory, unpack, *((forward, score, loss, patience) if stops else ())]
         datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
+        hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
         cache = ReferenceCache(
             cache_dir,
-            describe([decisive, callbacks, functions, type(datamodule), accelerator().type, _versions()])
+            describe([decisive, callbacks, functions, hooks, accelerator().type, _versions()])
             + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
         )
     fitter = Fitter(
@@ -170,7 +167,7 @@ def fit_reference_models(
     )
     if folds is not None and pool is not None and (score is log_odds if screen_labels is None else screen_labels):
         credible = screened(fitter, pool, min(num_models, SCREENING_MODELS), folds, early_stopping, seed)
-        plans = make_plans(credible, num_models, folds, early_stopping, seed)
+        plans = make_plans(credible, num_models, folds, early_stopping, seed, loss)
     models, seen = fitter.fit(plans)
     return ReferenceModels(models, vote, seen, num_voters=num_models)
 

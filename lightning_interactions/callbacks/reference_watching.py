@@ -15,14 +15,12 @@ from lightning_interactions.callbacks.isolation import in_precision_of, leave_no
 from lightning_interactions.callbacks.probe_drawing import to_device
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.evaluation import Forward
+from lightning_interactions.game.losses import Loss, losses_of_inputs
 from lightning_interactions.game.scores import Score
 from lightning_interactions.tracking.generators import preserve_generators
 from lightning_interactions.tracking.probes import Unpack
 
 __all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
-
-LossOfInputs = Callable[[Tensor, Tensor], Tensor]
-"""Computes the loss of each input, ``[inputs]``, from outputs and targets."""
 
 
 class SeenInputs(Callback):
@@ -63,7 +61,8 @@ class KeepBestWeights(Callback):
         loader: Loads the inputs that are kept from the training, in order.
         unpack: Finds inputs and targets in a batch.
         forward: Gets the model's outputs.
-        loss: The loss of each input.
+        score: Scores them.
+        loss: The loss of each input, a function of scores and targets.
         patience: Epochs without a smaller loss before the training stops.
 
     Attributes:
@@ -73,10 +72,13 @@ class KeepBestWeights(Callback):
         fingerprints: Fingerprints of the inputs kept from the training.
     """
 
-    def __init__(self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, loss: LossOfInputs, patience: int) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score, loss: Loss, patience: int
+    ) -> None:
         self.loader = loader
         self.unpack = unpack
         self.forward = forward
+        self.score = score
         self.loss = loss
         self.patience = patience
         self.best_loss = math.inf
@@ -91,7 +93,7 @@ class KeepBestWeights(Callback):
         except ValueError as error:
             raise MisconfigurationException(
                 f"fit_reference_models: the loss that decides when to stop cannot be computed: {error}; pass the unpack, "
-                "forward and score that the monitor gets, or early_stopping=False"
+                "forward, score and loss that the monitor gets, or early_stopping=False"
             ) from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,14 +110,9 @@ class KeepBestWeights(Callback):
             trainer.should_stop = True
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        first = not self.fingerprints
-
-        def losses(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-            if first:
-                self.fingerprints.update(fingerprints(inputs))
-            return self.loss(outputs, targets)
-
-        return float(_for_each_batch(trainer, pl_module, self.loader, self.unpack, self.forward, losses).double().mean())
+        note = (lambda inputs: self.fingerprints.update(fingerprints(inputs))) if not self.fingerprints else None
+        scores, targets = _scores_of(trainer, pl_module, self.loader, self.unpack, self.forward, self.score, note)
+        return losses_of_inputs(self.loss, scores, targets).mean().item()
 
 
 class ScoreInputs(Callback):
@@ -125,10 +122,10 @@ class ScoreInputs(Callback):
         loader: Loads the inputs, in order.
         unpack: Finds inputs and targets in a batch.
         forward: Gets the model's outputs.
-        score: The score of each input.
+        score: Scores them.
 
     Attributes:
-        scores: ``[inputs]``, on the CPU.
+        scores: ``[inputs]``, float64 on the CPU; empty before.
     """
 
     def __init__(self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score) -> None:
@@ -136,34 +133,34 @@ class ScoreInputs(Callback):
         self.unpack = unpack
         self.forward = forward
         self.score = score
-        self.scores = torch.empty(0)
+        self.scores = torch.empty(0, dtype=torch.float64)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score all inputs."""
-
-        def scores(_inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-            return self.score(outputs, targets)
-
-        self.scores = _for_each_batch(trainer, pl_module, self.loader, self.unpack, self.forward, scores)
+        self.scores, _ = _scores_of(trainer, pl_module, self.loader, self.unpack, self.forward, self.score)
 
 
-def _for_each_batch(
+def _scores_of(
     trainer: Trainer,
     model: LightningModule,
     loader: DataLoader[Any],
     unpack: Unpack,
     forward: Forward,
-    numbers: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Compute a number for every input from inputs, outputs and targets, and leave model and generators as they were."""
+    score: Score,
+    note_inputs: Callable[[Tensor], object] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Score all inputs of a loader, and leave model and generators as they were; scores in float64 and targets, on the CPU."""
     forward = in_precision_of(trainer, forward)
-    found = []
+    scores, all_targets = [], []
     # Random transforms give the same inputs at every look.
     with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
         for batch in loader:
             inputs, targets = unpack(to_device(trainer, batch))
+            if note_inputs is not None:
+                note_inputs(inputs)
             outputs = forward(model, inputs)
             if isinstance(outputs, Tensor) and outputs.is_floating_point():
                 outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            found.append(numbers(inputs, outputs, targets).cpu())
-    return torch.cat(found)
+            scores.append(score(outputs, targets).double().cpu())
+            all_targets.append(targets.cpu())
+    return torch.cat(scores), torch.cat(all_targets)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor, ReferenceModels, fit_reference_models
+from lightning_interactions.callbacks.label_screening import label_margin
 from lightning_interactions.evidence import fingerprints
 from tests.callbacks.runs import TINY_SET_UP, quiet_trainer
 from tests.callbacks.test_held_out_references import Tables
@@ -197,3 +198,20 @@ def test_screening_leaves_the_global_generators_alone() -> None:
     state = torch.get_rng_state()
     screen(model, max_epochs=1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_margin_is_the_difference_to_the_most_likely_other_class() -> None:
+    logits = torch.tensor([[1.0, 4.0, 2.0], [1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])
+    assert label_margin(logits, torch.tensor([0, 1, 2])).tolist() == [-3, 2, -3]
+    assert label_margin(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).tolist() == [2, -2]
+
+
+def test_random_labels_are_not_screened_away() -> None:
+    data, _ = striking_data()
+    generator = torch.Generator().manual_seed(1)
+    shuffled = TensorDataset(data.tensors[0], torch.randint(0, 3, (120,), generator=generator))
+    references = cross_fit(
+        DataLoader(shuffled, batch_size=8), EagerClassifier(learning_rate=0.01), folds=2, num_models=3, screen_labels=True,
+        max_epochs=10,
+    )  # fmt: skip
+    assert len(frozenset().union(*references.seen)) > 100

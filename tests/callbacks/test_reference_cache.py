@@ -19,7 +19,7 @@ from lightning_interactions import ReferenceModels, fit_reference_models
 from lightning_interactions.callbacks.reference_cache import ReferenceCache
 from lightning_interactions.callbacks.reference_keys import describe, describe_module
 from lightning_interactions.callbacks.reference_watching import SeenInputs
-from lightning_interactions.game.scores import CrossEntropy, SquaredError
+from lightning_interactions.game.losses import CrossEntropy
 from tests.callbacks.runs import TINY_SET_UP
 from tests.helpers.models import (
     Classifier,
@@ -298,7 +298,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "early stopping": {"early_stopping": False},
     "folds": {"folds": 2, "screen_labels": False},
     "trainer": {"gradient_clip_val": 0.5},
-    "score": {"score": lambda outputs, _targets: outputs[:, 0], "loss": SquaredError()},
+    "score": {"score": lambda outputs, _targets: outputs[:, 0], "loss": lambda score, targets: (score - targets).square()},
     "loss": {"loss": CrossEntropy(label_smoothing=0.1, num_classes=3)},
     "callback": {"callbacks": EarlyStopping("loss", strict=False, check_on_train_epoch_end=True)},
     "validation": {"model": TabularClassifier(), "val_dataloaders": tabular_loader(16)},

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from lightning_interactions import ReferenceModels, fit_reference_models
 from lightning_interactions.callbacks.reference_watching import KeepBestWeights
 from lightning_interactions.evidence import fingerprints
+from lightning_interactions.game.losses import CrossEntropy
+from lightning_interactions.game.scores import log_odds, prediction
 from lightning_interactions.tracking.probes import input_target_pair
 from tests.callbacks.runs import TINY_SET_UP
 from tests.helpers.models import (
@@ -137,25 +139,40 @@ def test_the_loss_is_the_cross_entropy_of_the_adapter() -> None:
     references = fit(DictOutputClassifier(), loader, **adapter)
     assert references.seen == (frozenset(fingerprints(DATA.tensors[0])),)
     with pytest.raises(
-        MisconfigurationException, match=r"when to stop cannot be computed: .*forward and score .*early_stopping=False"
+        MisconfigurationException, match=r"when to stop cannot be computed: .*forward, score and loss .*early_stopping=False"
     ):
         fit(DictOutputClassifier(), loader, unpack=adapter["unpack"])
 
 
-def test_another_score_and_loss_decide() -> None:
+def test_a_regression_stops_on_its_squared_error() -> None:
+    class Regression(PlainTabularClassifier):
+        def loss(self, batch: Any) -> Tensor:
+            return nn.functional.mse_loss(self(batch[0])[:, 0], batch[1].float())
+
+    references = fit(Regression(num_classes=1), score=prediction)
+    assert references.seen == (frozenset(fingerprints(DATA.tensors[0])),)
+
+
+def test_a_loss_with_class_weights_decides() -> None:
+    weighted = [fit(loss=CrossEntropy(class_weights=weights), max_epochs=8) for weights in ((1, 0, 0), (0, 0, 1))]
+    one, other = (references.models[0].state_dict() for references in weighted)
+    assert not same_weights(one, other)
+
+
+def test_a_score_without_a_loss_is_trained_on_without_stopping_and_says_so() -> None:
+    with pytest.warns(UserWarning, match=r"no early stopping, because no loss is known for this score; pass loss="):
+        fit(score=lambda outputs, _targets: outputs[:, 0], max_epochs=1)
+
+
+def test_another_score_decides() -> None:
     asked = []
 
-    def loss(score: Tensor, targets: Tensor) -> Tensor:
+    def score(outputs: Tensor, targets: Tensor) -> Tensor:
         asked.append(len(targets))
-        return (score - targets).square()
+        return outputs[:, 0] - targets
 
-    fit(score=lambda outputs, _targets: outputs[:, 0], loss=loss, max_epochs=1)
+    fit(score=score, loss=lambda score, _targets: score.square(), max_epochs=1)
     assert asked == [8, 4, 8, 4]
-
-
-def test_a_score_without_a_loss_is_refused() -> None:
-    with pytest.raises(MisconfigurationException, match=r"expected a loss for early stopping.*pass loss="):
-        fit(score=lambda outputs, _targets: outputs[:, 0], max_epochs=1)
 
 
 def test_samples_of_the_sampler_alone_are_used() -> None:
@@ -165,7 +182,7 @@ def test_samples_of_the_sampler_alone_are_used() -> None:
 
 def test_too_little_data_is_trained_on_without_stopping_and_says_so() -> None:
     with pytest.warns(
-        UserWarning, match=r"no early stopping, because a fifth of 49 inputs is fewer than 10; use more data .*pass"
+        UserWarning, match=r"no early stopping, because a fifth of 49 inputs is fewer than 10; use more data, or pass"
     ):
         references = fit(data=tabular_loader(49), max_epochs=1)
     assert len(references.seen[0]) == 49
@@ -203,7 +220,5 @@ def test_the_callback_alone_finds_the_mean_loss() -> None:
             expected = nn.functional.cross_entropy(pl_module(DATA.tensors[0]), DATA.tensors[1])
             assert self._mean_loss(trainer, pl_module) == pytest.approx(expected.item(), rel=1e-6)
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-    fit(early_stopping=False, callbacks=[Compares(loader, input_target_pair, lambda model, inputs: model(inputs), loss, 5)])
+    watcher = Compares(loader, input_target_pair, lambda model, inputs: model(inputs), log_odds, CrossEntropy(), 5)
+    fit(early_stopping=False, callbacks=[watcher])
