@@ -1,4 +1,5 @@
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = TINY_SET_UP
 
-GROUPS = [[0, 1], [2], [3], [4, 5, 6, 7], [8], [9]]
+GROUPS = [[0, 1], [2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 class Regressor(LightningModule):
@@ -70,19 +71,21 @@ def fit(root: Path, *callbacks: Callback, model: LightningModule | None = None, 
     return trainer
 
 
-@pytest.fixture
-def regression(tmp_path: Path) -> tuple[InteractionMonitor, Regressor, RecordingLogger]:
-    """Five epochs on diabetes with two reference models."""
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[InteractionMonitor, Regressor, RecordingLogger]:
+    """Four epochs on diabetes with two reference models."""
     parts = diabetes()
-    with torch.random.fork_rng():
+    # The marks of the tests do not reach a fixture.
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.manual_seed(0)
         model, logger = Regressor(), RecordingLogger()
-        references = fit_reference_models(model, DataLoader(parts["reference"], 32), num_models=2, max_epochs=3)
+        references = fit_reference_models(model, DataLoader(parts["reference"], 16), num_models=2, max_epochs=4)
         monitor = InteractionMonitor(
-            FeatureGroups(GROUPS), references, score=scores.prediction, num_training_probes=16, num_held_out_probes=12
+            FeatureGroups(GROUPS), references, score=scores.prediction, num_training_probes=8, num_held_out_probes=6
         )
-        trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_epochs=5)
-        trainer.fit(model, DataLoader(parts["training"], 32), DataLoader(parts["validation"], 64))
+        trainer = quiet_trainer(tmp_path_factory.mktemp("regression"), callbacks=[monitor], logger=logger, max_epochs=4)
+        trainer.fit(model, DataLoader(parts["training"], 16), DataLoader(parts["validation"], 64))
     return monitor, model.eval(), logger
 
 
@@ -91,7 +94,7 @@ def test_a_regression_is_measured_with_its_squared_error(
 ) -> None:
     monitor, model, logger = regression
     history = monitor.history
-    assert history.epochs == [0, 1, 2, 3, 4, 5]
+    assert history.epochs == [0, 1, 2, 3, 4]
     state = monitor.state_dict()["probes"]
     last = history.measurements[-1]
     assert last.held_out is not None
