@@ -4,6 +4,7 @@
 computes more than a table of its own contents.
 """
 
+from lightning_interactions.records.dynamics import SecondPhase
 from lightning_interactions.records.history import History, Phase
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
@@ -24,12 +25,14 @@ from lightning_interactions.records.measurement import (
     SplitMeasurement,
     Summary,
 )
+from lightning_interactions.records.shapes import DecaySpindle
 
 __all__ = [
     "EFFECT_TYPES",
     "NATS",
     "SIGNS",
     "Certificate",
+    "DecaySpindle",
     "ExplainedGrowth",
     "History",
     "Interactions",
@@ -39,6 +42,7 @@ __all__ = [
     "Phase",
     "Probes",
     "SampledInteractions",
+    "SecondPhase",
     "SplitIntervals",
     "SplitMeasurement",
     "Summary",
