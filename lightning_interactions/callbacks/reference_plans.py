@@ -69,7 +69,7 @@ def find_loader(data: Any, folds: int | None) -> Any:
         raise MisconfigurationException(
             f"fit_reference_models: expected a loader, or a data module with a reference_dataloader(), got {name} without one; "
             f"hold a part of its training data out with HoldOutReferences({name}(...)) from lightning_interactions.callbacks, "
-            "or pass folds=5 for cross-fitting on all of it"
+            "or pass folds=2 for cross-fitting on all of it"
         )
     data.prepare_data()
     data.setup("fit")

@@ -1,38 +1,31 @@
 """Training reference models with a Trainer of their own."""
 
-import copy
-import logging
-import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils._pytree import tree_leaves
 
-from lightning_interactions.callbacks.data_splitting import check_repeatable, loader_of_part, sampler_pool
-from lightning_interactions.callbacks.fresh_copies import fresh_copy
+from lightning_interactions.callbacks.data_splitting import check_repeatable, sampler_pool
 from lightning_interactions.callbacks.held_out_references import DataPart
-from lightning_interactions.callbacks.isolation import preserve_random_state
+from lightning_interactions.callbacks.label_screening import screened
 from lightning_interactions.callbacks.reference_cache import ReferenceCache
-from lightning_interactions.callbacks.reference_keys import describe, describe_data, describe_module
-from lightning_interactions.callbacks.reference_plans import Plan, check_settings, find_loader, make_plans
-from lightning_interactions.callbacks.reference_watching import KeepBestWeights, SeenInputs
+from lightning_interactions.callbacks.reference_fitting import Fitter, accelerator
+from lightning_interactions.callbacks.reference_keys import describe, describe_data
+from lightning_interactions.callbacks.reference_plans import check_settings, find_loader, make_plans
 from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.functional.generalization import cross_entropy_from_log_odds
 from lightning_interactions.game.evaluation import Forward, call_model
-from lightning_interactions.game.scores import Score, log_odds
-from lightning_interactions.tracking.generators import preserve_generators
+from lightning_interactions.game.scores import Loss, Score, default_loss, log_odds
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
 __all__ = ["fit_reference_models"]
+
+SCREENING_MODELS = 3
+"""At most so many models for each fold find out which labels are contradicted."""
 
 EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
 
@@ -49,12 +42,14 @@ def fit_reference_models(
     vote: str | int = "any",
     factory: Callable[[], LightningModule] | None = None,
     folds: int | None = None,
+    screen_labels: bool | None = None,
     early_stopping: bool = True,
     patience: int = 5,
     cache_dir: str | Path | None = None,
     unpack: Unpack = input_target_pair,
     forward: Forward = call_model,
     score: Score = log_odds,
+    loss: Loss | None = None,
     val_dataloaders: Any = None,
     seed: int = 0,
     **trainer_kwargs: Any,
@@ -65,7 +60,7 @@ def fit_reference_models(
     rebuild the same architecture; else by re-initialising every parameter of a copy. The model itself, the data's generators
     and the global random states stay as they are, and nothing is logged.
 
-    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The cross-entropy on it is
+    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The loss on it is
     measured after each epoch, the training stops when it no longer falls, and the weights with the smallest one are kept.
 
     **Cross-fitting** (``folds``) needs no held-out data: the run's own training data is split into parts; for each of
@@ -89,14 +84,17 @@ def fit_reference_models(
         factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser, and
             may make another architecture that takes the same inputs and gives the same kind of outputs.
         folds: Number of parts for cross-fitting, at least 2.
+        screen_labels: Whether to leave out contradicted labels when cross-fitting; if left out, only where the score is the
+            log-odds.
         early_stopping: Whether to stop early. Off, with a warning, where the data has no indices or a fifth of it is fewer
             than 10 inputs.
         patience: Epochs without a smaller loss before the training stops.
         cache_dir: Folder for finished models; none are kept if left out.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
         forward: Gets logits from the module and inputs, for early stopping; ``model(inputs)`` if left out.
-        score: The score whose ``softplus(-score)`` is the loss, for early stopping; the log-odds of the target class if left
-            out.
+        score: The scalar that the monitor explains; the log-odds of the target class if left out.
+        loss: The loss of scores, for early stopping; if left out, the cross-entropy for log-odds and the squared error for
+            ``prediction``.
         val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it; may be left out.
         seed: Seed of the split and of the first model; the other models follow.
         trainer_kwargs: More arguments for the :class:`lightning.pytorch.Trainer`.
@@ -112,7 +110,8 @@ def fit_reference_models(
 
     Source:
         He et al. 2025 (arXiv 2505.06993), which trains such models on the test set. Cross-fitting: Chernozhukov et al. 2018,
-        Double/debiased machine learning, Econometrics Journal 21(1).
+        Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al. 2021, Confident learning,
+        Journal of Artificial Intelligence Research 70.
     """
     check_settings(num_models, max_epochs, vote, folds, patience)
     loader = find_loader(data, folds)
@@ -121,6 +120,12 @@ def fit_reference_models(
         raise MisconfigurationException(
             "fit_reference_models: folds and cache_dir need data with indices, a torch DataLoader of a map-style dataset "
             f"without a batch sampler of its own, got {type(loader).__name__}; leave both out, or make such a loader"
+        )
+    loss = default_loss(score) if loss is None else loss
+    if early_stopping and loss is None:
+        raise MisconfigurationException(
+            "fit_reference_models: expected a loss for early stopping with a score of your own; pass loss= (a function of "
+            "scores and targets that gives the loss of each input), or early_stopping=False and max_epochs"
         )
     if folds is not None and pool is not None:
         check_repeatable(loader, pool, unpack)
@@ -140,86 +145,34 @@ def fit_reference_models(
     cache = None
     if cache_dir is not None:
         decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-        functions = [factory, unpack, *((forward, score, patience) if stops else ())]
+        functions = [factory, unpack, *((forward, score, loss, patience) if stops else ())]
         datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
-        hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
         cache = ReferenceCache(
             cache_dir,
-            describe([decisive, callbacks, functions, hooks, _accelerator().type, _versions()])
+            describe([decisive, callbacks, functions, type(datamodule), accelerator().type, _versions()])
             + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
         )
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy_from_log_odds(score(outputs, targets))
-
-    def trained(fresh: LightningModule, plan: Plan) -> tuple[LightningModule, frozenset[str]]:
-        seen = SeenInputs(unpack, math.inf if folds is None or plan.training is None else len(plan.training))
-        watchers: list[Any] = [seen]
-        if plan.stopping:
-            kept = loader_of_part(loader, plan.stopping, in_order=True)
-            watchers.append(KeepBestWeights(kept, unpack, forward, loss, patience))
-        trainer = Trainer(**settings, callbacks=[*copy.deepcopy(callbacks), *watchers])
-        part = loader if plan.training is None else loader_of_part(loader, plan.training)
-        _fit(trainer, fresh, data, part, val_dataloaders)
-        return _finish(fresh, watchers)
-
-    models: list[LightningModule] = []
-    seen_by_each: list[frozenset[str]] = []
-    for plan in plans:
-        with (
-            preserve_random_state(_accelerator(), plan.seed),
-            preserve_generators(loader, val_dataloaders),
-            _quiet_trainer(),
-        ):
-            fresh = fresh_copy(model, factory)
-            if any(fresh is other for other in (model, *models)):
-                raise MisconfigurationException(
-                    "fit_reference_models: expected a new module from every call of factory, got the same one again; make it "
-                    "in the factory: lambda: YourModule(...)"
-                )
-            if cache is None:
-                reference, seen = trained(fresh, plan)
-            else:
-                key = cache.key(describe_module(fresh), describe([plan.seed, plan.training, plan.stopping]))
-                reference, seen = cache.load(key, fresh) or cache.save(key, *trained(fresh, plan))
-        models.append(reference)
-        seen_by_each.append(seen)
-    return ReferenceModels(models, vote, seen_by_each, num_voters=num_models)
-
-
-def _fit(trainer: Trainer, fresh: LightningModule, data: Any, loader: Any, val_dataloaders: Any) -> None:
-    """Train on a loader, and move its batches as its data module does, if there is one."""
-    if not isinstance(data, LightningDataModule):
-        trainer.fit(fresh, loader, val_dataloaders)
-        return
-    attached, part = data.trainer, DataPart(data)
-    part.train_dataloader = partial(_itself, loader)  # type: ignore[method-assign]
-    if val_dataloaders is not None:
-        part.val_dataloader = partial(_itself, val_dataloaders)  # type: ignore[method-assign]
-    try:
-        trainer.fit(fresh, datamodule=part)
-    finally:
-        data.trainer = attached
-
-
-def _itself(loaders: Any) -> Any:
-    return loaders
-
-
-def _finish(fresh: LightningModule, watchers: Sequence[Any]) -> tuple[LightningModule, frozenset[str]]:
-    """Put the best weights in, and collect what the model has seen."""
-    fresh = fresh.cpu()
-    for watcher in watchers:
-        if isinstance(watcher, KeepBestWeights):
-            if watcher.best_weights is None:
-                warnings.warn(
-                    "fit_reference_models: the loss of a reference model was never finite, so its last weights are kept; lower "
-                    "the learning rate, or look at the data",
-                    stacklevel=4,
-                )
-            else:
-                fresh.load_state_dict(watcher.best_weights)
-    return fresh, frozenset[str]().union(*(watcher.fingerprints for watcher in watchers))
+    fitter = Fitter(
+        model=model,
+        factory=factory,
+        data=data,
+        loader=loader,
+        val_dataloaders=val_dataloaders,
+        settings=settings,
+        callbacks=callbacks,
+        unpack=unpack,
+        forward=forward,
+        score=score,
+        loss=loss,
+        patience=patience,
+        repeatable=folds is not None,
+        cache=cache,
+    )
+    if folds is not None and pool is not None and (score is log_odds if screen_labels is None else screen_labels):
+        credible = screened(fitter, pool, min(num_models, SCREENING_MODELS), folds, early_stopping, seed)
+        plans = make_plans(credible, num_models, folds, early_stopping, seed)
+    models, seen = fitter.fit(plans)
+    return ReferenceModels(models, vote, seen, num_voters=num_models)
 
 
 def _describe_loaders(loaders: Any, unpack: Unpack) -> Iterator[str]:
@@ -236,24 +189,3 @@ def _describe_loaders(loaders: Any, unpack: Unpack) -> Iterator[str]:
 
 def _versions() -> list[str]:
     return [".".join(module.__version__.split(".")[:2]) for module in (torch, lightning)]
-
-
-@contextmanager
-def _quiet_trainer() -> Iterator[None]:
-    """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
-
-    All but one: that there is a validation step and no validation loader is as it should be.
-    """
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _accelerator() -> torch.device:
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

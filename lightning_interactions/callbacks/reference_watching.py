@@ -15,10 +15,11 @@ from lightning_interactions.callbacks.isolation import in_precision_of, leave_no
 from lightning_interactions.callbacks.probe_drawing import to_device
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.evaluation import Forward
+from lightning_interactions.game.scores import Score
 from lightning_interactions.tracking.generators import preserve_generators
 from lightning_interactions.tracking.probes import Unpack
 
-__all__ = ["KeepBestWeights", "SeenInputs"]
+__all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
 
 LossOfInputs = Callable[[Tensor, Tensor], Tensor]
 """Computes the loss of each input, ``[inputs]``, from outputs and targets."""
@@ -107,18 +108,62 @@ class KeepBestWeights(Callback):
             trainer.should_stop = True
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        forward = in_precision_of(trainer, self.forward)
         first = not self.fingerprints
-        total, count = 0.0, 0
-        # Random transforms give the same inputs at every look.
-        with leave_no_trace(pl_module, pl_module.device, seed=0), preserve_generators(self.loader):
-            for batch in self.loader:
-                inputs, targets = self.unpack(to_device(trainer, batch))
-                if first:
-                    self.fingerprints.update(fingerprints(inputs))
-                outputs = forward(pl_module, inputs)
-                if isinstance(outputs, Tensor) and outputs.is_floating_point():
-                    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-                total += self.loss(outputs, targets).sum().item()
-                count += len(inputs)
-        return total / count
+
+        def losses(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+            if first:
+                self.fingerprints.update(fingerprints(inputs))
+            return self.loss(outputs, targets)
+
+        return float(_for_each_batch(trainer, pl_module, self.loader, self.unpack, self.forward, losses).double().mean())
+
+
+class ScoreInputs(Callback):
+    """Scores a model on inputs as soon as a Trainer has it set up; for a Trainer that does not train.
+
+    Args:
+        loader: Loads the inputs, in order.
+        unpack: Finds inputs and targets in a batch.
+        forward: Gets the model's outputs.
+        score: The score of each input.
+
+    Attributes:
+        scores: ``[inputs]``, on the CPU.
+    """
+
+    def __init__(self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score) -> None:
+        self.loader = loader
+        self.unpack = unpack
+        self.forward = forward
+        self.score = score
+        self.scores = torch.empty(0)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score all inputs."""
+
+        def scores(_inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+            return self.score(outputs, targets)
+
+        self.scores = _for_each_batch(trainer, pl_module, self.loader, self.unpack, self.forward, scores)
+
+
+def _for_each_batch(
+    trainer: Trainer,
+    model: LightningModule,
+    loader: DataLoader[Any],
+    unpack: Unpack,
+    forward: Forward,
+    numbers: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Compute a number for every input from inputs, outputs and targets, and leave model and generators as they were."""
+    forward = in_precision_of(trainer, forward)
+    found = []
+    # Random transforms give the same inputs at every look.
+    with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
+        for batch in loader:
+            inputs, targets = unpack(to_device(trainer, batch))
+            outputs = forward(model, inputs)
+            if isinstance(outputs, Tensor) and outputs.is_floating_point():
+                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            found.append(numbers(inputs, outputs, targets).cpu())
+    return torch.cat(found)

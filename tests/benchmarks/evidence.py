@@ -177,7 +177,8 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
         rows.append(
             [
                 task_name, architecture_name, seed, name,
-                *(float(np.mean([getattr(asked, field) for asked in answers[1:]])) for field in ("agreement", "hard_agreement")),
+                float(np.mean([asked.agreement for asked in answers[1:]])),
+                float(np.mean([asked.hard_agreement for asked in answers[1:]])),
                 float(np.mean([asked.chance_agreement for asked in answers[1:]])),
                 float(stats.spearmanr(own, shares).statistic),
                 float(stats.spearmanr(np.diff(own), np.diff(shares)).statistic),

@@ -29,7 +29,7 @@ PRINTS = fingerprints(DATA.tensors[0])
 
 
 def cross_fit(data: Any = None, model: LightningModule | None = None, **options: Any) -> ReferenceModels:
-    settings: dict[str, Any] = {"folds": 3, "num_models": 2, "max_epochs": 1, "accelerator": "cpu"}
+    settings: dict[str, Any] = {"folds": 3, "num_models": 2, "max_epochs": 1, "screen_labels": False, "accelerator": "cpu"}
     loader = DataLoader(DATA, batch_size=8, shuffle=True) if data is None else data
     return fit_reference_models(TabularClassifier() if model is None else model, loader, **{**settings, **options})
 
@@ -128,3 +128,72 @@ def test_cross_fitted_models_are_saved_and_loaded(tmp_path: Path) -> None:
     references.save(tmp_path / "references.pt")
     loaded = ReferenceModels.load(tmp_path / "references.pt", PlainTabularClassifier())
     assert (loaded.seen, loaded.num_voters) == (references.seen, 2)
+
+
+# Screening
+
+
+def striking_data(num_inputs: int = 120) -> tuple[TensorDataset, Tensor]:
+    """Generate rows whose first feature says the class beyond doubt, and change every tenth label."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 3, (num_inputs,), generator=generator)
+    inputs = torch.randn(num_inputs, 4, generator=generator)
+    inputs[:, 0] = 4.0 * (targets - 1)
+    wrong = torch.arange(num_inputs) % 10 == 0
+    return TensorDataset(inputs, torch.where(wrong, (targets + 1) % 3, targets)), wrong
+
+
+class EagerClassifier(PlainTabularClassifier):
+    """Learns within a few epochs."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+def screen(model: LightningModule | None = None, **options: Any) -> tuple[ReferenceModels, frozenset[str], frozenset[str]]:
+    """Cross-fit with screening; also the fingerprints of inputs with wrong and with right labels."""
+    data, wrong = striking_data()
+    loader = DataLoader(data, batch_size=8, shuffle=True)
+    settings = {"folds": 2, "num_models": 1, "max_epochs": 15, "screen_labels": None}
+    prints = fingerprints(data.tensors[0])
+    of_wrong = frozenset(one for one, is_wrong in zip(prints, wrong.tolist(), strict=True) if is_wrong)
+    return (
+        cross_fit(loader, EagerClassifier() if model is None else model, **{**settings, **options}),
+        of_wrong,
+        frozenset(prints) - of_wrong,
+    )
+
+
+def test_contradicted_labels_are_trained_on_by_no_judge() -> None:
+    references, wrong, right = screen()
+    seen = frozenset().union(*references.seen)
+    assert len(wrong) == 12
+    assert len(seen & wrong) <= 1
+    assert len(seen & right) >= 0.9 * len(right)
+    assert references.refused == frozenset()
+
+
+def test_screening_can_be_left_out() -> None:
+    references, wrong, right = screen(screen_labels=False)
+    assert frozenset().union(*references.seen) == wrong | right
+
+
+def test_another_score_is_not_screened() -> None:
+    references, wrong, right = screen(score=lambda outputs, _targets: outputs[:, 0], early_stopping=False, max_epochs=1)
+    assert frozenset().union(*references.seen) == wrong | right
+
+
+def test_screened_models_come_back_from_a_cache_bit_by_bit(tmp_path: Path) -> None:
+    first, second, plain = (screen(max_epochs=4, **options)[0] for options in (2 * [{"cache_dir": tmp_path}] + [{}]))
+    assert len(list(tmp_path.iterdir())) == 4
+    for references in (second, plain):
+        assert references.seen == first.seen
+        for model, other in zip(references.models, first.models, strict=True):
+            assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_screening_leaves_the_global_generators_alone() -> None:
+    model = EagerClassifier()
+    state = torch.get_rng_state()
+    screen(model, max_epochs=1)
+    assert torch.equal(torch.get_rng_state(), state)

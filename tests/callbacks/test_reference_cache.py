@@ -19,6 +19,7 @@ from lightning_interactions import ReferenceModels, fit_reference_models
 from lightning_interactions.callbacks.reference_cache import ReferenceCache
 from lightning_interactions.callbacks.reference_keys import describe, describe_module
 from lightning_interactions.callbacks.reference_watching import SeenInputs
+from lightning_interactions.game.scores import CrossEntropy, SquaredError
 from tests.callbacks.runs import TINY_SET_UP
 from tests.helpers.models import (
     Classifier,
@@ -79,7 +80,9 @@ def assert_same(one: ReferenceModels, other: ReferenceModels) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"early_stopping": False}, {"folds": 2, "num_models": 1, "early_stopping": False}], ids=str
+    "options",
+    [{}, {"early_stopping": False}, {"folds": 2, "num_models": 1, "screen_labels": False, "early_stopping": False}],
+    ids=str,
 )
 def test_models_come_back_bit_by_bit(tmp_path: Path, trainings: Trainings, options: dict[str, Any]) -> None:
     without = fit(None, **options)
@@ -293,9 +296,10 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "epochs": {"max_epochs": 1},
     "patience": {"patience": 1},
     "early stopping": {"early_stopping": False},
-    "folds": {"folds": 2},
+    "folds": {"folds": 2, "screen_labels": False},
     "trainer": {"gradient_clip_val": 0.5},
-    "score": {"score": lambda outputs, targets: -(outputs[:, 0] - targets).square()},
+    "score": {"score": lambda outputs, _targets: outputs[:, 0], "loss": SquaredError()},
+    "loss": {"loss": CrossEntropy(label_smoothing=0.1, num_classes=3)},
     "callback": {"callbacks": EarlyStopping("loss", strict=False, check_on_train_epoch_end=True)},
     "validation": {"model": TabularClassifier(), "val_dataloaders": tabular_loader(16)},
 }
@@ -306,7 +310,7 @@ def test_whatever_changes_the_result_trains_anew(
     tmp_path: Path, trainings: Trainings, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Trainer, "fit", lambda *_args, **_options: trainings.begin())
-    monkeypatch.setattr("lightning_interactions.callbacks.reference_training.warnings.warn", lambda *_args, **_options: None)
+    monkeypatch.setattr("lightning_interactions.callbacks.reference_fitting.warnings.warn", lambda *_args, **_options: None)
     before = {"model": TabularClassifier()} if what == "validation" else {}
     fit(tmp_path, num_models=1, **before)
     assert trainings.begun == 1

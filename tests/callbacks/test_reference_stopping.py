@@ -142,15 +142,20 @@ def test_the_loss_is_the_cross_entropy_of_the_adapter() -> None:
         fit(DictOutputClassifier(), loader, unpack=adapter["unpack"])
 
 
-def test_another_score_decides() -> None:
+def test_another_score_and_loss_decide() -> None:
     asked = []
 
-    def score(outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(score: Tensor, targets: Tensor) -> Tensor:
         asked.append(len(targets))
-        return -(outputs[:, 0] - targets).square()
+        return (score - targets).square()
 
-    fit(score=score, max_epochs=1)
+    fit(score=lambda outputs, _targets: outputs[:, 0], loss=loss, max_epochs=1)
     assert asked == [8, 4, 8, 4]
+
+
+def test_a_score_without_a_loss_is_refused() -> None:
+    with pytest.raises(MisconfigurationException, match=r"expected a loss for early stopping.*pass loss="):
+        fit(score=lambda outputs, _targets: outputs[:, 0], max_epochs=1)
 
 
 def test_samples_of_the_sampler_alone_are_used() -> None:
