@@ -80,7 +80,9 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[InteractionMon
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         model, logger = Regressor(), RecordingLogger()
-        references = fit_reference_models(model, DataLoader(parts["reference"], 16), num_models=2, max_epochs=4)
+        references = fit_reference_models(
+            model, DataLoader(parts["reference"], 16), num_models=2, max_epochs=4, score=scores.prediction
+        )
         monitor = InteractionMonitor(
             FeatureGroups(GROUPS), references, score=scores.prediction, num_training_probes=8, num_held_out_probes=6
         )
