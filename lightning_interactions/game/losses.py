@@ -103,7 +103,7 @@ class CrossEntropy:
 class SquaredError:
     """Squared error ``(v - y)²`` of a prediction ``v``; targets ``[inputs]`` or ``[inputs, 1]``."""
 
-    unit: ClassVar[str] = "squared target units"
+    unit: ClassVar[str] = "target units²"
 
     def __call__(self, score: Float[Tensor, " inputs"], targets: Tensor) -> Float[Tensor, " inputs"]:
         """Return the squared error of each input.

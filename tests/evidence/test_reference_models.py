@@ -293,7 +293,8 @@ def test_chance_for_other_targets_is_asked_of_the_same_voters() -> None:
     prints = fingerprints(SIX_PROBES)
     references = ReferenceModels(FOUR, seen=[prints[:3], [], [], prints[3:]], num_voters=1)
     # On other inputs, five of them at once, the models share less than for the other target, where they say the same.
-    verdict = references.prepare(one_of_four, THRESHOLD, [one_of_four], SIX_PROBES)(Fixed(), ALL_FOUR)
+    twice = [lambda model: Interactions(*(2 * tensor for tensor in vars(one_of_four(model)).values()))]
+    verdict = references.prepare(one_of_four, THRESHOLD, twice, SIX_PROBES)(Fixed(), ALL_FOUR)
     assert torch.equal(verdict.chance_weights, verdict.weights)
 
 

@@ -155,7 +155,7 @@ def test_units_are_those_of_the_loss() -> None:
     function: Callable[[Tensor, Tensor], Tensor] = lambda score, targets: (score - targets).abs()  # noqa: E731
     assert [unit_of(loss) for loss in (CrossEntropy(), SquaredError(), function, None)] == [
         "nats",
-        "squared target units",
+        "target units²",
         "",
         "",
     ]
