@@ -1,6 +1,12 @@
 """The mathematics as functions of tensors; needs neither a model nor Lightning."""
 
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
+from lightning_interactions.functional.dynamics import (
+    fit_second_phase,
+    noisy_learning_effects,
+    noisy_learning_strength,
+    second_phase_measurements,
+)
 from lightning_interactions.functional.extraction import (
     extract_interactions,
     extract_shared_interactions,
@@ -16,6 +22,7 @@ from lightning_interactions.functional.generalization import (
 from lightning_interactions.functional.phases import detect_phases
 from lightning_interactions.functional.sampled import fit_interactions, predict_values
 from lightning_interactions.functional.sampling import draw_coalitions
+from lightning_interactions.functional.shapes import fit_decay_and_spindle
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -45,14 +52,19 @@ __all__ = [
     "extract_interactions",
     "extract_shared_interactions",
     "extract_with_certificate",
+    "fit_decay_and_spindle",
     "fit_interactions",
+    "fit_second_phase",
     "matching_error",
     "mean_order",
     "mobius_transform",
+    "noisy_learning_effects",
+    "noisy_learning_strength",
     "or_effects",
     "predict_values",
     "reconstruct_values",
     "salient_mask",
+    "second_phase_measurements",
     "shared_interactions",
     "strength_by_order",
     "strength_share",

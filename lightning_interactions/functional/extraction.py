@@ -20,7 +20,7 @@ from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.sparsest import sparsest_split
 from lightning_interactions.functional.tolerance import tolerant_split
-from lightning_interactions.functional.transforms import and_effects, or_effects
+from lightning_interactions.functional.transforms import and_effects, fold_single_players, or_effects
 from lightning_interactions.records import Certificate, Interactions
 
 __all__ = ["extract_interactions", "extract_shared_interactions", "extract_with_certificate"]
@@ -174,7 +174,7 @@ def _extract(
     certificate = Certificate(*(torch.cat(column) for column in zip(*map(astuple, certificates), strict=True)))
     _warn_of_unsolved(certificate, tolerance, max_iterations)
     interactions = (Interactions(*row) for row in zip(*effects_by_type, values[..., 0], strict=True))
-    return tuple(map(_fold_single_players, interactions)), certificate
+    return tuple(map(fold_single_players, interactions)), certificate
 
 
 def _warn_of_unsolved(certificate: Certificate, tolerance: float, max_iterations: int) -> None:
@@ -188,15 +188,6 @@ def _warn_of_unsolved(certificate: Certificate, tolerance: float, max_iterations
             "are not the sparsest split. Raise max_iterations or the tolerance.",
             stacklevel=4,
         )
-
-
-def _fold_single_players(interactions: Interactions) -> Interactions:
-    """Move the OR effect of every single player into its AND effect: both count when that player is unmasked."""
-    singles = 2 ** torch.arange(infer_num_players(interactions.and_effects.shape[1]))
-    and_effects, or_effects = interactions.and_effects.clone(), interactions.or_effects.clone()
-    and_effects[:, singles] += or_effects[:, singles]
-    or_effects[:, singles] = 0
-    return Interactions(and_effects, or_effects, interactions.offset)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lightning_interactions.records import Interactions
 
 __all__ = [
     "and_effects",
+    "fold_single_players",
     "kronecker_transform",
     "matching_error",
     "mobius_transform",
@@ -156,6 +157,15 @@ def matching_error(interactions: Interactions, values: Float[Tensor, "inputs coa
         ``κ|v(N) - v(∅)|`` for a noise tolerance ``κ``.
     """
     return (reconstruct_values(interactions) - values).abs().amax(dim=-1)
+
+
+def fold_single_players(interactions: Interactions) -> Interactions:
+    """Move the OR effect of every single player into its AND effect: both count when that player is unmasked."""
+    singles = 2 ** torch.arange(infer_num_players(interactions.and_effects.shape[1]))
+    and_effects, or_effects = interactions.and_effects.clone(), interactions.or_effects.clone()
+    and_effects[:, singles] += or_effects[:, singles]
+    or_effects[:, singles] = 0
+    return Interactions(and_effects, or_effects, interactions.offset)
 
 
 def _kronecker_power(matrix: Tensor, exponent: int) -> Tensor:

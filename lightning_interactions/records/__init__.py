@@ -4,6 +4,7 @@
 computes more than a table of its own contents.
 """
 
+from lightning_interactions.records.dynamics import SecondPhase
 from lightning_interactions.records.history import History, Phase
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
@@ -15,11 +16,13 @@ from lightning_interactions.records.interactions import (
     Verdict,
 )
 from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
+from lightning_interactions.records.shapes import DecaySpindle
 
 __all__ = [
     "EFFECT_TYPES",
     "SIGNS",
     "Certificate",
+    "DecaySpindle",
     "History",
     "Interactions",
     "Measurement",
@@ -27,6 +30,7 @@ __all__ = [
     "Phase",
     "Probes",
     "SampledInteractions",
+    "SecondPhase",
     "SplitMeasurement",
     "Summary",
     "Verdict",

@@ -2,5 +2,6 @@
 
 from lightning_interactions.reporting.figures import phase_figure, strength_figure
 from lightning_interactions.reporting.interchange import from_shapiq, to_shapiq
+from lightning_interactions.reporting.shape_figures import shape_figure, theory_figure
 
-__all__ = ["from_shapiq", "phase_figure", "strength_figure", "to_shapiq"]
+__all__ = ["from_shapiq", "phase_figure", "shape_figure", "strength_figure", "theory_figure", "to_shapiq"]

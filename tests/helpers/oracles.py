@@ -108,6 +108,41 @@ def salient_strength_by_order(interactions: Interactions, threshold: float) -> F
     return strength_by_order(interactions, torch.ones_like(interactions.effects), threshold).generalizable
 
 
+def noisy_learning_effects(interactions: Interactions, variance: float) -> Interactions:
+    """Solve ``(JᵀJ + 2^n σ² diag(2^{|S|})) ŵ = JᵀJ w*`` for the AND part and for the complemented OR part of every input.
+
+    Args:
+        interactions: The final interactions; at most about 7 players.
+        variance: ``σ²``.
+
+    Returns:
+        Predicted interactions in float64, with the OR of every single player folded into its AND.
+    """
+    num_coalitions = interactions.and_effects.shape[1]
+    coalitions = range(num_coalitions)
+    triggers = torch.tensor([[float(s & t == s) for s in coalitions] for t in coalitions], dtype=torch.float64)
+    penalty = torch.diag(torch.tensor([num_coalitions * variance * 2.0 ** order(s) for s in coalitions], dtype=torch.float64))
+    gram = triggers.T @ triggers
+    nothing = torch.zeros_like(interactions.offset)
+    and_values = reconstruct_values(
+        Interactions(interactions.and_effects, nothing[:, None].expand(-1, num_coalitions), interactions.offset)
+    )
+    or_values = reconstruct_values(Interactions(nothing[:, None].expand(-1, num_coalitions), interactions.or_effects, nothing))
+    reversed_or_values = or_values[:, [num_coalitions - 1 - t for t in coalitions]]
+    learned_and, learned_or = (
+        torch.linalg.solve(gram + penalty, gram @ mobius_transform(values).T) for values in (and_values, reversed_or_values)
+    )
+    offset = (triggers @ learned_and)[0] + (triggers @ learned_or)[-1]
+    and_effects, or_effects = learned_and.T.clone(), -learned_or.T
+    for s in coalitions:
+        if order(s) == 1:
+            and_effects[:, s] += or_effects[:, s]
+        if order(s) <= 1:
+            or_effects[:, s] = 0
+    and_effects[:, 0] = 0
+    return Interactions(and_effects, or_effects, offset)
+
+
 def sparsest_l1_optimum(values: Float[Tensor, " coalitions"], noise_tolerance: float = 0.0) -> float:
     """Solve the linear program of the sparsest split, without the ridge.
 

@@ -1,4 +1,3 @@
-import io
 import math
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import pytest
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -16,6 +14,7 @@ import lightning_interactions
 from lightning_interactions.records import History, Measurement
 from lightning_interactions.reporting import phase_figure, strength_figure
 from lightning_interactions.reporting.figures import PHASE_BANDS
+from tests.helpers.figures import legend_labels, rendered
 from tests.helpers.histories import history_from_strengths, with_phases
 
 
@@ -27,18 +26,6 @@ def some_measurements(
     if left_out:
         g[:, 0] = torch.nan
     return history_from_strengths(g, u, excess if held_out else None, epochs=epochs)
-
-
-def rendered(figure: Figure) -> bytes:
-    """Draw everything: warnings of layout and fonts come only now."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=50)
-    return file.getvalue()
-
-
-def legend_labels(axes: Axes) -> list[str]:
-    legend = axes.get_legend()
-    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
 def line(axes: Axes, label: str) -> list[float]:

@@ -1,0 +1,174 @@
+import math
+
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from lightning_interactions.functional import fit_decay_and_spindle
+from lightning_interactions.records import DecaySpindle, SecondPhase
+from lightning_interactions.reporting import shape_figure, theory_figure
+from tests.helpers.figures import legend_labels, rendered
+
+
+def some_shape(dtype: torch.dtype = torch.float64) -> tuple[Tensor, DecaySpindle]:
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.rand(2, 8, generator=generator, dtype=dtype)
+    return strength, fit_decay_and_spindle(strength)
+
+
+def some_second_phase(times: int, variances: list[float] | None = None) -> SecondPhase:
+    generator = torch.Generator().manual_seed(0)
+    predicted, strength = torch.rand(2, times, 6, generator=generator, dtype=torch.float64)
+    r_squared = torch.rand(times, generator=generator, dtype=torch.float64)
+    variance = torch.logspace(1, -2, times, dtype=torch.float64) if variances is None else torch.tensor(variances)
+    return SecondPhase(variance, predicted, strength, r_squared)
+
+
+def heights(axes: Axes, container: int = 0) -> list[float]:
+    return [bar.get_height() for bar in axes.containers[container]]
+
+
+def lines(axes: Axes) -> list[list[float]]:
+    """Vertical places of all lines but the axis of zero strength."""
+    return [[float(number) for number in line.get_ydata()] for line in axes.get_lines() if len(line.get_xdata()) > 2]
+
+
+# Decay and spindle
+
+
+def test_the_shape_is_drawn_over_the_measured_strength() -> None:
+    strength, shape = some_shape()
+    (axes,) = shape_figure(strength, shape, 3).axes
+    for row, direction in enumerate((1, -1)):
+        assert heights(axes, row) == pytest.approx((direction * strength[row, 1:]).tolist())
+        drawn = lines(axes)[3 * row : 3 * row + 3]
+        expected = (shape.decay[row], shape.spindle, shape.total[row])
+        for line, part in zip(drawn, expected, strict=True):
+            assert line == pytest.approx((direction * part[1:]).tolist())
+    assert len(lines(axes)) == 6
+
+
+def test_the_shape_figure_says_what_it_shows() -> None:
+    strength, shape = some_shape()
+    figure = shape_figure(strength, shape, 3)
+    (axes,) = figure.axes
+    assert axes.get_title() == "Decay and spindle after epoch 3"
+    assert axes.get_xlabel() == "Order (number of players in the interaction)"
+    assert axes.get_ylabel() == "Strength (score units, mean per input)"
+    assert legend_labels(axes) == [
+        f"decay ({shape.share:.0%} of the fit)",
+        "spindle, the same for both signs",
+        f"their sum ($R^2$ = {shape.r_squared:.2g})",
+        "measured",
+    ]
+    assert [text.get_text() for text in axes.texts] == ["positive\neffects", "negative\neffects"]
+    assert axes.yaxis.get_major_formatter()(-1.5, 0) == "1.5"
+    assert len(rendered(figure)) > 1000
+
+
+def test_the_parts_have_colours_of_their_own() -> None:
+    (axes,) = shape_figure(*some_shape(), 3).axes
+    colors = [line.get_color() for line in axes.get_lines()[:3]]
+    assert len({*colors, axes.containers[0][0].get_facecolor()}) == 4
+    assert [line.get_color() for line in axes.get_lines()[3:6]] == colors
+
+
+@pytest.mark.parametrize("orders", [2, 3, 10])
+def test_no_strength_is_drawn_empty(orders: int) -> None:
+    strength = torch.zeros(2, orders)
+    figure = shape_figure(strength, fit_decay_and_spindle(strength), 0)
+    assert legend_labels(figure.axes[0])[0] == "decay (– of the fit)"
+    assert len(rendered(figure)) > 1000
+
+
+def test_single_precision_is_drawn() -> None:
+    assert len(rendered(shape_figure(*some_shape(torch.float32), 1))) > 1000
+
+
+# The theory
+
+
+@pytest.mark.parametrize(
+    ("times", "drawn"),
+    [
+        (1, [0]),
+        (2, [0, 1]),
+        (4, [0, 1, 2, 3]),
+        (5, [0, 1, 2, 3, 4]),
+        (6, [0, 1, 2, 3, 4, 5]),
+        (11, [0, 2, 4, 6, 8, 10]),
+        (16, [0, 3, 6, 9, 12, 15]),
+    ],
+)
+def test_evenly_spread_measurements_are_drawn(times: int, drawn: list[int]) -> None:
+    second_phase = some_second_phase(times)
+    figure = theory_figure(second_phase, [2 * place for place in range(times)])
+    *panels, below = figure.axes
+    assert len(panels) == len(drawn)
+    for panel, place in zip(panels, drawn, strict=True):
+        assert heights(panel) == pytest.approx(second_phase.strength[place, 1:].tolist())
+        assert lines(panel) == [pytest.approx(second_phase.predicted[place, 1:].tolist())]
+        assert panel.get_title().startswith(f"epoch {2 * place}: ")
+    (line,) = below.get_lines()
+    assert list(line.get_xdata()) == [2 * place for place in range(times)]
+    assert [float(number) for number in line.get_ydata()] == pytest.approx(second_phase.variance.tolist())
+    assert len(rendered(figure)) > 1000
+
+
+def test_the_theory_figure_says_what_it_shows() -> None:
+    figure = theory_figure(some_second_phase(6, [11.0, 0.5, 0.25, 0.125, 1e-6, 0.0]), [1, 2, 4, 8, 16, 32])
+    *panels, below = figure.axes
+    assert [panel.get_title().split(",")[0] for panel in panels] == [
+        "epoch 1: $\\sigma^2$ = 11",
+        "epoch 2: $\\sigma^2$ = 0.5",
+        "epoch 4: $\\sigma^2$ = 0.25",
+        "epoch 8: $\\sigma^2$ = 0.12",
+        "epoch 16: $\\sigma^2$ = 1e-06",
+        "epoch 32: $\\sigma^2$ = 0",
+    ]
+    assert all("$R^2$ = 0." in panel.get_title() for panel in panels)
+    assert sorted(legend_labels(panels[0])) == ["real", "theory"]
+    assert panels[0].get_ylabel() == "Strength\n(score units)"
+    assert panels[3].get_xlabel() == "Order"
+    assert below.get_xlabel() == "Completed epochs"
+    assert below.get_ylabel() == "Noise variance $\\sigma^2$"
+    assert below.get_yscale() == "log"
+
+
+def test_panels_share_their_axes() -> None:
+    *panels, below = theory_figure(some_second_phase(6), range(6)).axes
+    assert {panel.get_ylim() for panel in panels} == {panels[0].get_ylim()}
+    assert {panel.get_xlim() for panel in panels} == {panels[0].get_xlim()}
+    assert below.get_ylim() != panels[0].get_ylim()
+
+
+def test_limits_of_the_variance_are_marked_at_the_edges() -> None:
+    figure = theory_figure(some_second_phase(4, [math.inf, 2.0, 0.5, 0.0]), [0, 1, 2, 3])
+    below = figure.axes[-1]
+    inside, zero, infinite = below.get_lines()
+    assert [math.isnan(number) for number in inside.get_ydata()] == [True, False, False, True]
+    assert (list(zero.get_xdata()), list(zero.get_ydata())) == ([3], [0])
+    assert (list(infinite.get_xdata()), list(infinite.get_ydata())) == ([0], [1])
+    assert legend_labels(below) == ["variance is 0", "variance is infinite"]
+    assert "$\\sigma^2$ = ∞" in figure.axes[0].get_title()
+    assert len(rendered(figure)) > 1000
+
+
+@pytest.mark.parametrize("limit", [0.0, math.inf])
+def test_variances_at_limits_alone_are_drawn(limit: float) -> None:
+    assert len(rendered(theory_figure(some_second_phase(3, [limit] * 3), [0, 1, 2]))) > 1000
+
+
+@pytest.mark.parametrize(("times", "epochs"), [(0, []), (3, [1, 2]), (2, [1, 2, 3])])
+def test_every_measurement_has_its_epoch(times: int, epochs: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"expected the epochs of the {times} measurements"):
+        theory_figure(some_second_phase(times), epochs)
+
+
+def test_figures_are_not_registered_with_pyplot() -> None:
+    before = pyplot.get_fignums()
+    shape_figure(*some_shape(), 0)
+    theory_figure(some_second_phase(4), range(4))
+    assert pyplot.get_fignums() == before
