@@ -21,7 +21,7 @@ from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.evaluation import Forward, Game, call_model
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.scores import Score, log_odds
-from lightning_interactions.records import History, Measurement, Phase
+from lightning_interactions.records import History, Interactions, Measurement, Phase
 from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_splits
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
@@ -203,6 +203,11 @@ class InteractionMonitor(Callback):
             pl_module.log(tag, value, batch_size=1, prog_bar=tag.endswith("/phase"), sync_dist=trainer.world_size > 1)
         self._report(trainer, pl_module)
 
+    def interactions(self, pl_module: LightningModule) -> Interactions:
+        """Extract a module's interactions on the training probes, once there are any; every rank must call it."""
+        with self._isolated(pl_module):
+            return self._splits[TRAINING][0](pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""
         return {
@@ -301,6 +306,5 @@ class InteractionMonitor(Callback):
             rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
             self._header_printed = True
         for callback in trainer.callbacks:
-            notify = getattr(callback, "on_interactions_measured", None)
-            if notify is not None:
+            if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
