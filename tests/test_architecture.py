@@ -40,7 +40,7 @@ ROOT_NAMES = [
 NAMESPACES = {
     "players": ["FeatureGroups", "ImagePatches", "Players", "default_players"],
     "baselines": ["Baseline", "Constant", "TrainingMean", "Zeros"],
-    "scores": ["Score", "log_odds"],
+    "scores": ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"],
     "evidence": ["Evidence", "InteractionsOf", "Judge", "ParameterNoise", "ReferenceModels", "fingerprints"],
 }
 

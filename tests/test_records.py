@@ -73,7 +73,7 @@ def test_every_field_of_a_record_is_documented(record: type) -> None:
 
 
 def test_the_records_are_all_there() -> None:
-    assert len(RECORDS) == 13
+    assert len(RECORDS) == 16
 
 
 def test_effects_have_ands_before_ors() -> None:
@@ -187,7 +187,7 @@ def test_the_table_has_one_row_a_measurement() -> None:
     measurements = some_measurements(4)
     rows = table_rows(with_phases(measurements, [1, 1, 2, 3]))
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
-    assert [row[9] for row in rows] == ["1", "1", "2", "3"]
+    assert [row[11] for row in rows] == ["1", "1", "2", "3"]
     for row, measurement in zip(rows, measurements, strict=True):
         summary, held_out = measurement.training_summary, measurement.held_out_summary
         assert held_out is not None
@@ -195,21 +195,24 @@ def test_the_table_has_one_row_a_measurement() -> None:
             *(summary.loss, held_out.loss, summary.generalizable, summary.non_generalizable, summary.share),
             *(summary.share_chance, summary.mean_order, measurement.excess_gap),
         )
-        assert row[1:9] == [f"{number:.3f}" for number in expected]
-        assert row[10] == "0.500"
+        assert row[1:6] + row[7:10] == [f"{number:.3f}" for number in expected]
+        for cell, interval in ((row[6], measurement.training_intervals.share), (row[10], measurement.excess_gap_interval)):
+            assert cell == f"{interval.low:.2f}..{interval.high:.2f}"
+        assert row[12] == "0.500"
 
 
 def test_the_headers_name_the_columns() -> None:
     header = str(with_phases(some_measurements(1), [1])).splitlines()[0]
-    names = ("epoch", "training loss", "held-out loss", "generalizable", "non-generalizable", "share", "chance")
+    names = ("epoch", "training loss", "held-out loss", "generalizable", "non-generalizable", "share", "(interval)", "chance")
     positions = [header.index(name) for name in (*names, "mean order", "excess gap", "phase", "seconds")]
     assert positions == sorted(positions)
+    assert header.index("excess gap") < header.rindex("(interval)") < header.index("phase")
 
 
 def test_missing_held_out_numbers_are_dashes() -> None:
     rows = table_rows(with_phases(some_measurements(2, held_out=False), [1, 1]))
-    assert [[row[2], row[8]] for row in rows] == [["-", "-"], ["-", "-"]]
-    assert all(math.isfinite(float(cell)) for row in rows for cell in row[:2] + row[3:8] + row[9:])
+    assert [[row[2], row[9], row[10]] for row in rows] == [["-", "-", "-"]] * 2
+    assert all(math.isfinite(float(cell)) for row in rows for cell in row[:2] + row[3:6] + row[7:9] + row[11:])
 
 
 def test_only_rows_without_held_out_probes_have_dashes() -> None:

@@ -1,11 +1,10 @@
 """The callback that measures a run's interactions."""
 
 import time
-import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -13,16 +12,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_interactions.callbacks.isolation import in_precision_of, leave_no_trace
-from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures
+from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures, write_to_all
 from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING, ProbeKeeper
-from lightning_interactions.evidence import Evidence, InteractionsOf, Judge, ParameterNoise, ReferenceModels
+from lightning_interactions.evidence import Evidence, ParameterNoise, ReferenceModels
 from lightning_interactions.functional.phases import detect_phases
 from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.evaluation import Forward, Game, call_model
+from lightning_interactions.game.losses import Loss, losses_of_inputs, unit_of
 from lightning_interactions.game.players import Players, default_players
-from lightning_interactions.game.scores import Score, log_odds
+from lightning_interactions.game.scores import Score, default_loss, log_odds
 from lightning_interactions.records import History, Interactions, Measurement, Phase
-from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_splits
+from lightning_interactions.tracking.measurement import Split, combine_splits, interactions_on_probes, measure_splits
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
 
@@ -42,7 +42,11 @@ class InteractionMonitor(Callback):
         evidence: What decides "generalizable"; :class:`ParameterNoise` if left out, which needs no other model.
         baseline: What masked players are replaced with: an object of ``lightning_interactions.baselines``, or a
             tensor that broadcasts to one input; zeros if left out.
-        score: The scalar that is explained; the log-odds of the target class if left out.
+        score: The scalar that is explained; the log-odds of the target class if left out,
+            ``lightning_interactions.scores.prediction`` for regression.
+        loss: What training minimises, a function of scores and targets (``scores.CrossEntropy`` has weights and smoothing). If
+            left out, the cross-entropy of log-odds, the squared error of a prediction, and nothing for another score: losses
+            and gaps are then NaN, and phases are called without.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
         forward: Gets logits from the module and inputs; ``model(inputs)`` if left out.
         num_training_probes: Number of training inputs that are measured.
@@ -81,6 +85,7 @@ class InteractionMonitor(Callback):
         *,
         baseline: Baseline | Tensor | None = None,
         score: Score = log_odds,
+        loss: Loss | None = None,
         unpack: Unpack = input_target_pair,
         forward: Forward = call_model,
         num_training_probes: int = 32,
@@ -111,6 +116,7 @@ class InteractionMonitor(Callback):
         self.players = players
         self.evidence: Evidence = ParameterNoise() if evidence is None else evidence
         self.score = score
+        self.loss = default_loss(score) if loss is None else loss
         self.forward = forward
         self.schedule: Schedule = EveryNEpochs() if schedule is None else schedule
         self.threshold = threshold
@@ -123,7 +129,6 @@ class InteractionMonitor(Callback):
         self.verbose = verbose
         self.seed = seed
         self.name = name
-
         self.history = History()
         self._keeper = ProbeKeeper(
             num_probes={TRAINING: num_training_probes, HELD_OUT: num_held_out_probes},
@@ -133,7 +138,7 @@ class InteractionMonitor(Callback):
             refused=self.evidence.seen if isinstance(self.evidence, ReferenceModels) else (),
             seed=seed,
         )
-        self._splits: dict[str, tuple[InteractionsOf, Judge]] = {}
+        self._splits: dict[str, Split] = {}
         self._header_printed = False
 
     @property
@@ -167,6 +172,11 @@ class InteractionMonitor(Callback):
                 f"{trainer.current_epoch}, so it is another run: history and probes start anew"
             )
             self.load_state_dict({})
+        if self.loss is None:
+            rank_zero_warn(
+                "InteractionMonitor: no loss is known for this score, so losses and gaps are NaN, and phases called without; "
+                "pass a function of scores and targets, such as loss=lambda score, targets: (score - targets) ** 2"
+            )
         self._splits = {}
         self._header_printed = False
         with self._isolated(pl_module):
@@ -175,7 +185,8 @@ class InteractionMonitor(Callback):
         first = not self.history and trainer.global_step == 0 and not trainer.fast_dev_run
         if first and TRAINING in self._splits and self.schedule.due(0):
             measurement = self._measure(trainer, pl_module, epoch=0)
-            self._write(log_untrained, trainer, scalars(measurement, self.history.phases[-1], self.name))
+            tags = scalars(measurement, self.history.phases[-1], self.name)
+            write_to_all(log_untrained, trainer, tags, raise_errors=self.raise_logging_errors)
             self._report(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -206,7 +217,7 @@ class InteractionMonitor(Callback):
     def interactions(self, pl_module: LightningModule) -> Interactions:
         """Extract a module's interactions on the training probes, once there are any; every rank must call it."""
         with self._isolated(pl_module):
-            return self._splits[TRAINING][0](pl_module)
+            return self._splits[TRAINING].interactions_of(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""
@@ -243,6 +254,7 @@ class InteractionMonitor(Callback):
             )
             self._check_size(game)
             game.check(pl_module)
+            losses_of_inputs(self.loss, torch.zeros(len(probes), dtype=torch.float64), probes.targets)
             interactions_of, *for_other_targets = (
                 interactions_on_probes(
                     game,
@@ -253,7 +265,7 @@ class InteractionMonitor(Callback):
                 for game in (game, *game.with_other_targets())
             )
             judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, game.probes.inputs)
-            self._splits[split] = (interactions_of, judge)
+            self._splits[split] = Split(interactions_of, judge, probes.targets, self.loss)
 
     def _check_size(self, game: Game) -> None:
         if game.num_players > self.max_players:
@@ -279,28 +291,16 @@ class InteractionMonitor(Callback):
             epoch=epoch,
             global_step=trainer.global_step,
             seconds=time.perf_counter() - begin,
+            loss_unit=unit_of(self.loss),
         )
         phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
         self.history = self.history.append(measurement, phases[-1])
         return measurement
 
-    def _write(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
-        """Write to every logger, and let a logging problem end the run only if the user asked for it."""
-        for logger in trainer.loggers:
-            try:
-                write(logger, trainer, *args)
-            except Exception as error:
-                if self.raise_logging_errors:
-                    raise
-                warnings.warn(
-                    f"InteractionMonitor: {write.__name__} to {type(logger).__name__} failed and is left out: {error!r}",
-                    stacklevel=2,
-                )
-
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, print and tell others about the last measurement."""
         if self.figures and trainer.is_global_zero:
-            self._write(write_figures, trainer, self.history, self.name)
+            write_to_all(write_figures, trainer, self.history, self.name, raise_errors=self.raise_logging_errors)
         if self.verbose:
             *header, row = str(History(self.history.measurements[-1:], self.history.phases[-1:])).splitlines()
             rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))

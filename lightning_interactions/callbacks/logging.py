@@ -1,12 +1,16 @@
 """Names and values of what is logged, and writing to the Trainer's loggers."""
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from lightning_interactions.records import History, Measurement, OrderStrength, Phase, Summary
+from lightning_interactions.records import History, Interval, Measurement, OrderStrength, Phase, SplitIntervals, Summary
 from lightning_interactions.reporting.figures import phase_figure, strength_figure
 
-__all__ = ["log_untrained", "scalars", "write_figures"]
+__all__ = ["log_untrained", "scalars", "write_figures", "write_to_all"]
 
 
 def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[str, float]:
@@ -18,12 +22,14 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[st
         name: Name of the monitor, put before every tag.
     """
     prefix = _prefix(name)
-    tags = _split_scalars(prefix, measurement.training.strength, measurement.training_summary)
-    if measurement.held_out is not None and measurement.held_out_summary is not None:
-        tags |= _split_scalars(f"{prefix}/heldout", measurement.held_out.strength, measurement.held_out_summary)
+    training, held_out, summary = measurement.training, measurement.held_out, measurement.held_out_summary
+    tags = _split_scalars(prefix, training.strength, measurement.training_summary, measurement.training_intervals)
+    if held_out is not None and summary is not None and measurement.held_out_intervals is not None:
+        tags |= _split_scalars(f"{prefix}/heldout", held_out.strength, summary, measurement.held_out_intervals)
         tags[f"{prefix}/loss_gap"] = measurement.loss_gap
         tags[f"{prefix}/remaining_gap"] = measurement.remaining_gap
         tags[f"{prefix}/excess_gap"] = measurement.excess_gap
+        tags |= _ends(f"{prefix}/excess_gap", measurement.excess_gap_interval)
     tags[f"{prefix}/phase"] = float(phase.number)
     tags[f"{prefix}/seconds"] = measurement.seconds
     return tags
@@ -45,11 +51,36 @@ def write_figures(logger: Logger, trainer: Trainer, history: History, name: str 
     logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
 
 
+def write_to_all(write: Callable[..., None], trainer: Trainer, *args: Any, raise_errors: bool) -> None:
+    """Write to every logger, and let a logging problem end the run only if the user asked for it.
+
+    Args:
+        write: Takes a logger, the Trainer and ``args``.
+        trainer: Whose loggers to write to.
+        args: What to write.
+        raise_errors: Raise a logger's error, instead of a warning.
+    """
+    for logger in trainer.loggers:
+        try:
+            write(logger, trainer, *args)
+        except Exception as error:
+            if raise_errors:
+                raise
+            warnings.warn(
+                f"InteractionMonitor: {write.__name__} to {type(logger).__name__} failed and is left out: {error!r}",
+                stacklevel=3,
+            )
+
+
 def _prefix(name: str | None) -> str:
     return "interactions" if name is None else f"{name}/interactions"
 
 
-def _split_scalars(prefix: str, strength: OrderStrength, summary: Summary) -> dict[str, float]:
+def _ends(tag: str, interval: Interval) -> dict[str, float]:
+    return {f"{tag}_low": interval.low, f"{tag}_high": interval.high}
+
+
+def _split_scalars(prefix: str, strength: OrderStrength, summary: Summary, intervals: SplitIntervals) -> dict[str, float]:
     tags: dict[str, float] = {}
     kinds = {
         "generalizable": (strength.generalizable, summary.generalizable),
@@ -62,4 +93,4 @@ def _split_scalars(prefix: str, strength: OrderStrength, summary: Summary) -> di
         tags[f"{prefix}/{kind}/total"] = total
     for field in ("loss", "share", "share_chance", "share_above_chance", "mean_order", "cancellation", "left_out"):
         tags[f"{prefix}/{field}"] = float(getattr(summary, field))
-    return tags
+    return tags | _ends(f"{prefix}/share", intervals.share)

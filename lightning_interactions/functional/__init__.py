@@ -19,6 +19,8 @@ from lightning_interactions.functional.generalization import (
     shared_interactions,
     strength_share,
 )
+from lightning_interactions.functional.growth import explained_growth
+from lightning_interactions.functional.intervals import bootstrap_intervals
 from lightning_interactions.functional.phases import detect_phases
 from lightning_interactions.functional.sampled import fit_interactions, predict_values
 from lightning_interactions.functional.sampling import draw_coalitions
@@ -42,12 +44,14 @@ from lightning_interactions.functional.transforms import (
 __all__ = [
     "above_chance",
     "and_effects",
+    "bootstrap_intervals",
     "cancellation",
     "coalition_masks",
     "coalition_orders",
     "cross_entropy_from_log_odds",
     "detect_phases",
     "draw_coalitions",
+    "explained_growth",
     "explained_score",
     "extract_interactions",
     "extract_shared_interactions",

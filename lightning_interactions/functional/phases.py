@@ -17,9 +17,8 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lightning_interactions.functional.generalization import cross_entropy_from_log_odds
 from lightning_interactions.functional.strength import total_strength
-from lightning_interactions.records import Measurement, Phase, SplitMeasurement
+from lightning_interactions.records import NATS, Measurement, Phase, SplitMeasurement
 
 __all__ = ["detect_phases"]
 
@@ -30,7 +29,8 @@ MATERIAL_GROWTH = 0.05
 """Growth of salient strength over the window, as a fraction, under which nothing is said to be learned."""
 
 MATERIAL_RISE = 0.1
-"""Rise of the excess gap in nats, under which it is not said to rise. It only adds a condition, so it costs no error budget."""
+"""Rise of the excess gap under which it is not said to rise: in nats, or, of a loss in other units, as a fraction of the
+held-out loss at the share's maximum, so that no unit matters. It only adds a condition, so it costs no error budget."""
 
 MAX_CHANCE = 0.95
 """Chance levels of single inputs are cut off here: above it, no verdict says anything."""
@@ -62,9 +62,9 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
       Every history begins in it; a fine-tuned model may already be past it.
     - Phase 2 lasts until salient strength has grown by 5 % or more over the last 9 measurements (or all there are, at first),
       what was gained is mostly non-generalizable, and the excess gap has risen by 0.1 nats or more since the share's maximum
-      (where there are held-out probes). That it is mostly non-generalizable on most inputs must have been significant at one
-      of the last 9 looks; strength that only chance calls generalizable counts as non-generalizable. A run can leave phase 1
-      straight for phase 3.
+      (where the loss of held-out probes is known; if it is not in nats, by a tenth of that loss). That it is mostly
+      non-generalizable on most inputs must have been significant at one of the last 9 looks; strength that only chance calls
+      generalizable counts as non-generalizable. A run can leave phase 1 straight for phase 3.
     - Phase 3 returns to phase 2 when what was gained over the window is mostly generalizable, with the same strength of
       evidence.
 
@@ -127,8 +127,10 @@ class _Series:
         generalizable: Generalizable strength on training probes, score units.
         non_generalizable: Non-generalizable salient strength on training probes, score units.
         chance: Chance level of the share on each training probe, at most 0.95.
-        training_excess: Loss that the non-generalizable interactions add on training probes, nats.
+        training_excess: Loss that the non-generalizable interactions add on training probes, loss units.
         held_out_excess: The same on held-out probes, NaN at measurements without; no inputs if there are none at all.
+        held_out_loss: All loss on held-out probes, loss units.
+        loss_unit: Unit of the loss.
     """
 
     generalizable: Float[Tensor, "times inputs"]
@@ -136,6 +138,8 @@ class _Series:
     chance: Float[Tensor, "times inputs"]
     training_excess: Float[Tensor, "times inputs"]
     held_out_excess: Float[Tensor, "times held_out_inputs"]
+    held_out_loss: Float[Tensor, "times held_out_inputs"]
+    loss_unit: str
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> "_Series":
@@ -145,19 +149,18 @@ class _Series:
             if len({len(part.full_score) for part in split}) > 1:
                 raise ValueError("detect_phases: expected measurements on the same probes, got different numbers of inputs")
         num_held_out = len(held_out[0].full_score) if held_out else 0
+        nothing = torch.full((num_held_out,), torch.nan, dtype=torch.float64)
+        held_out_or_none = [measurement.held_out for measurement in measurements]
         return cls(
             generalizable=torch.stack([total_strength(part.strength.generalizable) for part in training]),
             non_generalizable=torch.stack([total_strength(part.strength.non_generalizable) for part in training]),
             chance=torch.stack([_chance_share(part) for part in training]),
-            training_excess=torch.stack([_excess_loss(part) for part in training]),
+            training_excess=torch.stack([part.loss - part.explained_loss for part in training]),
             held_out_excess=torch.stack(
-                [
-                    torch.full((num_held_out,), torch.nan, dtype=torch.float64)
-                    if measurement.held_out is None
-                    else _excess_loss(measurement.held_out)
-                    for measurement in measurements
-                ]
+                [nothing if part is None else part.loss - part.explained_loss for part in held_out_or_none]
             ),
+            held_out_loss=torch.stack([nothing if part is None else part.loss for part in held_out_or_none]),
+            loss_unit=measurements[-1].loss_unit,
         )
 
     def fall_of_share(self, look: int) -> _Call:
@@ -186,7 +189,8 @@ class _Series:
         rise = None if of_generalizable else self._rise_of_excess_gap(look)
         reason = gained.reason
         if rise is not None:
-            reason += f", and the excess gap rose by {rise:.2f} nats since the share's maximum"
+            by = f"{rise:.2f} nats" if self.loss_unit == NATS else f"{rise:.2f} of the held-out loss then"
+            reason += f", and the excess gap rose by {by} since the share's maximum"
         if not gained.material or (rise is not None and not rise >= MATERIAL_RISE):
             return _Call(math.inf, reason)
         level = min(
@@ -220,9 +224,9 @@ class _Series:
         )
 
     def _rise_of_excess_gap(self, look: int) -> float | None:
-        """Rise of the excess gap since the share's maximum in nats, each end a mean over up to a third of a window.
+        """Rise of the excess gap since the share's maximum, each end a mean over up to a third of a window.
 
-        ``None`` as long as nothing was measured on held-out probes.
+        In nats, or as a fraction of the held-out loss; ``None`` as long as no loss was measured on held-out probes.
         """
         known = self.held_out_excess.isfinite().any(dim=1)[: look + 1].nonzero()
         if len(known) == 0:
@@ -231,10 +235,11 @@ class _Series:
         last = slice(max(begin, look - WINDOW // 3 + 1), look + 1)
         first = slice(begin, min(begin + WINDOW // 3, look + 1))
         held_out, training = (
-            (excess[last].nanmean(dim=0) - excess[first].nanmean(dim=0)).nanmean().item()
+            (excess[last].nanmean(dim=0) - excess[first].nanmean(dim=0)).nanmean()
             for excess in (self.held_out_excess, self.training_excess)
         )
-        return held_out - training
+        scale = 1.0 if self.loss_unit == NATS else self.held_out_loss[first].nanmean().abs()
+        return ((held_out - training) / scale).item()
 
     def _shares(self) -> Float[Tensor, " times"]:
         """The logged share at every time."""
@@ -254,10 +259,6 @@ def _budget(kind: int, look: int) -> float:
 def _chance_share(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
     salient = total_strength(split.strength.generalizable + split.strength.non_generalizable)
     return (split.chance_generalizable / salient).nan_to_num(0.0).clamp(max=MAX_CHANCE)
-
-
-def _excess_loss(split: SplitMeasurement) -> Float[Tensor, " inputs"]:
-    return cross_entropy_from_log_odds(split.full_score) - cross_entropy_from_log_odds(split.explained_score)
 
 
 def _sign_test(differences: Float[Tensor, " inputs"]) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.game.players.protocol import Players
-from lightning_interactions.game.scores import Score, log_odds
+from lightning_interactions.game.scores import Score, log_odds, prediction
 from lightning_interactions.records import Probes
 
 __all__ = ["Forward", "Game", "call_model", "evaluate_coalitions"]
@@ -66,8 +66,11 @@ class Game:
         """Return games on the same inputs, in which each has the target of another probe with a different one.
 
         Args:
-            max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal.
+            max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal or
+                the score is a prediction, which does not depend on targets.
         """
+        if self.score is prediction:
+            return []
         targets = [str(target) for target in self.probes.targets.tolist()]
         num_games = min(max_games, len(set(targets)) - 1)
         # Counted from each probe on, so that no probe lends its target to all.

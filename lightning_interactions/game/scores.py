@@ -1,4 +1,4 @@
-"""Scores: one number of a model's output that the game is about."""
+"""Scores: one number of a model's output that the game is about, and the losses that go with them."""
 
 from typing import Protocol
 
@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Score", "log_odds"]
+from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
+
+__all__ = ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"]
 
 
 class Score(Protocol):
@@ -52,12 +54,55 @@ def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     return logits[target] - logits.masked_fill(target, -torch.inf).logsumexp(dim=1)
 
 
+def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+    """Take the one output of a regression model as it is.
+
+    Args:
+        outputs: Predictions, ``[inputs]`` or ``[inputs, 1]``.
+        targets: One number for each input, ``[inputs]`` or ``[inputs, 1]``; the score does not depend on them.
+
+    Returns:
+        Scores ``[inputs]`` in the units of the target.
+
+    Raises:
+        ValueError: If there are several outputs or targets for an input.
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or not outputs.is_floating_point():
+        got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"score: expected predictions [inputs] or [inputs, 1] from the model, got {got}; find them in the output with "
+            "forward=lambda model, inputs: model(inputs)['prediction'] or the like"
+        )
+    if outputs.numel() != len(outputs):
+        raise ValueError(
+            f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(outputs.shape)}; explain "
+            "one of them with score=lambda outputs, targets: outputs[:, 0], and "
+            "loss=lambda score, targets: (score - targets[:, 0]) ** 2"
+        )
+    if targets.ndim == 0 or targets.numel() != len(outputs) != 0:
+        raise ValueError(
+            f"score: expected one target for each of {len(outputs)} inputs, got shape {tuple(targets.shape)}; pick one with "
+            "unpack=lambda batch: (batch[0], batch[1][:, 0]) or the like"
+        )
+    return outputs.reshape(-1)
+
+
+def default_loss(score: Score) -> Loss | None:
+    """Return the loss that is minimised where a score is explained: :class:`CrossEntropy` for the log-odds,
+    :class:`SquaredError` for a prediction, ``None`` for a score that is not known.
+    """
+    if score is log_odds:
+        return CrossEntropy()
+    return SquaredError() if score is prediction else None
+
+
 def _class_indices(targets: Tensor, num_inputs: int, num_classes: int) -> Tensor:
     classes = targets.reshape(-1)
     if len(classes) != num_inputs or not bool((classes == classes.long()).all()):
         raise ValueError(
             f"score: expected one class index for each of {num_inputs} inputs, got targets of shape {tuple(targets.shape)} "
-            f"and {targets.dtype}; pass a score of your own for soft labels or regression"
+            f"and {targets.dtype}; pass score=lightning_interactions.scores.prediction for regression, or a score and loss "
+            "of your own for soft labels"
         )
     outside = classes[(classes < 0) | (classes >= num_classes)]
     if len(outside):

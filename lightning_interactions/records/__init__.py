@@ -15,22 +15,35 @@ from lightning_interactions.records.interactions import (
     SampledInteractions,
     Verdict,
 )
-from lightning_interactions.records.measurement import Measurement, OrderStrength, SplitMeasurement, Summary
+from lightning_interactions.records.measurement import (
+    NATS,
+    ExplainedGrowth,
+    Interval,
+    Measurement,
+    OrderStrength,
+    SplitIntervals,
+    SplitMeasurement,
+    Summary,
+)
 from lightning_interactions.records.shapes import DecaySpindle
 
 __all__ = [
     "EFFECT_TYPES",
+    "NATS",
     "SIGNS",
     "Certificate",
     "DecaySpindle",
+    "ExplainedGrowth",
     "History",
     "Interactions",
+    "Interval",
     "Measurement",
     "OrderStrength",
     "Phase",
     "Probes",
     "SampledInteractions",
     "SecondPhase",
+    "SplitIntervals",
     "SplitMeasurement",
     "Summary",
     "Verdict",

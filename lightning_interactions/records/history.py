@@ -6,7 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lightning_interactions.records.measurement import Measurement
+from lightning_interactions.records.measurement import Interval, Measurement
 
 __all__ = ["History", "Phase"]
 
@@ -78,7 +78,7 @@ class History:
         )
 
     def __str__(self) -> str:
-        """Print one row a measurement."""
+        """Print one row a measurement; intervals are 95 %, over the draw of probes."""
         return tabulate(
             [_row(measurement, phase) for measurement, phase in zip(self.measurements, self.phases, strict=True)],
             headers=_HEADERS,
@@ -94,15 +94,17 @@ _HEADERS = (
     "generalizable",
     "non-generalizable",
     "share",
+    "(interval)",
     "chance",
     "mean order",
     "excess gap",
+    "(interval)",
     "phase",
     "seconds",
 )
 
 
-def _row(measurement: Measurement, phase: Phase) -> Sequence[float | int | None]:
+def _row(measurement: Measurement, phase: Phase) -> Sequence[float | int | str | None]:
     training, held_out = measurement.training_summary, measurement.held_out_summary
     return (
         measurement.epoch,
@@ -111,9 +113,15 @@ def _row(measurement: Measurement, phase: Phase) -> Sequence[float | int | None]
         training.generalizable,
         training.non_generalizable,
         training.share,
+        _ends(measurement.training_intervals.share),
         training.share_chance,
         training.mean_order,
         None if held_out is None else measurement.excess_gap,
+        None if held_out is None else _ends(measurement.excess_gap_interval),
         phase.number,
         measurement.seconds,
     )
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:.2f}..{interval.high:.2f}"

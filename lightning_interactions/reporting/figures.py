@@ -1,16 +1,20 @@
 """Matplotlib figures, made without pyplot so that no global state or display is touched."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lightning_interactions.records import SIGNS, History, Measurement
+from lightning_interactions.records import SIGNS, History, Interval, Measurement
 
 __all__ = ["phase_figure", "strength_figure"]
 
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BLUE, SKY, VERMILION, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#6E6E6E"
+INTERVAL = "95 % interval (draw of probes)"
 PHASE_BANDS = {1: "#EAF3FA", 2: "#FDF3DC", 3: "#FBE3D6"}
 
 
@@ -21,7 +25,7 @@ def strength_figure(measurement: Measurement) -> Figure:
         measurement: Drawn for its training probes, mean over the inputs that were measured.
 
     Returns:
-        A figure with one axis; positive and negative effects are stacked in two tones.
+        A figure with one axis; positive and negative effects are stacked in two tones, with 95 % intervals for their sums.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -43,6 +47,13 @@ def strength_figure(measurement: Measurement) -> Figure:
                 label=f"{kind}, {sign} effect",
             )
             base = base + direction * part
+    for ends, direction in (
+        (measurement.training_intervals.generalizable[:, 1:], 1),
+        (measurement.training_intervals.non_generalizable[:, 1:], -1),
+    ):
+        low, high = (direction * ends).tolist()
+        label = INTERVAL if direction == 1 else f"_{INTERVAL}"
+        axes.vlines(range(1, len(low) + 1), low, high, color="black", linewidth=1.2, label=label)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
@@ -57,7 +68,7 @@ def strength_figure(measurement: Measurement) -> Figure:
 
 
 def phase_figure(history: History) -> Figure:
-    """Draw losses, share and excess gap over epochs, with the called phases as bands.
+    """Draw losses, share and excess gap over epochs with 95 % intervals, and the called phases as bands.
 
     Args:
         history: At least one measurement.
@@ -78,16 +89,22 @@ def phase_figure(history: History) -> Figure:
             epochs, [nan if summary is None else summary.loss for summary in held_out],
             color=VERMILION, marker=".", linestyle="--", label="held-out probes",
         )  # fmt: skip
-    losses.set_ylabel("Loss (nats)")
+    unit = history.measurements[-1].loss_unit
+    in_unit = f" ({unit})" if unit else ""
+    losses.set_ylabel(f"Loss{in_unit}")
+    if all(summary is None or math.isnan(summary.loss) for summary in (*training, *held_out)):
+        losses.text(0.5, 0.5, "no loss is known", transform=losses.transAxes, ha="center", va="center", color=GREY)
 
     shares.plot(epochs, [summary.share for summary in training], color=BLUE, marker=".", label="training probes")
+    _draw_intervals(shares, epochs, [measurement.training_intervals.share for measurement in history.measurements], BLUE)
     shares.plot(epochs, [summary.share_chance for summary in training], color=GREY, linestyle=":", label="chance level")
     shares.set_ylabel("Share of generalizable\nstrength")
     shares.set_ylim(0, 1)
 
     gaps.plot(epochs, [measurement.excess_gap for measurement in history.measurements], color=VERMILION, marker=".")
+    _draw_intervals(gaps, epochs, [measurement.excess_gap_interval for measurement in history.measurements], VERMILION)
     gaps.axhline(0, color="black", linewidth=0.8)
-    gaps.set_ylabel("Excess gap (nats)")
+    gaps.set_ylabel(f"Excess gap{in_unit}")
     gaps.set_xlabel("Completed epochs")
     gaps.xaxis.set_major_locator(MaxNLocator(integer=True))
     if all(summary is None for summary in held_out):
@@ -99,6 +116,11 @@ def phase_figure(history: History) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         _draw_bands(axes, history, labelled=axes is losses)
     return figure
+
+
+def _draw_intervals(axes: Axes, epochs: Sequence[int], intervals: Sequence[Interval], color: str) -> None:
+    low, high = [interval.low for interval in intervals], [interval.high for interval in intervals]
+    axes.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0, label=INTERVAL)
 
 
 def _draw_bands(axes: Axes, history: History, *, labelled: bool) -> None:

@@ -1,6 +1,7 @@
 """One measurement: a model on the probes becomes numbers for each input, and a few for all of them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,10 @@ from lightning_interactions.evidence import InteractionsOf, Judge
 from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.functional.generalization import (
     above_chance,
-    cross_entropy_from_log_odds,
     explained_score,
     strength_share,
 )
+from lightning_interactions.functional.intervals import gap_intervals, split_intervals
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -21,12 +22,39 @@ from lightning_interactions.functional.strength import (
     total_strength,
 )
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.records import Interactions, Measurement, OrderStrength, SplitMeasurement, Summary, Verdict
+from lightning_interactions.game.losses import Loss, losses_of_inputs
+from lightning_interactions.records import (
+    NATS,
+    Interactions,
+    Interval,
+    Measurement,
+    OrderStrength,
+    SplitMeasurement,
+    Summary,
+    Verdict,
+)
 
-__all__ = ["combine_splits", "interactions_on_probes", "measure_splits", "summarise"]
+__all__ = ["Split", "combine_splits", "interactions_on_probes", "measure_splits", "summarise"]
 
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a tensor up over all processes."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What it takes to measure a model on the probes of one split.
+
+    Attributes:
+        interactions_of: Extracts a model's interactions on the probes.
+        judge: Says which of them generalize.
+        targets: ``[inputs, ...]``; targets of the probes.
+        loss: What training minimises; ``None`` if it is not known.
+    """
+
+    interactions_of: InteractionsOf
+    judge: Judge
+    targets: Tensor
+    loss: Loss | None
 
 
 def interactions_on_probes(
@@ -71,24 +99,22 @@ def interactions_on_probes(
     return interactions_of
 
 
-def measure_splits(
-    model: nn.Module, splits: Mapping[str, tuple[InteractionsOf, Judge]], threshold: float
-) -> dict[str, SplitMeasurement]:
+def measure_splits(model: nn.Module, splits: Mapping[str, Split], threshold: float) -> dict[str, SplitMeasurement]:
     """Measure a model on the probes of one or two splits.
 
     Args:
         model: The monitored model, in evaluation mode.
-        splits: What extracts its interactions on the probes of each split, and what says which of them generalize.
+        splits: What it takes on each of them.
         threshold: Salience threshold ``τ``.
 
     Returns:
         Numbers for each input of each split, float64 on the CPU.
     """
-    found = {name: interactions_of(model) for name, (interactions_of, _) in splits.items()}
+    found = {name: split.interactions_of(model) for name, split in splits.items()}
     measured = {}
-    for name, (_, judge) in splits.items():
+    for name, split in splits.items():
         counterpart = next((other for key, other in found.items() if key != name), None)
-        measured[name] = _measure_split(found[name], judge(model, found[name], counterpart), threshold)
+        measured[name] = _measure_split(found[name], split.judge(model, found[name], counterpart), threshold, split)
     return measured
 
 
@@ -103,7 +129,7 @@ def summarise(split: SplitMeasurement) -> Summary:
     chance = strength_share(split.chance_generalizable[measured], g + u)
     full_score = split.full_score[measured]
     return Summary(
-        loss=cross_entropy_from_log_odds(full_score).mean().item(),
+        loss=split.loss[measured].mean().item(),
         generalizable=g.mean().item(),
         non_generalizable=u.mean().item(),
         non_salient=rest.mean().item(),
@@ -117,9 +143,15 @@ def summarise(split: SplitMeasurement) -> Summary:
 
 
 def combine_splits(
-    training: SplitMeasurement, held_out: SplitMeasurement | None, *, epoch: int, global_step: int, seconds: float
+    training: SplitMeasurement,
+    held_out: SplitMeasurement | None,
+    *,
+    epoch: int,
+    global_step: int,
+    seconds: float,
+    loss_unit: str = NATS,
 ) -> Measurement:
-    """Put the measurements of both splits together, with the loss gap between them.
+    """Put the measurements of both splits together, with the loss gap between them, and intervals for the numbers.
 
     Args:
         training: Measurement on the training probes.
@@ -127,11 +159,13 @@ def combine_splits(
         epoch: Completed epochs.
         global_step: Optimizer steps taken.
         seconds: Wall-clock time of the measurement.
+        loss_unit: Unit of the loss.
     """
     loss_gap = remaining_gap = float("nan")
+    intervals = [Interval(float("nan"), float("nan"))] * 3
     if held_out is not None:
-        loss_gap = _mean_loss(held_out, held_out.full_score) - _mean_loss(training, training.full_score)
-        remaining_gap = _mean_loss(held_out, held_out.explained_score) - _mean_loss(training, training.explained_score)
+        loss_gap, remaining_gap = (_mean_losses(held_out) - _mean_losses(training)).tolist()
+        intervals = list(gap_intervals(training, held_out))
     return Measurement(
         epoch=epoch,
         global_step=global_step,
@@ -140,17 +174,23 @@ def combine_splits(
         held_out=held_out,
         training_summary=summarise(training),
         held_out_summary=None if held_out is None else summarise(held_out),
+        training_intervals=split_intervals(training),
+        held_out_intervals=None if held_out is None else split_intervals(held_out),
         loss_gap=loss_gap,
         remaining_gap=remaining_gap,
         excess_gap=loss_gap - remaining_gap,
+        loss_gap_interval=intervals[0],
+        remaining_gap_interval=intervals[1],
+        excess_gap_interval=intervals[2],
+        loss_unit=loss_unit,
     )
 
 
-def _mean_loss(split: SplitMeasurement, score: Tensor) -> float:
-    return cross_entropy_from_log_odds(score[split.measured]).mean().item()
+def _mean_losses(split: SplitMeasurement) -> Tensor:
+    return torch.stack([losses[split.measured].mean() for losses in (split.loss, split.explained_loss)])
 
 
-def _measure_split(interactions: Interactions, verdict: Verdict, threshold: float) -> SplitMeasurement:
+def _measure_split(interactions: Interactions, verdict: Verdict, threshold: float, split: Split) -> SplitMeasurement:
     salient = salient_mask(interactions, threshold)
     effects = interactions.effects
     full_score = interactions.offset + effects.sum(dim=(1, 2))
@@ -159,14 +199,19 @@ def _measure_split(interactions: Interactions, verdict: Verdict, threshold: floa
     def keep(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().double()
 
+    full, explained = keep(full_score), keep(explained_score(full_score, interactions, salient, verdict.weights))
+    # Where the evidence could not judge, nothing else counts either.
+    left_out = 0 * explained
     return SplitMeasurement(
         strength=OrderStrength(
             generalizable=keep(strength.generalizable),
             non_generalizable=keep(strength.non_generalizable),
-            non_salient=keep(strength.non_salient),
+            non_salient=keep(strength.non_salient) + left_out[:, None, None, None],
         ),
         chance_generalizable=keep((effects.abs() * salient * verdict.chance_weights).sum(dim=(1, 2))),
         empty_score=keep(interactions.offset),
-        full_score=keep(full_score),
-        explained_score=keep(explained_score(full_score, interactions, salient, verdict.weights)),
+        full_score=full,
+        explained_score=explained,
+        loss=losses_of_inputs(split.loss, full + left_out, split.targets),
+        explained_loss=losses_of_inputs(split.loss, explained, split.targets),
     )

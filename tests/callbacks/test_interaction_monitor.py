@@ -43,7 +43,8 @@ from tests.helpers.models import (
 pytestmark = TINY_SET_UP
 
 BATCHES = 3
-SPLIT_FIELDS = ("loss", "share", "share_chance", "share_above_chance", "mean_order", "cancellation", "left_out")
+SHARES = ("share", "share_low", "share_high", "share_chance", "share_above_chance")
+SPLIT_FIELDS = ("loss", *SHARES, "mean_order", "cancellation", "left_out")
 
 
 def few(**options: Any) -> InteractionMonitor:
@@ -81,7 +82,8 @@ def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[s
         for kind in ("generalizable", "non_generalizable", "non_salient"):
             tags |= {f"{split}/{kind}/order_{order:02d}" for order in range(1, num_players + 1)} | {f"{split}/{kind}/total"}
         tags |= {f"{split}/{field}" for field in SPLIT_FIELDS}
-    return tags | ({f"{prefix}/{gap}_gap" for gap in ("loss", "remaining", "excess")} if held_out else set())
+    gaps = {f"{prefix}/{name}" for name in ("loss_gap", "remaining_gap", "excess_gap", "excess_gap_low", "excess_gap_high")}
+    return tags | (gaps if held_out else set())
 
 
 def measured_tags(calls: list[tuple[int | None, dict[str, float]]]) -> list[tuple[int | None, set[str]]]:
@@ -107,7 +109,7 @@ def test_every_tag_of_five_players_is_logged_before_training_and_after_each_epoc
         max_epochs=3,
     )
     tags = expected_tags("interactions", num_players=5)
-    assert len(tags) == 55
+    assert len(tags) == 61
     assert measured_tags(logger.calls) == [(0, tags), *[(BATCHES * epoch - 1, tags) for epoch in (1, 2, 3)]]
 
 
@@ -119,6 +121,7 @@ def test_logged_numbers_are_those_of_the_history(tmp_path: Path) -> None:
         logger.calls, monitor.history.measurements, monitor.history.phases, strict=True
     ):
         assert measurement.held_out_summary is not None
+        assert measurement.held_out_intervals is not None
         by_order = measurement.training.strength.generalizable.sum(dim=(1, 2)).mean(dim=0)
         for tag, value in {
             "share": measurement.training_summary.share,
@@ -127,6 +130,9 @@ def test_logged_numbers_are_those_of_the_history(tmp_path: Path) -> None:
             "generalizable/order_02": by_order[2].item(),
             "generalizable/total": by_order.sum().item(),
             "excess_gap": measurement.excess_gap,
+            "excess_gap_low": measurement.excess_gap_interval.low,
+            "share_high": measurement.training_intervals.share.high,
+            "heldout/share_low": measurement.held_out_intervals.share.low,
             "phase": float(phase.number),
             "seconds": measurement.seconds,
         }.items():
@@ -598,7 +604,7 @@ def test_the_console_table_has_one_header_and_one_row_a_measurement(tmp_path: Pa
     table = "\n".join(record.getMessage() for record in caplog.records if "lightning" in record.name)
     assert table.count("training loss") == 1
     rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[0] for row in rows if len(row) == 11] == ["0", "1", "2"]
+    assert [row[0] for row in rows if len(row) == 13] == ["0", "1", "2"]
 
 
 def events(logger: TensorBoardLogger) -> EventAccumulator:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement
 from lightning_interactions.tracking.measurement import combine_splits
@@ -75,13 +76,17 @@ def split_measurement(
     rest[:, 0, 1, 3] = NON_SALIENT
     by_order = left_out[:, None, None, None]
     loss = excess.double() + math.log1p(math.exp(-EXPLAINED_SCORE))
+    full_score = -loss.expm1().log() + left_out
+    explained_score = EXPLAINED_SCORE + left_out
     return SplitMeasurement(
         strength=OrderStrength(g + by_order, u + by_order, rest + by_order),
         chance_generalizable=chance * (generalizable + non_generalizable).double() + left_out,
         empty_score=EMPTY_SCORE + left_out,
         # softplus(-v) is the loss.
-        full_score=-loss.expm1().log() + left_out,
-        explained_score=EXPLAINED_SCORE + left_out,
+        full_score=full_score,
+        explained_score=explained_score,
+        loss=softplus(-full_score),
+        explained_loss=softplus(-explained_score),
     )
 
 

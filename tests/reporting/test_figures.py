@@ -87,6 +87,7 @@ def test_the_strength_figure_says_what_it_shows() -> None:
     assert axes.get_ylabel() == "Strength (score units, mean per input)"
     assert axes.get_title() == "Strength by order after epoch 15 (3 training probes)"
     assert legend_labels(axes) == [
+        "95 % interval (draw of probes)",
         "generalizable, positive effect",
         "generalizable, negative effect",
         "non-generalizable, positive effect",
@@ -155,7 +156,7 @@ def test_the_phase_figure_says_what_it_shows() -> None:
     assert gaps.get_ylabel() == "Excess gap (nats)"
     assert gaps.get_xlabel() == "Completed epochs"
     assert legend_labels(losses) == ["training probes", "held-out probes"]
-    assert legend_labels(shares) == ["training probes", "chance level"]
+    assert legend_labels(shares) == ["training probes", "95 % interval (draw of probes)", "chance level"]
     assert shares.get_ylim() == (0, 1)
 
 

@@ -10,9 +10,16 @@ from torch.nn import functional as F
 from lightning_interactions.evidence import Judge
 from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.losses import CrossEntropy, Loss
 from lightning_interactions.game.players import FeatureGroups
 from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
-from lightning_interactions.tracking.measurement import combine_splits, interactions_on_probes, measure_splits, summarise
+from lightning_interactions.tracking.measurement import (
+    Split,
+    combine_splits,
+    interactions_on_probes,
+    measure_splits,
+    summarise,
+)
 from tests.helpers import oracles
 from tests.helpers.games import random_network_tables
 from tests.helpers.histories import EMPTY_SCORE, EXPLAINED_SCORE, NON_SALIENT, held_out_split, split_measurement
@@ -159,8 +166,12 @@ def interactions() -> Interactions:
     return extract_interactions(tables + 0.3)
 
 
+def split_of(interactions: Interactions, judge: Judge, loss: Loss | None = CrossEntropy()) -> Split:  # noqa: B008
+    return Split(lambda _model: interactions, judge, torch.arange(len(interactions.offset)), loss)
+
+
 def measured(interactions: Interactions, judge: Judge) -> SplitMeasurement:
-    return measure_splits(nn.Identity(), {"training": (lambda _model: interactions, judge)}, THRESHOLD)["training"]
+    return measure_splits(nn.Identity(), {"training": split_of(interactions, judge)}, THRESHOLD)["training"]
 
 
 def test_the_numbers_of_a_split_are_those_of_the_subset_loop(interactions: Interactions) -> None:
@@ -191,7 +202,7 @@ def test_the_judge_gets_the_model_and_its_interactions(interactions: Interaction
         asked.append(arguments)
         return fixed_verdict(interactions)
 
-    measured_alone = measure_splits(model, {"training": (lambda _model: interactions, judge)}, THRESHOLD)
+    measured_alone = measure_splits(model, {"training": split_of(interactions, judge)}, THRESHOLD)
     assert list(measured_alone) == ["training"]
     assert len(asked) == 1
     assert [id(argument) for argument in asked[0]] == [id(model), id(interactions), id(None)]
@@ -204,7 +215,7 @@ def test_each_judge_gets_the_interactions_of_the_other_split(interactions: Inter
         asked.append((judged, counterpart))
         return fixed_verdict(judged)
 
-    splits = {"training": (lambda _model: interactions, judge), "held-out": (lambda _model: other, judge)}
+    splits = {"training": split_of(interactions, judge), "held-out": split_of(other, judge)}
     measured_both = measure_splits(nn.Identity(), splits, THRESHOLD)
     assert [[id(part) for part in pair] for pair in asked] == [[id(interactions), id(other)], [id(other), id(interactions)]]
     torch.testing.assert_close(measured_both["held-out"].full_score, 2 * measured_both["training"].full_score)
@@ -216,7 +227,7 @@ def test_numbers_are_kept_in_double_precision_without_gradients(interactions: In
         single, lambda _model, judged, _counterpart: Verdict(*(w.float() for w in vars(fixed_verdict(judged)).values()))
     )
     tensors = [*vars(split.strength).values(), *(value for value in vars(split).values() if isinstance(value, Tensor))]
-    assert len(tensors) == 7
+    assert len(tensors) == 9
     assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in tensors)
 
 
@@ -229,7 +240,7 @@ def test_an_input_of_nan_is_left_out_of_the_split_and_changes_no_other(interacti
     split = measured(broken, lambda _model, _interactions, _counterpart: verdict)
     others = [0, 2, 3, 4]
     assert split.measured.tolist() == [True, False, True, True, True]
-    for name in ("empty_score", "full_score", "explained_score", "chance_generalizable"):
+    for name in ("empty_score", "full_score", "explained_score", "loss", "explained_loss", "chance_generalizable"):
         assert getattr(split, name)[1].isnan()
         assert torch.equal(getattr(split, name)[others], getattr(whole, name)[others])
     for name in vars(split.strength):
@@ -306,6 +317,8 @@ def scores_only(full: list[float], explained: list[float]) -> SplitMeasurement:
         split,
         full_score=torch.tensor(full, dtype=torch.float64),
         explained_score=torch.tensor(explained, dtype=torch.float64),
+        loss=F.softplus(-torch.tensor(full, dtype=torch.float64)),
+        explained_loss=F.softplus(-torch.tensor(explained, dtype=torch.float64)),
     )
 
 
