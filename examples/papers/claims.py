@@ -159,7 +159,8 @@ def growth_with_gap_above_others(run: Run) -> Estimate:
 
     def correlations(means: Tensor) -> Tensor:
         g, u = means.unflatten(0, (2, -1)).diff(dim=1)
-        return torch.stack([rank_correlation(part, gap_growth) for part in (u, g + u, steps.expand_as(u))])
+        # Equal steps tell nothing.
+        return torch.stack([rank_correlation(part, gap_growth).nan_to_num(0.0) for part in (u, g + u, steps.expand_as(u))])
 
     def above_others(means: Tensor) -> Tensor:
         of_u, *of_others = correlations(means)

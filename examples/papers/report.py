@@ -146,7 +146,8 @@ def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -
         f"({sum(run.setting.random_labels for run in runs)} with random labels in all data). "
         "A claim holds in a run if the whole 95 % interval of its number over the draw of probe inputs meets the criterion, "
         "fails if none of it does, and is unclear otherwise; without an interval the number itself decides. Criteria were "
-        "fixed before these runs. Claims about overfitting are checked where the test loss ends more than 5 % above its smallest.",
+        "fixed before these runs. Claims about overfitting are checked where the test loss ends more than 5 % above its "
+        "smallest.",
         _summary(findings),
         "![Claims by setting](papers.png)",
         "## Claims",
