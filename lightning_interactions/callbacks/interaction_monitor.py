@@ -1,7 +1,6 @@
 """The callback that measures a run's interactions."""
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,7 +21,7 @@ from lightning_interactions.game.evaluation import Forward, Game, call_model
 from lightning_interactions.game.losses import Loss, losses_of_inputs, unit_of
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.scores import Score, default_loss, log_odds
-from lightning_interactions.records import History, Measurement, Phase
+from lightning_interactions.records import History, Interactions, Measurement, Phase
 from lightning_interactions.tracking.measurement import Split, combine_splits, interactions_on_probes, measure_splits
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
@@ -130,7 +129,6 @@ class InteractionMonitor(Callback):
         self.verbose = verbose
         self.seed = seed
         self.name = name
-
         self.history = History()
         self._keeper = ProbeKeeper(
             num_probes={TRAINING: num_training_probes, HELD_OUT: num_held_out_probes},
@@ -187,7 +185,8 @@ class InteractionMonitor(Callback):
         first = not self.history and trainer.global_step == 0 and not trainer.fast_dev_run
         if first and TRAINING in self._splits and self.schedule.due(0):
             measurement = self._measure(trainer, pl_module, epoch=0)
-            self._write(log_untrained, trainer, scalars(measurement, self.history.phases[-1], self.name))
+            tags = scalars(measurement, self.history.phases[-1], self.name)
+            write_to_all(log_untrained, trainer, tags, raise_errors=self.raise_logging_errors)
             self._report(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -214,6 +213,11 @@ class InteractionMonitor(Callback):
         for tag, value in scalars(measurement, self.history.phases[-1], self.name).items():
             pl_module.log(tag, value, batch_size=1, prog_bar=tag.endswith("/phase"), sync_dist=trainer.world_size > 1)
         self._report(trainer, pl_module)
+
+    def interactions(self, pl_module: LightningModule) -> Interactions:
+        """Extract a module's interactions on the training probes, once there are any; every rank must call it."""
+        with self._isolated(pl_module):
+            return self._splits[TRAINING].interactions_of(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""
@@ -293,18 +297,14 @@ class InteractionMonitor(Callback):
         self.history = self.history.append(measurement, phases[-1])
         return measurement
 
-    def _write(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
-        write_to_all(write, trainer, *args, raise_errors=self.raise_logging_errors)
-
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, print and tell others about the last measurement."""
         if self.figures and trainer.is_global_zero:
-            self._write(write_figures, trainer, self.history, self.name)
+            write_to_all(write_figures, trainer, self.history, self.name, raise_errors=self.raise_logging_errors)
         if self.verbose:
             *header, row = str(History(self.history.measurements[-1:], self.history.phases[-1:])).splitlines()
             rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
             self._header_printed = True
         for callback in trainer.callbacks:
-            notify = getattr(callback, "on_interactions_measured", None)
-            if notify is not None:
+            if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)

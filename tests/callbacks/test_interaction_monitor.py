@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from lightning_interactions import FeatureGroups, ImagePatches, InteractionMonitor, PhaseEarlyStopping, baselines
 from lightning_interactions.evidence import fingerprints
+from lightning_interactions.functional import total_strength
 from lightning_interactions.tracking.schedule import EveryNEpochs
 from tests.callbacks.runs import (
     TINY_SET_UP,
@@ -680,6 +681,24 @@ def test_the_monitor_tells_every_callback_that_listens(tmp_path: Path) -> None:
     listeners = [Listener(), Listener()]
     fit(tmp_path, listeners[0], few(), listeners[1])
     assert [listener.heard for listener in listeners] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_listener_may_ask_for_the_interactions_behind_the_numbers(tmp_path: Path) -> None:
+    class Listener(Callback):
+        def __init__(self) -> None:
+            self.totals: list[Tensor] = []
+
+        def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
+            training = pl_module.training
+            self.totals.append(monitor.interactions(pl_module).effects.abs().sum(dim=(1, 2)).double())
+            assert pl_module.training == training
+
+    listener, monitor = Listener(), few()
+    fit(tmp_path, monitor, listener)
+    for total, measurement in zip(listener.totals, monitor.history.measurements, strict=True):
+        strength = measurement.training.strength
+        parts = strength.generalizable + strength.non_generalizable + strength.non_salient
+        torch.testing.assert_close(total, total_strength(parts), rtol=1e-5, atol=1e-6)
 
 
 def test_a_monitor_used_for_another_run_begins_anew_with_a_warning(tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Monitored runs, each kept in a file of its own so that an interrupted command goes on where it stopped."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from lightning_interactions import History, InteractionMonitor, Interactions, fit_reference_models
+from papers.tasks import QUICK_TASKS, TASKS, make_parts
+
+__all__ = ["Run", "Setting", "Size", "be_a_worker", "load_or_make"]
+
+FILE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large all runs are.
+
+    Attributes:
+        reference_epochs: Epochs of each reference model.
+        probes: Training probes, and as many held-out ones.
+    """
+
+    reference_epochs: int = 15
+    probes: int = 24
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is of.
+
+    Attributes:
+        task: Name of a task.
+        architecture: Name of one of its architectures.
+        seed: Of data, training and reference models.
+        random_labels: All labels are random, so that nothing generalizes.
+    """
+
+    task: str
+    architecture: str
+    seed: int
+    random_labels: bool = False
+
+    @property
+    def title(self) -> str:
+        """Task and architecture, without the seed."""
+        return f"{self.task}, {self.architecture}" + (", random labels" if self.random_labels else "")
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.title} {self.seed}".replace(",", "").replace(" ", "-")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is kept of a run.
+
+    Attributes:
+        setting: What it is of.
+        history: All measurements, and the phases called at them.
+        final: Interactions on the training probes at the first measurement in phase 3, else at the last one.
+        training_losses: Loss on all training data with their spoilt labels, after 0, 1, 2 … epochs, nats.
+        test_losses: Loss on all test data, nats.
+        test_accuracies: Accuracy on them.
+        seconds: Processor time, the training of the reference models included.
+    """
+
+    setting: Setting
+    history: History
+    final: Interactions
+    training_losses: list[float]
+    test_losses: list[float]
+    test_accuracies: list[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DenserEarly:
+    """Measures after every epoch at first, then whenever the epochs have grown by about a quarter, and at the end.
+
+    Attributes:
+        last: The last epoch of the run; 16 measurements in 45 epochs.
+    """
+
+    last: int
+
+    def due(self, epoch: int) -> bool:
+        moment = 0
+        while moment < epoch:
+            moment += max(1, round(moment / 4))
+        return epoch in (moment, self.last)
+
+
+class Recorder(L.Callback):
+    """Keeps losses and accuracy after every epoch, and the final interactions of the theory."""
+
+    def __init__(self, training: Sequence[Tensor], test: Sequence[Tensor]) -> None:
+        self.training, self.test = training, test
+        self.training_losses: list[float] = []
+        self.test_losses: list[float] = []
+        self.test_accuracies: list[float] = []
+        self.final: Interactions | None = None
+        self.in_phase_3 = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._record(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._record(pl_module)
+
+    def on_interactions_measured(self, trainer: L.Trainer, pl_module: L.LightningModule, monitor: InteractionMonitor) -> None:
+        last = monitor.history.epochs[-1] == trainer.max_epochs
+        begins = monitor.history.phases[-1].number == 3
+        if not self.in_phase_3 and (begins or last):
+            self.final, self.in_phase_3 = monitor.interactions(pl_module), begins
+
+    def _record(self, model: L.LightningModule) -> None:
+        model.eval()
+        with torch.no_grad():
+            training, test = model(self.training[0]), model(self.test[0])
+        model.train()
+        self.training_losses.append(cross_entropy(training, self.training[1]).item())
+        self.test_losses.append(cross_entropy(test, self.test[1]).item())
+        self.test_accuracies.append((test.argmax(dim=1) == self.test[1]).float().mean().item())
+
+
+def monitored_run(setting: Setting, size: Size) -> Run:
+    """Train reference models and then the monitored network, with a Trainer."""
+    begin = time.process_time()
+    task = {**TASKS, **QUICK_TASKS}[setting.task]
+    architecture = task.architectures[setting.architecture]
+    parts = make_parts(task, setting.seed, random_labels=setting.random_labels)
+    L.seed_everything(setting.seed, verbose=False)
+    model = architecture.classifier()
+    references = fit_reference_models(
+        model,
+        DataLoader(parts["reference"], 32, shuffle=True),
+        max_epochs=size.reference_epochs,
+        factory=architecture.classifier,
+        seed=1000 * setting.seed,
+        accelerator="cpu",
+    )
+    monitor = InteractionMonitor(
+        task.players,
+        evidence=references,
+        num_training_probes=size.probes,
+        num_held_out_probes=size.probes,
+        schedule=DenserEarly(architecture.epochs),
+        figures=False,
+        seed=setting.seed,
+    )
+    recorder = Recorder(parts["training"].tensors, parts["test"].tensors)
+    trainer = L.Trainer(
+        max_epochs=architecture.epochs,
+        callbacks=[recorder, monitor],
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
+    trainer.fit(model, training, DataLoader(parts["validation"], 200))
+    assert recorder.final is not None
+    return Run(
+        setting, monitor.history, recorder.final, recorder.training_losses, recorder.test_losses, recorder.test_accuracies,
+        time.process_time() - begin,
+    )  # fmt: skip
+
+
+def save(run: Run, size: Size, path: Path) -> None:
+    """Write a run so that the file is whole or not there; it loads with ``weights_only=True``."""
+    state = {**vars(run), "setting": asdict(run.setting), "history": run.history.to_dict(), "final": vars(run.final)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save({"version": FILE_VERSION, "size": asdict(size), **state}, unfinished)
+    unfinished.replace(path)
+
+
+def load(setting: Setting, size: Size, path: Path) -> Run | None:
+    """Read a run; ``None`` if there is none of this setting and size."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    key = {"version": FILE_VERSION, "size": asdict(size), "setting": asdict(setting)}
+    if any(state.pop(name, None) != value for name, value in key.items()):
+        return None
+    history, final = History.from_dict(state.pop("history")), Interactions(**state.pop("final"))
+    return Run(setting=setting, history=history, final=final, **state)
+
+
+def load_or_make(setting: Setting, size: Size, folder: Path) -> Run:
+    """Read a run from its file in a folder; make it first if there is none."""
+    path = folder / f"{setting.file_name}.pt"
+    run = load(setting, size, path)
+    if run is None:
+        run = monitored_run(setting, size)
+        save(run, size, path)
+    return run
+
+
+def be_a_worker() -> None:
+    """Use one thread, and leave out what Lightning tells of every run."""
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "The '.*' does not have many workers")
+    warnings.filterwarnings("ignore", "The number of training batches")
+    warnings.filterwarnings("ignore", "GPU available but not used")
+    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")

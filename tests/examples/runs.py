@@ -1,0 +1,92 @@
+"""Runs whose strength by order and losses are given."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from papers.runs import Run, Setting
+from torch import Tensor
+
+from lightning_interactions.records import History, Interactions, OrderStrength, Phase, SplitMeasurement
+from lightning_interactions.tracking.measurement import combine_splits
+
+NUM_INPUTS = 16
+NUM_PLAYERS = 9
+
+
+def decay() -> Tensor:
+    """Strength that is largest at order 1, of orders 1 to 9; adds up to 1."""
+    strength = torch.tensor(3.0).pow(-torch.arange(NUM_PLAYERS, dtype=torch.float64))
+    return strength / strength.sum()
+
+
+def spindle() -> Tensor:
+    """Strength that is largest at orders 4 and 5, of orders 1 to 9; adds up to 1."""
+    sets = torch.tensor([math.comb(NUM_PLAYERS, order) for order in range(1, NUM_PLAYERS + 1)], dtype=torch.float64)
+    return sets / sets.sum()
+
+
+def run_of(
+    generalizable: Tensor,
+    non_generalizable: Tensor,
+    training_losses: Sequence[float],
+    test_losses: Sequence[float],
+    explained_losses: Sequence[float],
+    *,
+    positive: Tensor | float = 0.5,
+    chance: float = 0.1,
+    phases: Sequence[int] | None = None,
+    final: Interactions | None = None,
+    random_labels: bool = False,
+) -> Run:
+    """Make a run that is measured after every epoch; inputs differ by up to a fifth, the same in all numbers.
+
+    Args:
+        generalizable: ``[times, 9 orders]``, mean over inputs.
+        non_generalizable: The same.
+        training_losses: Of training data and probes.
+        test_losses: Of test data and held-out probes.
+        explained_losses: Of held-out probes without the non-generalizable interactions; that of training probes is theirs.
+        positive: Part of the strength of each order that is positive.
+        chance: Part of the strength that chance would call generalizable.
+        phases: Phase at each measurement; 1 if left out.
+        final: Final interactions of the theory; zero if left out.
+        random_labels: Whether labels were random.
+    """
+    history = History()
+    for time, (training, test, explained) in enumerate(zip(training_losses, test_losses, explained_losses, strict=True)):
+        splits = [
+            _split(generalizable[time], non_generalizable[time], positive, chance, loss, without)
+            for loss, without in ((training, training), (test, explained))
+        ]
+        number = 1 if phases is None else phases[time]
+        last = history.phases[-1] if history.phases else None
+        phase = last if last and last.number == number else Phase(number, time, 0.99, "made up")
+        history = history.append(combine_splits(*splits, epoch=time, global_step=time, seconds=0.0), phase)
+    zeros = torch.zeros(NUM_INPUTS, 2**NUM_PLAYERS)
+    return Run(
+        Setting("made up", "none", 0, random_labels),
+        history,
+        Interactions(zeros, zeros, zeros[:, 0]) if final is None else final,
+        list(training_losses),
+        list(test_losses),
+        [0.5] * len(test_losses),
+        0.0,
+    )
+
+
+def _split(
+    g: Tensor, u: Tensor, positive: Tensor | float, chance: float, loss: float, explained_loss: float
+) -> SplitMeasurement:
+    size = torch.linspace(0.8, 1.2, NUM_INPUTS, dtype=torch.float64)
+
+    def by_input(strength: Tensor) -> Tensor:
+        signed = torch.stack([strength * positive, strength * (1 - positive)])
+        padded = torch.nn.functional.pad(signed, (1, 0))
+        return size[:, None, None, None] * torch.stack([padded, 0 * padded])
+
+    losses = [torch.full_like(size, value) for value in (loss, explained_loss)]
+    scores = [-(value.expm1().log()) for value in losses]
+    return SplitMeasurement(
+        OrderStrength(by_input(g), by_input(u), by_input(0 * g)), chance * size * (g + u).sum(), 0 * size, *scores, *losses
+    )
