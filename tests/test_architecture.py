@@ -17,7 +17,7 @@ ROOMS = ("records", "functional", "game", "evidence", "tracking", "metrics", "re
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 LIGHTNING_ROOMS = {"callbacks", "cli"}
 
-MAX_LINES = 310
+MAX_LINES = 320
 
 ROOT_NAMES = [
     "FeatureGroups",
@@ -48,6 +48,7 @@ NAMESPACES = {
         "OrderShape",
         "ParameterNoise",
         "ReferenceModels",
+        "choose_evidence",
         "fingerprints",
     ],
     "scores": ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"],

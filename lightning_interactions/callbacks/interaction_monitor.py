@@ -1,28 +1,31 @@
 """The callback that measures a run's interactions."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_interactions.callbacks.isolation import in_precision_of, leave_no_trace
-from lightning_interactions.callbacks.logging import log_untrained, scalars, write_figures, write_to_all
+from lightning_interactions.callbacks.isolation import leave_no_trace
+from lightning_interactions.callbacks.logging import log_untrained, print_last, scalars, write_to_all
+from lightning_interactions.callbacks.logging_figures import write_figures, write_theory
 from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING, ProbeKeeper
-from lightning_interactions.evidence import Evidence, ParameterNoise, ReferenceModels
+from lightning_interactions.callbacks.split_setup import SplitSetup, check_run
+from lightning_interactions.evidence import Evidence, ReferenceModels, choose_evidence
 from lightning_interactions.functional.phases import detect_phases
+from lightning_interactions.functional.suspects import find_suspects
 from lightning_interactions.game.baselines import Baseline, Constant, Zeros
-from lightning_interactions.game.evaluation import Forward, Game, call_model
-from lightning_interactions.game.losses import Loss, losses_of_inputs, unit_of
-from lightning_interactions.game.players import Players, default_players
+from lightning_interactions.game.evaluation import Forward, call_model
+from lightning_interactions.game.losses import Loss, unit_of
+from lightning_interactions.game.players import Players
 from lightning_interactions.game.scores import Score, default_loss, log_odds
-from lightning_interactions.records import History, Interactions, Measurement, Phase
-from lightning_interactions.tracking.measurement import Split, combine_splits, interactions_on_probes, measure_splits
+from lightning_interactions.records import History, Interactions, Measurement, Phase, Probes, SecondPhase, Suspects
+from lightning_interactions.tracking.hindsight import explain_second_phase
+from lightning_interactions.tracking.measurement import Split, combine_splits
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 from lightning_interactions.tracking.schedule import EveryNEpochs, Schedule
 
@@ -39,7 +42,8 @@ class InteractionMonitor(Callback):
 
     Args:
         players: The input variables. 3x3 patches of 4-D inputs and features of 2-D inputs if left out.
-        evidence: What decides "generalizable"; :class:`ParameterNoise` if left out, which needs no other model.
+        evidence: What decides "generalizable". If left out, what agreed best with reference models of all that needs no other
+            model: :class:`ParameterNoise`; a note at the beginning of the training says by how much, and what agrees better.
         baseline: What masked players are replaced with: an object of ``lightning_interactions.baselines``, or a
             tensor that broadcasts to one input; zeros if left out.
         score: The scalar that is explained; the log-odds of the target class if left out,
@@ -55,6 +59,8 @@ class InteractionMonitor(Callback):
         held_out_probes: ``(inputs, targets)`` to measure instead of drawing them, as the model takes them.
         schedule: After which epochs to measure; every epoch if left out.
         threshold: Salience threshold ``τ``, a fraction of an input's largest interaction.
+        noise_tolerance: ``κ``: how far an output may be missed for fewer interactions, a fraction of ``|v(N) - v(∅)|``; 0
+            matches all exactly. It is part of every result: strengths are lower with it.
         alpha: Probability of a false onset in a whole run that the phase detector allows itself.
         max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
         batch_size: Masked inputs in one forward pass; lower it if they do not fit beside the training.
@@ -69,6 +75,8 @@ class InteractionMonitor(Callback):
     Attributes:
         history: All measurements and the phases called at them, a :class:`~lightning_interactions.records.History`.
         phase: The phase that the run is in; ``None`` before the first measurement.
+        final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
+            the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
 
     Raises:
         MisconfigurationException: Before training, if the loaders, players, labels or callbacks are not what is needed.
@@ -94,6 +102,7 @@ class InteractionMonitor(Callback):
         held_out_probes: tuple[Tensor, Tensor] | None = None,
         schedule: Schedule | None = None,
         threshold: float = 0.05,
+        noise_tolerance: float = 0.0,
         alpha: float = 0.05,
         max_players: int = 16,
         batch_size: int = 1024,
@@ -104,38 +113,43 @@ class InteractionMonitor(Callback):
         seed: int = 0,
         name: str | None = None,
     ) -> None:
-        if min(num_training_probes, num_held_out_probes, batch_size) < 1:
+        if min(num_training_probes, num_held_out_probes) < 1 or not 0 < alpha < 1:
             raise MisconfigurationException(
-                "InteractionMonitor: expected num_training_probes, num_held_out_probes and batch_size of at least 1, "
-                f"got {num_training_probes}, {num_held_out_probes} and {batch_size}"
+                "InteractionMonitor: expected num_training_probes and num_held_out_probes of at least 1 and alpha in (0, 1), "
+                f"got {num_training_probes}, {num_held_out_probes} and {alpha}"
             )
-        if not (0 <= threshold < 1 and 0 < alpha < 1):
-            raise MisconfigurationException(
-                f"InteractionMonitor: expected threshold in [0, 1) and alpha in (0, 1), got {threshold} and {alpha}"
-            )
-        self.players = players
-        self.evidence: Evidence = ParameterNoise() if evidence is None else evidence
-        self.score = score
+        self._evidence_note = ""
+        if evidence is None:
+            evidence, self._evidence_note = choose_evidence()
+        self.evidence = evidence
         self.loss = default_loss(score) if loss is None else loss
-        self.forward = forward
         self.schedule: Schedule = EveryNEpochs() if schedule is None else schedule
-        self.threshold = threshold
         self.alpha = alpha
-        self.max_players = max_players
-        self.batch_size = batch_size
-        self.trainer_precision = trainer_precision
         self.figures = figures
         self.raise_logging_errors = raise_logging_errors
         self.verbose = verbose
         self.seed = seed
         self.name = name
         self.history = History()
+        self.final_interactions: Interactions | None = None
+        self._setup = SplitSetup(
+            players=players,
+            evidence=evidence,
+            score=score,
+            loss=self.loss,
+            forward=forward,
+            threshold=threshold,
+            noise_tolerance=noise_tolerance,
+            max_players=max_players,
+            batch_size=batch_size,
+            trainer_precision=trainer_precision,
+        )
         self._keeper = ProbeKeeper(
             num_probes={TRAINING: num_training_probes, HELD_OUT: num_held_out_probes},
             given={TRAINING: training_probes, HELD_OUT: held_out_probes},
             unpack=unpack,
             baseline=Constant(baseline) if isinstance(baseline, Tensor) else Zeros() if baseline is None else baseline,
-            refused=self.evidence.refused if isinstance(self.evidence, ReferenceModels) else (),
+            refused=evidence.refused if isinstance(evidence, ReferenceModels) else (),
             seed=seed,
         )
         self._splits: dict[str, Split] = {}
@@ -153,16 +167,7 @@ class InteractionMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before there is data."""
-        names = [callback.name for callback in trainer.callbacks if isinstance(callback, InteractionMonitor)]
-        if len(names) != len(set(names)):
-            raise MisconfigurationException(
-                f"InteractionMonitor: several monitors need different names, got {names}; pass name= to each"
-            )
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise MisconfigurationException(
-                f"InteractionMonitor: {type(trainer.strategy).__name__} shards the model, which is not supported; "
-                "measure on one device or with DDP"
-            )
+        check_run(trainer, [callback.name for callback in trainer.callbacks if isinstance(callback, InteractionMonitor)])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
@@ -172,11 +177,7 @@ class InteractionMonitor(Callback):
                 f"{trainer.current_epoch}, so it is another run: history and probes start anew"
             )
             self.load_state_dict({})
-        if self.loss is None:
-            rank_zero_warn(
-                "InteractionMonitor: no loss is known for this score, so losses and gaps are NaN, and phases called without; "
-                "pass a function of scores and targets, such as loss=lambda score, targets: (score - targets) ** 2"
-            )
+        self._setup.tell(self._evidence_note)
         self._splits = {}
         self._header_printed = False
         with self._isolated(pl_module):
@@ -214,72 +215,74 @@ class InteractionMonitor(Callback):
             pl_module.log(tag, value, batch_size=1, prog_bar=tag.endswith("/phase"), sync_dist=trainer.world_size > 1)
         self._report(trainer, pl_module)
 
-    def interactions(self, pl_module: LightningModule) -> Interactions:
-        """Extract a module's interactions on the training probes, once there are any; every rank must call it."""
-        with self._isolated(pl_module):
-            return self._splits[TRAINING].interactions_of(pl_module)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what can be said only now."""
+        if self.final_interactions is not None:
+            self._draw(write_theory, trainer, self.final_interactions)
+
+    def second_phase(self) -> tuple[SecondPhase, list[int]]:
+        """Fit the theory of learning under parameter noise in hindsight; see :func:`explain_second_phase`.
+
+        Raises:
+            ValueError: If nothing was measured yet.
+        """
+        if self.final_interactions is None:
+            raise ValueError("InteractionMonitor: expected at least one measurement, got none; train with this monitor first")
+        return explain_second_phase(self.history, self.final_interactions)
+
+    def suspects(self, model: LightningModule, inputs: Tensor, targets: Tensor) -> Suspects:
+        """Find out which inputs a module has memorised rather than understood: wrong labels rank high.
+
+        Args:
+            model: The monitored module, during or after its training by one process.
+            inputs: ``[inputs, ...]``, training inputs as the model takes them; not those that reference models were trained on.
+            targets: ``[inputs, ...]``, the targets that it was trained with.
+
+        Returns:
+            The share of each input's strength that does not generalize, and its loss.
+
+        Raises:
+            ValueError: If nothing was measured yet, or inputs or targets do not fit.
+        """
+        baseline = self._keeper.baseline_value
+        if baseline is None:
+            raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
+        probes = Probes(inputs.to(model.device), targets.to(model.device))
+        held_out = {name: split for name, split in self._splits.items() if name == HELD_OUT}
+        with self._isolated(model):
+            splits = self._setup.splits(model.trainer, model, {TRAINING: probes}, baseline) | held_out
+            return find_suspects(self._setup.measure(model, splits)[0][TRAINING])
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""
         return {
             "version": STATE_VERSION,
             "history": self.history.to_dict(),
+            "final_interactions": None if self.final_interactions is None else dict(vars(self.final_interactions)),
             **self._keeper.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a saved state; missing keys keep their defaults."""
         self.history = History.from_dict(state_dict["history"]) if "history" in state_dict else History()
+        final = state_dict.get("final_interactions")
+        self.final_interactions = None if final is None else Interactions(**final)
         self._keeper.load_state_dict(state_dict)
 
     def _isolated(self, pl_module: LightningModule) -> AbstractContextManager[None]:
         return leave_no_trace(pl_module, pl_module.device, self.seed)
 
     def _start_splits(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set up the game and the judge of each split that has probes and no judge yet."""
+        """Set up each split that has probes and is not set up yet."""
         baseline = self._keeper.baseline_value
-        if baseline is None:  # Training inputs have yet to pass.
-            return
-        for split, probes in self._keeper.probes.items():
-            if split in self._splits:
-                continue
-            game = Game(
-                probes,
-                players=default_players(probes.inputs) if self.players is None else self.players,
-                baseline=baseline.to(probes.inputs.device),
-                score=self.score,
-                forward=in_precision_of(trainer, self.forward) if self.trainer_precision else self.forward,
-                batch_size=self.batch_size,
-                full_precision=not self.trainer_precision,
-            )
-            self._check_size(game)
-            game.check(pl_module)
-            losses_of_inputs(self.loss, torch.zeros(len(probes), dtype=torch.float64), probes.targets)
-            interactions_of, *for_other_targets = (
-                interactions_on_probes(
-                    game,
-                    trainer.global_rank,
-                    trainer.world_size,
-                    lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
-                )
-                for game in (game, *game.with_other_targets())
-            )
-            judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, game.probes.inputs)
-            self._splits[split] = Split(interactions_of, judge, probes.targets, self.loss)
-
-    def _check_size(self, game: Game) -> None:
-        if game.num_players > self.max_players:
-            forwards = 2**game.num_players * sum(len(probes) for probes in self._keeper.probes.values())
-            raise MisconfigurationException(
-                f"InteractionMonitor: {game.num_players} players would take {forwards:,} forwards at each measurement, "
-                f"and max_players={self.max_players}; choose fewer players (a coarser grid, larger groups), or pass "
-                f"max_players={game.num_players} if you mean it"
-            )
+        if baseline is not None:  # Else training inputs have yet to pass.
+            new = {name: probes for name, probes in self._keeper.probes.items() if name not in self._splits}
+            self._splits |= self._setup.splits(trainer, pl_module, new, baseline)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> Measurement:
         begin = time.perf_counter()
         with self._isolated(pl_module):
-            splits = measure_splits(pl_module, self._splits, self.threshold)
+            splits, found = self._setup.measure(pl_module, self._splits)
         if TRAINING not in splits:
             raise MisconfigurationException(
                 "InteractionMonitor: no training input has passed in the first epoch, so there is nothing to measure; hand "
@@ -294,16 +297,20 @@ class InteractionMonitor(Callback):
             loss_unit=unit_of(self.loss),
         )
         phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
+        if self.history.onset_epoch(3) is None:
+            self.final_interactions = Interactions(*(part.cpu() for part in vars(found[TRAINING]).values()))
         self.history = self.history.append(measurement, phases[-1])
         return measurement
 
+    def _draw(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
+        if self.figures and trainer.is_global_zero:
+            write_to_all(write, trainer, self.history, *args, self.name, raise_errors=self.raise_logging_errors)
+
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, print and tell others about the last measurement."""
-        if self.figures and trainer.is_global_zero:
-            write_to_all(write_figures, trainer, self.history, self.name, raise_errors=self.raise_logging_errors)
+        self._draw(write_figures, trainer)
         if self.verbose:
-            *header, row = str(History(self.history.measurements[-1:], self.history.phases[-1:])).splitlines()
-            rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
+            print_last(self.history, with_header=not self._header_printed)
             self._header_printed = True
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):

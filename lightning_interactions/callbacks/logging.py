@@ -5,12 +5,21 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_interactions.records import History, Interval, Measurement, OrderStrength, Phase, SplitIntervals, Summary
-from lightning_interactions.reporting.figures import phase_figure, strength_figure
+from lightning_interactions.functional.shapes import fit_decay_and_spindle, strength_by_sign
+from lightning_interactions.records import (
+    History,
+    Interval,
+    Measurement,
+    OrderStrength,
+    Phase,
+    SplitIntervals,
+    Summary,
+)
 
-__all__ = ["log_untrained", "scalars", "write_figures", "write_to_all"]
+__all__ = ["log_untrained", "print_last", "scalars", "tag_prefix", "write_to_all"]
 
 
 def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[str, float]:
@@ -21,7 +30,7 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[st
         phase: The phase called at it.
         name: Name of the monitor, put before every tag.
     """
-    prefix = _prefix(name)
+    prefix = tag_prefix(name)
     training, held_out, summary = measurement.training, measurement.held_out, measurement.held_out_summary
     tags = _split_scalars(prefix, training.strength, measurement.training_summary, measurement.training_intervals)
     if held_out is not None and summary is not None and measurement.held_out_intervals is not None:
@@ -30,6 +39,11 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[st
         tags[f"{prefix}/remaining_gap"] = measurement.remaining_gap
         tags[f"{prefix}/excess_gap"] = measurement.excess_gap
         tags |= _ends(f"{prefix}/excess_gap", measurement.excess_gap_interval)
+    by_sign = strength_by_sign(training.strength)
+    if by_sign.isfinite().all():
+        shape = fit_decay_and_spindle(by_sign)
+        tags[f"{prefix}/decay_share"] = shape.share
+        tags[f"{prefix}/decay_spindle_fit"] = shape.r_squared
     tags[f"{prefix}/phase"] = float(phase.number)
     tags[f"{prefix}/seconds"] = measurement.seconds
     return tags
@@ -40,15 +54,10 @@ def log_untrained(logger: Logger, _trainer: Trainer, tags: dict[str, float]) -> 
     logger.log_metrics(tags, step=0)
 
 
-def write_figures(logger: Logger, trainer: Trainer, history: History, name: str | None) -> None:
-    """Draw the figures of the last measurement into a TensorBoard logger, at the step of the epoch's scalars."""
-    if not isinstance(logger, TensorBoardLogger):
-        return
-    prefix = _prefix(name)
-    # Lightning's loggers count batches that stepped, which is not the global step where there are several optimizers.
-    step = max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
-    logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(history.measurements[-1]), step)
-    logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
+def print_last(history: History, *, with_header: bool) -> None:
+    """Print the last measurement as a row of a table."""
+    *header, row = str(History(history.measurements[-1:], history.phases[-1:])).splitlines()
+    rank_zero_info("\n".join([*header, row] if with_header else [row]))
 
 
 def write_to_all(write: Callable[..., None], trainer: Trainer, *args: Any, raise_errors: bool) -> None:
@@ -72,7 +81,8 @@ def write_to_all(write: Callable[..., None], trainer: Trainer, *args: Any, raise
             )
 
 
-def _prefix(name: str | None) -> str:
+def tag_prefix(name: str | None) -> str:
+    """Return what stands before every tag of a monitor."""
     return "interactions" if name is None else f"{name}/interactions"
 
 

@@ -1,5 +1,6 @@
 """What decides whether an interaction generalizes: small classes behind one protocol."""
 
+from lightning_interactions.evidence.choice import choose_evidence
 from lightning_interactions.evidence.fingerprints import fingerprints
 from lightning_interactions.evidence.input_agreement import InputAgreement
 from lightning_interactions.evidence.order_shape import OrderShape
@@ -15,5 +16,6 @@ __all__ = [
     "OrderShape",
     "ParameterNoise",
     "ReferenceModels",
+    "choose_evidence",
     "fingerprints",
 ]

@@ -25,7 +25,7 @@ from lightning_interactions.functional.intervals import bootstrap_intervals
 from lightning_interactions.functional.phases import detect_phases
 from lightning_interactions.functional.sampled import fit_interactions, predict_values
 from lightning_interactions.functional.sampling import draw_coalitions
-from lightning_interactions.functional.shapes import fit_decay_and_spindle
+from lightning_interactions.functional.shapes import fit_decay_and_spindle, strength_by_sign
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -33,6 +33,7 @@ from lightning_interactions.functional.strength import (
     strength_by_order,
     total_strength,
 )
+from lightning_interactions.functional.suspects import find_suspects
 from lightning_interactions.functional.transforms import (
     and_effects,
     matching_error,
@@ -59,6 +60,7 @@ __all__ = [
     "extract_interactions",
     "extract_shared_interactions",
     "extract_with_certificate",
+    "find_suspects",
     "fit_decay_and_spindle",
     "fit_interactions",
     "fit_second_phase",
@@ -74,6 +76,7 @@ __all__ = [
     "second_phase_measurements",
     "shared_interactions",
     "strength_by_order",
+    "strength_by_sign",
     "strength_share",
     "total_strength",
     "zeta_transform",

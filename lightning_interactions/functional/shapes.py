@@ -10,9 +10,9 @@ from scipy.optimize import least_squares
 from scipy.special import gammaln, xlog1py, xlogy
 from torch import Tensor
 
-from lightning_interactions.records import SIGNS, DecaySpindle
+from lightning_interactions.records import SIGNS, DecaySpindle, OrderStrength
 
-__all__ = ["fit_decay_and_spindle"]
+__all__ = ["fit_decay_and_spindle", "strength_by_sign"]
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -92,6 +92,18 @@ def fit_decay_and_spindle(strength: Float[Tensor, "signs orders"]) -> DecaySpind
         ratio=ratio if height > 0 else np.nan,
         r_squared=float(1 - ((measured - fitted) ** 2).sum() / variation) if variation > 0 else np.nan,
     )
+
+
+def strength_by_sign(strength: OrderStrength) -> Float[Tensor, "signs orders"]:
+    """Average the strength of salient interactions, generalizable or not, over types and measured inputs.
+
+    Args:
+        strength: One measurement's strength; inputs of NaN are left out.
+
+    Returns:
+        Score units, for :func:`fit_decay_and_spindle`; NaN if no input was measured.
+    """
+    return (strength.generalizable + strength.non_generalizable).sum(dim=1).nanmean(dim=0)
 
 
 def _search(target: Array) -> list[float]:

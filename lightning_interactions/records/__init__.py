@@ -26,6 +26,7 @@ from lightning_interactions.records.measurement import (
     Summary,
 )
 from lightning_interactions.records.shapes import DecaySpindle
+from lightning_interactions.records.suspects import Suspects
 
 __all__ = [
     "EFFECT_TYPES",
@@ -46,5 +47,6 @@ __all__ = [
     "SplitIntervals",
     "SplitMeasurement",
     "Summary",
+    "Suspects",
     "Verdict",
 ]

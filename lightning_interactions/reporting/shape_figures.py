@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
-from lightning_interactions.records import SIGNS, DecaySpindle, SecondPhase
+from lightning_interactions.records import SIGNS, DecaySpindle, OrderStrength, SecondPhase
 from lightning_interactions.reporting.figures import BLUE, GREY, VERMILION
 
 __all__ = ["shape_figure", "theory_figure"]
@@ -23,19 +23,23 @@ PANELS_A_ROW = 3
 """With more panels there are two rows."""
 
 
-def shape_figure(strength: Float[Tensor, "signs orders"], shape: DecaySpindle, epoch: int) -> Figure:
+def shape_figure(
+    strength: Float[Tensor, "signs orders"], shape: DecaySpindle, epoch: int, measured: OrderStrength | None = None
+) -> Figure:
     """Draw one measurement's strength by order with the decays and the spindle that were fitted to it.
 
     Args:
         strength: Positive and negative strength by order, score units, that the shape was fitted to.
         shape: The fit.
         epoch: Completed epochs, for the title.
+        measured: What the evidence calls generalizable and what not; drawn beside it with the same fit, if given.
 
     Returns:
-        A figure with one axis; positive effects are above, negative ones below.
+        A figure with one or two axes: positive effects above and negative ones below; generalizable strength above and
+        non-generalizable below, with the decays of both signs and twice the spindle.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(7 if measured is None else 11, 4.4), layout="constrained")
+    axes = figure.add_subplot(1, 1 if measured is None else 2, 1)
     orders = list(range(1, strength.shape[1]))
     parts = (
         (shape.decay, BLUE, "o", "-", f"decay ({_percent(shape.share)} of the fit)"),
@@ -51,22 +55,19 @@ def shape_figure(strength: Float[Tensor, "signs orders"], shape: DecaySpindle, e
                 orders, (direction * part[row, 1:]).tolist(),
                 color=color, marker=marker, markersize=4.5, linestyle=style, label=label if labelled else None,
             )  # fmt: skip
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.margins(y=0.08)
-    if not strength[:, 1:].any():
-        axes.set_ylim(-1, 1)
-    for sign, place, alignment in zip(SIGNS, (0.03, -0.03), ("bottom", "top"), strict=True):
-        # Beside the bars, where no strength is drawn.
-        axes.annotate(
-            f"{sign}\neffects", (1.01, _zero_height(axes) + place), xycoords="axes fraction", va=alignment, fontsize="small",
-            color=GREY,
-        )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
-    axes.set_xlabel("Order (number of players in the interaction)")
-    axes.set_ylabel("Strength (score units, mean per input)")
+    _finish_orders(axes, [f"{sign}\neffects" for sign in SIGNS])
     axes.set_title(f"Decay and spindle after epoch {epoch}")
-    axes.spines[["top", "right"]].set_visible(False)
+    if measured is not None:
+        beside = figure.add_subplot(1, 2, 2)
+        for by_input, fitted, color, marker, direction in (
+            (measured.generalizable, shape.decay.sum(dim=0), BLUE, "o", 1),
+            (measured.non_generalizable, 2 * shape.spindle, VERMILION, "s", -1),
+        ):
+            by_order = by_input.sum(dim=(1, 2)).nanmean(dim=0)
+            beside.bar(orders, (direction * by_order[1:]).tolist(), color=MEASURED, width=0.8)
+            beside.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=4.5)
+        _finish_orders(beside, ["gene-\nralizable", "non-gene-\nralizable"])
+        beside.set_title("The same fit, both signs together, over what generalizes")
     # Strength may lie anywhere over the orders: the legend is kept off the axes.
     figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
     return figure
@@ -116,6 +117,24 @@ def theory_figure(second_phase: SecondPhase, epochs: Sequence[int]) -> Figure:
     figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside upper right", ncols=2)
     _draw_variance(figure.add_subplot(grid[rows, :]), second_phase, epochs)
     return figure
+
+
+def _finish_orders(axes: Axes, sides: Sequence[str]) -> None:
+    """Label axes of orders, with what is above and what is below zero."""
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(y=0.08)
+    if not any(bar.get_height() for bars in axes.containers for bar in bars):
+        axes.set_ylim(-1, 1)
+    for side, place, alignment in zip(sides, (0.03, -0.03), ("bottom", "top"), strict=True):
+        # Beside the bars, where no strength is drawn.
+        axes.annotate(
+            side, (1.01, _zero_height(axes) + place), xycoords="axes fraction", va=alignment, fontsize="small", color=GREY
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+    axes.set_xlabel("Order (number of players in the interaction)")
+    axes.set_ylabel("Strength (score units, mean per input)")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_orders(axes: Axes, second_phase: SecondPhase, place: int) -> None:

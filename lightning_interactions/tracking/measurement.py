@@ -58,7 +58,11 @@ class Split:
 
 
 def interactions_on_probes(
-    game: Game, rank: int = 0, num_ranks: int = 1, sum_over_ranks: SumOverRanks = lambda tensor: tensor
+    game: Game,
+    rank: int = 0,
+    num_ranks: int = 1,
+    sum_over_ranks: SumOverRanks = lambda tensor: tensor,
+    noise_tolerance: float = 0.0,
 ) -> InteractionsOf:
     """Make the function that extracts any model's interactions on the probes of a game.
 
@@ -70,6 +74,7 @@ def interactions_on_probes(
         rank: This process.
         num_ranks: Number of processes.
         sum_over_ranks: Adds a tensor up over all of them; called once for each model.
+        noise_tolerance: ``κ``; see :func:`~lightning_interactions.functional.extract_interactions`.
     """
     num_inputs = len(game.probes)
     rows = list(range(rank, num_inputs, num_ranks))
@@ -86,7 +91,7 @@ def interactions_on_probes(
         finally:
             model.to(home)
         finite = values.isfinite().all(dim=1)
-        own = extract_interactions(values[finite])
+        own = extract_interactions(values[finite], noise_tolerance=noise_tolerance)
         columns = torch.cat([own.and_effects, own.or_effects, own.offset[:, None]], dim=1)
         gathered = values.new_zeros(num_inputs, columns.shape[1])
         index = torch.tensor(rows, dtype=torch.long, device=values.device)
@@ -99,18 +104,20 @@ def interactions_on_probes(
     return interactions_of
 
 
-def measure_splits(model: nn.Module, splits: Mapping[str, Split], threshold: float) -> dict[str, SplitMeasurement]:
-    """Measure a model on the probes of one or two splits.
+def measure_splits(
+    model: nn.Module, splits: Mapping[str, Split], found: Mapping[str, Interactions], threshold: float
+) -> dict[str, SplitMeasurement]:
+    """Judge what a model has on the probes of one or two splits.
 
     Args:
         model: The monitored model, in evaluation mode.
         splits: What it takes on each of them.
+        found: Its interactions on each of them.
         threshold: Salience threshold ``τ``.
 
     Returns:
         Numbers for each input of each split, float64 on the CPU.
     """
-    found = {name: split.interactions_of(model) for name, split in splits.items()}
     measured = {}
     for name, split in splits.items():
         counterpart = next((other for key, other in found.items() if key != name), None)

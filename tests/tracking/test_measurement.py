@@ -167,12 +167,17 @@ def interactions() -> Interactions:
     return extract_interactions(tables + 0.3)
 
 
+def measured_splits(model: nn.Module, splits: dict[str, Split], threshold: float) -> dict[str, SplitMeasurement]:
+    found = {name: split.interactions_of(model) for name, split in splits.items()}
+    return measure_splits(model, splits, found, threshold)
+
+
 def split_of(interactions: Interactions, judge: Judge, loss: Loss | None = CrossEntropy()) -> Split:  # noqa: B008
     return Split(lambda _model: interactions, judge, torch.arange(len(interactions.offset)), loss)
 
 
 def measured(interactions: Interactions, judge: Judge) -> SplitMeasurement:
-    return measure_splits(nn.Identity(), {"training": split_of(interactions, judge)}, THRESHOLD)["training"]
+    return measured_splits(nn.Identity(), {"training": split_of(interactions, judge)}, THRESHOLD)["training"]
 
 
 def test_the_numbers_of_a_split_are_those_of_the_subset_loop(interactions: Interactions) -> None:
@@ -203,7 +208,7 @@ def test_the_judge_gets_the_model_and_its_interactions(interactions: Interaction
         asked.append(arguments)
         return fixed_verdict(interactions)
 
-    measured_alone = measure_splits(model, {"training": split_of(interactions, judge)}, THRESHOLD)
+    measured_alone = measured_splits(model, {"training": split_of(interactions, judge)}, THRESHOLD)
     assert list(measured_alone) == ["training"]
     assert len(asked) == 1
     assert [id(argument) for argument in asked[0]] == [id(model), id(interactions), id(None)]
@@ -217,7 +222,7 @@ def test_each_judge_gets_the_interactions_of_the_other_split(interactions: Inter
         return fixed_verdict(judged)
 
     splits = {"training": split_of(interactions, judge), "held-out": split_of(other, judge)}
-    measured_both = measure_splits(nn.Identity(), splits, THRESHOLD)
+    measured_both = measured_splits(nn.Identity(), splits, THRESHOLD)
     assert [[id(part) for part in pair] for pair in asked] == [[id(interactions), id(other)], [id(other), id(interactions)]]
     torch.testing.assert_close(measured_both["held-out"].full_score, 2 * measured_both["training"].full_score)
 
@@ -255,7 +260,7 @@ def test_an_input_of_nan_is_left_out_of_the_split_and_changes_no_other(interacti
 def test_losses_are_those_of_full_and_explained_score(interactions: Interactions, loss: Loss) -> None:
     verdict = fixed_verdict(interactions)
     split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss)
-    found = measure_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
+    found = measured_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
     assert torch.equal(found.loss, loss(found.full_score, split.targets))
     assert torch.equal(found.explained_loss, loss(found.explained_score, split.targets))
     assert summarise(found).loss == found.loss.mean().item()
@@ -264,7 +269,7 @@ def test_losses_are_those_of_full_and_explained_score(interactions: Interactions
 def test_an_unknown_loss_is_nan_and_all_else_is_measured(interactions: Interactions) -> None:
     verdict = fixed_verdict(interactions)
     split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss=None)
-    found = measure_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
+    found = measured_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
     assert found.loss.isnan().all()
     assert found.explained_loss.isnan().all()
     assert found.measured.all()
