@@ -20,6 +20,7 @@ __all__ = ["draw_overview", "draw_run", "write_report"]
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 VERDICT_COLOURS = LinearSegmentedColormap.from_list("verdicts", [VERMILION, "#FFFFFF", BLUE])
+UNCLEAR_TONE = 0.25
 CELL = (1.0, 0.26)
 """Width and height of one cell of the overview, inches."""
 LABELS, CURVES, MARGIN = 3.0, 1.15, 0.55
@@ -104,18 +105,16 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
     for row, claim in enumerate(CLAIMS):
         for column, title in enumerate(titles):
             # The control is a column's run with random labels.
-            verdicts = [
-                finding.verdict for finding in findings if finding.claim is claim and _noisy_title(finding.run) == title
-            ]
-            if not verdicts:
+            cell = [finding for finding in findings if finding.claim is claim and _noisy_title(finding.run) == title]
+            if not cell:
                 axes.text(column, row, "–", ha="center", va="center", color=GREY, fontsize=9)
                 continue
-            holds, fails = verdicts.count(HOLDS), verdicts.count(FAILS)
-            colour = VERDICT_COLOURS(0.5 + 0.5 * (holds - fails) / len(verdicts))
-            axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=colour, linewidth=0)
-            dark = abs(holds - fails) == len(verdicts)
-            text = f"{holds}/{len(verdicts)}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+            tone = sum(map(_tone, cell)) / len(cell)
+            axes.fill_between(
+                [column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=VERDICT_COLOURS(0.5 + 0.5 * tone), linewidth=0
+            )
+            text = f"{_Count.of(cell).holds}/{len(cell)}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if abs(tone) > 0.75 else "black")
     axes.set_xlim(-0.5, len(titles) - 0.5)
     axes.set_ylim(len(CLAIMS) - 0.5, -0.5)
     axes.set_xticks([])
@@ -131,11 +130,19 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
                 va="top", fontsize=8, color=GREY,
             )  # fmt: skip
     axes.annotate(
-        "h/n: the claim holds, with all of its 95 % interval, in h of n runs that it applies to.\n"
-        "Blue: holds in all; white: as many hold as fail, or unclear; orange: fails in all; –: applies to none.",
+        "h/n: the claim holds, with all of its 95 % interval, in h of the n runs that it applies to; –: it applies to none. "
+        "Blue: holds in all;\norange: fails in all; pale: unclear, as the interval is too wide, while the number itself meets "
+        "the criterion (blue) or misses it (orange).",
         (0, 0), (-LABELS * 72 + 4, -6), "axes fraction", "offset points", va="top", fontsize=8,
     )  # fmt: skip
     axes.spines[:].set_visible(False)
+
+
+def _tone(finding: Finding) -> float:
+    """1 holds, -1 fails, and a little to the side on which an unclear number lies."""
+    if finding.verdict == UNCLEAR:
+        return UNCLEAR_TONE if finding.claim.met_by(finding.estimate.value) else -UNCLEAR_TONE
+    return 1.0 if finding.verdict == HOLDS else -1.0
 
 
 def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -> None:
@@ -169,14 +176,18 @@ def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -
 
 @dataclass(frozen=True)
 class _Count:
+    """In how many runs a claim holds, is unclear and fails, and in how many its number meets the criterion."""
+
     holds: int
     unclear: int
     fails: int
+    met: int
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> "_Count":
         verdicts = [finding.verdict for finding in findings]
-        return cls(*(verdicts.count(verdict) for verdict in (HOLDS, UNCLEAR, FAILS)))
+        met = sum(finding.claim.met_by(finding.estimate.value) for finding in findings)
+        return cls(*(verdicts.count(verdict) for verdict in (HOLDS, UNCLEAR, FAILS)), met)
 
     @property
     def total(self) -> int:
@@ -195,7 +206,7 @@ def _summary(findings: Sequence[Finding]) -> str:
     lines = []
     for name, belongs in groups.items():
         members = [
-            f"{label} ({count.holds}/{count.total}, fails in {count.fails})"
+            f"{label} ({count.holds} of {count.total}; fails in {count.fails}; met by the number in {count.met})"
             for label, count in _full_labels(counts).items()
             if count.total and belongs(count)
         ]
@@ -219,7 +230,18 @@ def _of_paper(paper: str, findings: Sequence[Finding]) -> tuple[str, str]:
         for claim in CLAIMS
         if claim.paper == paper
     ]
-    headers = ("claim", "number", "holds if", "holds", "unclear", "fails", "median", "range", "does not hold in")
+    headers = (
+        "claim",
+        "number",
+        "holds if",
+        "holds",
+        "unclear",
+        "fails",
+        "met by the number",
+        "median",
+        "range",
+        "does not hold in",
+    )
     return f"### {paper}", _table(headers, rows)
 
 
@@ -229,7 +251,7 @@ def _claim_row(claim: Claim, findings: Sequence[Finding]) -> list[object]:
     where = [f"{_name(finding.run)} ({finding.verdict})" for finding in findings if finding.verdict != HOLDS]
     return [
         f"**{claim.label}**: {claim.sentence}", claim.measured, claim.criterion,
-        count.holds, count.unclear, count.fails,
+        count.holds, count.unclear, count.fails, count.met,
         _number(median(values)) if values else "–",
         f"{_number(min(values))} to {_number(max(values))}" if values else "–",
         "; ".join(where) or ("nowhere" if values else "applies to no run"),
