@@ -40,8 +40,17 @@ ROOT_NAMES = [
 NAMESPACES = {
     "players": ["FeatureGroups", "ImagePatches", "Players", "default_players"],
     "baselines": ["Baseline", "Constant", "TrainingMean", "Zeros"],
+    "evidence": [
+        "Evidence",
+        "InputAgreement",
+        "InteractionsOf",
+        "Judge",
+        "OrderShape",
+        "ParameterNoise",
+        "ReferenceModels",
+        "fingerprints",
+    ],
     "scores": ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"],
-    "evidence": ["Evidence", "InteractionsOf", "Judge", "ParameterNoise", "ReferenceModels", "fingerprints"],
 }
 
 

@@ -171,6 +171,31 @@ def test_the_dict_of_a_run_without_held_out_probes_holds_none_instead(tmp_path: 
     assert_same(torch.load(tmp_path / "history.pt", weights_only=True), state)
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_state_from_before_losses_were_kept_has_the_cross_entropy_of_log_odds(held_out: bool) -> None:
+    history = with_phases(some_measurements(held_out=held_out), [1, 1, 2, 3])
+    state = history.to_dict()
+    for measurement in state["measurements"]:
+        added = ("loss_unit", *(name for name in measurement if name.endswith(("_interval", "_intervals"))))
+        assert len(added) == 6
+        for name in added:
+            del measurement[name]
+        for split in ("training", "held_out"):
+            if measurement[split] is not None:
+                del measurement[split]["loss"], measurement[split]["explained_loss"]
+    rebuilt = History.from_dict(state)
+    for measurement, original in zip(rebuilt.measurements, history.measurements, strict=True):
+        torch.testing.assert_close(measurement.training.loss, original.training.loss, equal_nan=True)
+        torch.testing.assert_close(measurement.training.explained_loss, original.training.explained_loss, equal_nan=True)
+        assert measurement.training_summary.share == original.training_summary.share
+        assert measurement.loss_unit == "nats"
+        assert math.isnan(measurement.training_intervals.share.low)
+        assert math.isnan(measurement.excess_gap_interval.high)
+        assert measurement.training_intervals.generalizable.shape == original.training_intervals.generalizable.shape
+        assert (measurement.held_out_intervals is None) is not held_out
+    assert "nan..nan" in str(rebuilt)
+
+
 def test_changing_the_dict_leaves_the_history_alone() -> None:
     history = with_phases(some_measurements(1), [1])
     state = history.to_dict()

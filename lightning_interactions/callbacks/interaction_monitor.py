@@ -135,7 +135,7 @@ class InteractionMonitor(Callback):
             given={TRAINING: training_probes, HELD_OUT: held_out_probes},
             unpack=unpack,
             baseline=Constant(baseline) if isinstance(baseline, Tensor) else Zeros() if baseline is None else baseline,
-            refused=self.evidence.seen if isinstance(self.evidence, ReferenceModels) else (),
+            refused=self.evidence.refused if isinstance(self.evidence, ReferenceModels) else (),
             seed=seed,
         )
         self._splits: dict[str, Split] = {}

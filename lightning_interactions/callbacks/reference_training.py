@@ -1,35 +1,56 @@
 """Training reference models with a Trainer of their own."""
 
-import copy
-import inspect
-import logging
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch.utils._pytree import tree_leaves
 
-from lightning_interactions.callbacks.isolation import preserve_random_state
-from lightning_interactions.evidence import ReferenceModels, fingerprints
-from lightning_interactions.evidence.reference_models import VOTES
+from lightning_interactions.callbacks.data_splitting import check_repeatable, sampler_pool
+from lightning_interactions.callbacks.held_out_references import DataPart
+from lightning_interactions.callbacks.label_screening import screened
+from lightning_interactions.callbacks.reference_cache import ReferenceCache
+from lightning_interactions.callbacks.reference_fitting import Fitter, accelerator
+from lightning_interactions.callbacks.reference_keys import describe, describe_data
+from lightning_interactions.callbacks.reference_plans import check_settings, find_loader, make_plans
+from lightning_interactions.evidence import ReferenceModels
+from lightning_interactions.game.evaluation import Forward, call_model
+from lightning_interactions.game.losses import Loss
+from lightning_interactions.game.scores import Score, default_loss, log_odds
 from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
 __all__ = ["fit_reference_models"]
 
+SCREENING_MODELS = 3
+"""At most so many models for each fold find out which labels are contradicted."""
+
+EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
+
+WITHOUT_EFFECT = ("logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+"""Trainer arguments that do not change the weights."""
+
 
 def fit_reference_models(
     model: LightningModule,
-    train_dataloader: Any,
+    data: Any,
     *,
     num_models: int = 3,
-    max_epochs: int = 15,
-    vote: str = "any",
+    max_epochs: int | None = None,
+    vote: str | int = "any",
     factory: Callable[[], LightningModule] | None = None,
+    folds: int | None = None,
+    screen_labels: bool | None = None,
+    early_stopping: bool = True,
+    patience: int = 5,
+    cache_dir: str | Path | None = None,
     unpack: Unpack = input_target_pair,
+    forward: Forward = call_model,
+    score: Score = log_odds,
+    loss: Loss | None = None,
     val_dataloaders: Any = None,
     seed: int = 0,
     **trainer_kwargs: Any,
@@ -37,135 +58,131 @@ def fit_reference_models(
     """Train freshly initialised copies of a model on data that the monitored run never sees.
 
     The copies are made by ``factory``; without one, by ``type(model)(**model.hparams)`` where the saved hyperparameters
-    rebuild the same architecture; else by re-initialising every parameter of a copy. The model itself, and the global random
-    states, stay as they are, and nothing is logged.
+    rebuild the same architecture; else by re-initialising every parameter of a copy. The model itself, the data's generators
+    and the global random states stay as they are, and nothing is logged.
+
+    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The loss on it is
+    measured after each epoch, the training stops when it no longer falls, and the weights with the smallest one are kept.
+
+    **Cross-fitting** (``folds``) needs no held-out data: the run's own training data is split into parts; for each of
+    them ``num_models`` models are trained on all the others, and only these judge its inputs. Inputs that no model has seen
+    are spread over all models, so that every input has ``num_models`` judges. Inputs are told apart by their content, so they
+    must be the same whenever they are loaded, here and in the run (pass its ``precision`` if that is a ``-true`` one); those
+    that occur twice in the data may have been seen by too many, and do not become probes.
+
+    **Cache.** Each finished model is written to ``cache_dir`` at once, under a key of the data, the freshly initialised
+    module with its source code, and all settings, so that a run that was killed goes on where it stopped. What the code
+    calls outside the module's own classes, the hooks and the factory is not part of the key.
 
     Args:
         model: The model whose training will be monitored.
-        train_dataloader: Held-out data, with the task's labels.
-        num_models: How many to train, each from its own seed.
-        max_epochs: Epochs for each.
-        vote: How many of them must share an interaction: ``"any"``, ``"majority"`` or ``"all"``.
-        factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser.
+        data: Held-out data with the task's labels: a loader, or a data module with a ``reference_dataloader()``, which
+            :class:`HoldOutReferences` makes of any other. With ``folds`` the training data of the run: its loader, or its
+            data module.
+        num_models: How many to train, each from its own seed; with ``folds``, for each fold.
+        max_epochs: Epochs for each, at most; 50 with early stopping and 15 without if left out.
+        vote: How many of an input's judges must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number.
+        factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser, and
+            may make another architecture that takes the same inputs and gives the same kind of outputs.
+        folds: Number of parts for cross-fitting, at least 2.
+        screen_labels: Whether to leave out contradicted labels when cross-fitting; if left out, only where the score is the
+            log-odds.
+        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices, a fifth of it is fewer
+            than 10 inputs, or no loss is known for the score.
+        patience: Epochs without a smaller loss before the training stops.
+        cache_dir: Folder for finished models; none are kept if left out.
         unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
+        forward: Gets logits from the module and inputs, for early stopping; ``model(inputs)`` if left out.
+        score: The scalar that the monitor explains; the log-odds of the target class if left out.
+        loss: The loss of scores, for early stopping; if left out, the cross-entropy for log-odds and the squared error for
+            ``prediction``.
         val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it; may be left out.
-        seed: Seed of the first model; the others follow.
+        seed: Seed of the split and of the first model; the other models follow.
         trainer_kwargs: More arguments for the :class:`lightning.pytorch.Trainer`.
 
     Returns:
-        The models, with fingerprints of all inputs that they were trained on.
+        The models, with fingerprints of all inputs that each was trained or stopped on.
 
     Raises:
-        MisconfigurationException: If ``num_models`` or ``max_epochs`` is smaller than 1, the vote has no such name, the
-            factory gives a module twice, or a parameter cannot be re-initialised.
+        MisconfigurationException: If a number is too small, the vote has no such name or needs too many voters, the data module
+            has no ``reference_dataloader()``, data for folds or a cache has no indices, inputs for folds are not the same
+            whenever they are loaded, the loss for early stopping cannot be computed, the factory gives a module twice, or a
+            parameter cannot be re-initialised.
 
     Source:
-        He et al. 2025 (arXiv 2505.06993), which trains such models on the test set.
+        He et al. 2025 (arXiv 2505.06993), which trains such models on the test set. Cross-fitting: Chernozhukov et al. 2018,
+        Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al. 2021, Confident learning,
+        Journal of Artificial Intelligence Research 70.
     """
-    if num_models < 1 or max_epochs < 1:
+    check_settings(num_models, max_epochs, vote, folds, patience)
+    loader = find_loader(data, folds)
+    pool = sampler_pool(loader)
+    if pool is None and (folds is not None or cache_dir is not None):
         raise MisconfigurationException(
-            f"fit_reference_models: expected num_models and max_epochs of at least 1, got {num_models} and {max_epochs}"
+            "fit_reference_models: folds and cache_dir need data with indices, a torch DataLoader of a map-style dataset "
+            f"without a batch sampler of its own, got {type(loader).__name__}; leave both out, or make such a loader"
         )
+    loss = default_loss(score) if loss is None else loss
+    if folds is not None and pool is not None:
+        check_repeatable(loader, pool, unpack)
+    plans = make_plans(pool, num_models, folds, early_stopping, seed, loss)
+    stops = bool(plans[0].stopping)
     settings: dict[str, Any] = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "devices": 1,
+        "max_epochs": (EPOCHS_WITH_STOPPING if stops else EPOCHS_WITHOUT) if max_epochs is None else max_epochs,
         **trainer_kwargs,
     }
-    if vote not in VOTES:
-        raise MisconfigurationException(f"fit_reference_models: expected a vote among {VOTES}, got {vote!r}")
     callbacks = settings.pop("callbacks", None) or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    seen = _SeenInputs(unpack)
-    models: list[LightningModule] = []
-    for position in range(num_models):
-        with preserve_random_state(_accelerator(), seed + position), _quiet_trainer():
-            fresh = _fresh_copy(model, factory)
-            if any(fresh is other for other in (model, *models)):
-                raise MisconfigurationException(
-                    "fit_reference_models: expected a new module from every call of factory, got the same one again; make it "
-                    "in the factory: lambda: YourModule(...)"
-                )
-            trainer = Trainer(**settings, max_epochs=max_epochs, callbacks=[*copy.deepcopy(callbacks), seen])
-            trainer.fit(fresh, train_dataloader, val_dataloaders)
-        models.append(fresh.cpu())
-    return ReferenceModels(models, vote, seen.fingerprints)
-
-
-class _SeenInputs(Callback):
-    """Collects the fingerprints of all inputs that a run trains on."""
-
-    def __init__(self, unpack: Unpack) -> None:
-        self.unpack = unpack
-        self.fingerprints: set[str] = set()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        inputs, _ = self.unpack(batch)
-        self.fingerprints.update(fingerprints(inputs))
-
-
-@contextmanager
-def _quiet_trainer() -> Iterator[None]:
-    """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
-
-    All but one: that there is a validation step and no validation loader is as it should be.
-    """
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _fresh_copy(model: LightningModule, factory: Callable[[], LightningModule] | None) -> LightningModule:
-    if factory is not None:
-        return factory()
-    return _rebuilt(model) or _reinitialised(model)
-
-
-def _rebuilt(model: LightningModule) -> LightningModule | None:
-    """Rebuild a module from its hyperparameters, if every argument was saved and they give the same architecture."""
-    hparams = dict(model.hparams)
-    parameters = inspect.signature(type(model).__init__).parameters
-    named = {
-        name
-        for name, parameter in list(parameters.items())[1:]
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
-    if named != set(hparams):
-        return None
-    rebuilt = type(model)(**hparams)
-    same = {name: value.shape for name, value in rebuilt.state_dict().items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
-    return rebuilt if same else None
-
-
-def _reinitialised(model: LightningModule) -> LightningModule:
-    """Copy a module and initialise every parameter anew, and refuse parameters that nothing initialises."""
-    fresh = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in fresh.parameters():
-            # Whatever is still NaN afterwards was not initialised.
-            parameter.fill_(torch.nan)
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset) and not isinstance(module, nn.Transformer):
-                reset()
-    left = [name for name, parameter in fresh.named_parameters() if bool(parameter.isnan().any())]
-    if left:
-        raise MisconfigurationException(
-            f"fit_reference_models: nothing initialises these parameters anew: {left}; call self.save_hyperparameters() in the "
-            "module, or pass factory=lambda: YourModule(...)"
+    cache = None
+    if cache_dir is not None:
+        decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+        functions = [factory, unpack, *((forward, score, loss, patience) if stops else ())]
+        datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
+        hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
+        cache = ReferenceCache(
+            cache_dir,
+            describe([decisive, callbacks, functions, hooks, accelerator().type, _versions()])
+            + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
         )
-    return fresh.train()
+    fitter = Fitter(
+        model=model,
+        factory=factory,
+        data=data,
+        loader=loader,
+        val_dataloaders=val_dataloaders,
+        settings=settings,
+        callbacks=callbacks,
+        unpack=unpack,
+        forward=forward,
+        score=score,
+        loss=loss,
+        patience=patience,
+        repeatable=folds is not None,
+        cache=cache,
+    )
+    if folds is not None and pool is not None and (score is log_odds if screen_labels is None else screen_labels):
+        credible = screened(fitter, pool, min(num_models, SCREENING_MODELS), folds, early_stopping, seed)
+        plans = make_plans(credible, num_models, folds, early_stopping, seed, loss)
+    models, seen = fitter.fit(plans)
+    return ReferenceModels(models, vote, seen, num_voters=num_models)
 
 
-def _accelerator() -> torch.device:
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+def _describe_loaders(loaders: Any, unpack: Unpack) -> Iterator[str]:
+    """Describe the data behind every loader, for a cache."""
+    for loader in tree_leaves(loaders):
+        pool = sampler_pool(loader)
+        if pool is None:
+            raise MisconfigurationException(
+                f"fit_reference_models: cache_dir needs loaders whose data has indices, also in val_dataloaders, got "
+                f"{type(loader).__name__}; leave one of both out"
+            )
+        yield describe_data(loader, pool, unpack)
+
+
+def _versions() -> list[str]:
+    return [".".join(module.__version__.split(".")[:2]) for module in (torch, lightning)]

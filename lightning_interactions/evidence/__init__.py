@@ -1,8 +1,19 @@
 """What decides whether an interaction generalizes: small classes behind one protocol."""
 
 from lightning_interactions.evidence.fingerprints import fingerprints
+from lightning_interactions.evidence.input_agreement import InputAgreement
+from lightning_interactions.evidence.order_shape import OrderShape
 from lightning_interactions.evidence.parameter_noise import ParameterNoise
 from lightning_interactions.evidence.protocol import Evidence, InteractionsOf, Judge
 from lightning_interactions.evidence.reference_models import ReferenceModels
 
-__all__ = ["Evidence", "InteractionsOf", "Judge", "ParameterNoise", "ReferenceModels", "fingerprints"]
+__all__ = [
+    "Evidence",
+    "InputAgreement",
+    "InteractionsOf",
+    "Judge",
+    "OrderShape",
+    "ParameterNoise",
+    "ReferenceModels",
+    "fingerprints",
+]

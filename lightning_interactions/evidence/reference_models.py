@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,47 +10,99 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.evidence.fingerprints import fingerprints
 from lightning_interactions.evidence.protocol import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
 from lightning_interactions.records import Interactions, Verdict
 
-__all__ = ["VOTES", "ReferenceModels"]
+__all__ = ["VOTES", "ReferenceModels", "votes_needed"]
 
 VOTES = ("any", "majority", "all")
-"""How many of the reference models must share an interaction."""
+"""How many of the reference models that judge an input must share an interaction; or a number of them."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+def votes_needed(vote: str | int, num_voters: int) -> int:
+    """Return how many of an input's voters must share an interaction.
+
+    Args:
+        vote: ``"any"`` (1), ``"majority"`` (more than half), ``"all"``, or the number itself.
+        num_voters: How many reference models judge each input.
+
+    Raises:
+        ValueError: If the vote has no such name, or there are not so many voters.
+    """
+    named = {"any": 1, "majority": num_voters // 2 + 1, "all": num_voters}
+    needed = vote if isinstance(vote, int) and not isinstance(vote, bool) else named.get(str(vote), 0)
+    if not 1 <= needed <= num_voters:
+        raise ValueError(
+            f"ReferenceModels: expected a vote among {VOTES} or a number from 1 to {num_voters}, how many reference models "
+            f"judge each input, got {vote!r}; lower it, or train more reference models"
+        )
+    return needed
 
 
 class ReferenceModels:
     """An interaction generalizes if reference models, trained on data that the run never sees, have it too.
+
+    A model never judges an input that it was trained on. Each input is judged by ``num_voters`` models that have not seen
+    it: probe number ``i`` by the first such in circular order from model ``i * num_voters`` on, so that inputs that nobody
+    has seen are spread over the models, and every input has as many votes. Inputs that too many models have seen must not
+    be probes.
 
     The chance level is what they share of it on other inputs, or when they are asked about another target of the same input,
     whichever is more. Where labels say nothing about inputs, the latter cannot be told apart from the share itself. For it
     each reference model is evaluated up to four times before the training, and never again.
 
     Args:
-        models: Trained models that take the same inputs and give the same kind of outputs as the monitored one; they are
-            copied, and the copies put into evaluation mode.
-        vote: ``"any"`` (the papers' rule), ``"majority"`` or ``"all"``.
-        seen: What :func:`fingerprints` returns for the inputs that the models were trained on; probes among them are
-            refused. Empty if unknown.
+        models: Trained models that take the same inputs and give the same kind of outputs as the monitored one, of whatever
+            architecture; they are copied, and the copies put into evaluation mode.
+        vote: ``"any"`` (the papers' rule), ``"majority"``, ``"all"``, or a number: at least so many of an input's voters.
+        seen: What :func:`fingerprints` returns for the inputs that the models were trained on: one collection for each
+            model, or a single one that holds for all of them. Empty if unknown.
+        num_voters: How many models judge each input; all of them if left out.
+
+    Attributes:
+        models: The copies.
+        vote: As given.
+        seen: Fingerprints of what each model was trained on.
+        num_voters: How many models judge each input.
 
     Raises:
-        ValueError: If there is no model, or the vote has no such name.
+        ValueError: If there is no model, the vote has no such name or needs more voters than there are, there are more voters
+            than models, or ``seen`` has another length than ``models``.
 
     Source:
-        He et al. 2025 (arXiv 2505.06993), generalizable interactions.
+        He et al. 2025 (arXiv 2505.06993), generalizable interactions. That models judge only what they have not seen, as in
+        cross-fitting, is our own.
     """
 
-    def __init__(self, models: Iterable[nn.Module], vote: str = "any", seen: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        models: Iterable[nn.Module],
+        vote: str | int = "any",
+        seen: Iterable[str] | Iterable[Iterable[str]] = (),
+        num_voters: int | None = None,
+    ) -> None:
         self.models: tuple[nn.Module, ...] = tuple(copy.deepcopy(model).eval() for model in models)
         if not self.models:
             raise ValueError("ReferenceModels: expected at least one trained model, got none")
-        if vote not in VOTES:
-            raise ValueError(f"ReferenceModels: expected a vote among {VOTES}, got {vote!r}")
+        self.num_voters = len(self.models) if num_voters is None else num_voters
+        if not 1 <= self.num_voters <= len(self.models):
+            raise ValueError(
+                f"ReferenceModels: expected num_voters between 1 and the {len(self.models)} models, got {num_voters}"
+            )
+        votes_needed(vote, self.num_voters)
         self.vote = vote
-        self.seen = frozenset(seen)
+        self.seen = _seen_by_each(seen, len(self.models))
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Fingerprints of inputs that too many models have seen for ``num_voters`` to be left: no probes."""
+        spare = len(self.models) - self.num_voters
+        times_seen = Counter(fingerprint for prints in self.seen for fingerprint in prints)
+        return frozenset(fingerprint for fingerprint, times in times_seen.items() if times > spare)
 
     def prepare(
         self,
@@ -58,11 +111,19 @@ class ReferenceModels:
         for_other_targets: Sequence[InteractionsOf] = (),
         inputs: Tensor | None = None,
     ) -> Judge:
-        """Extract the reference interactions once, and return the judge that compares with them; see :class:`Evidence`."""
-        references, *by_chance = (
-            [extract(model) for model in self.models] for extract in (interactions_of, *for_other_targets)
-        )
-        min_votes = {"any": 1, "majority": len(references) // 2 + 1, "all": len(references)}[self.vote]
+        """Extract the reference interactions once, and return the judge that compares with them; see :class:`Evidence`.
+
+        Raises:
+            ValueError: If a reference model fails on the probes, too many have seen one of them, or it is known what
+                they have seen but not what the probes are.
+        """
+        voters = None if inputs is None else self._voters(inputs)
+        if voters is None and any(self.seen):
+            raise ValueError(
+                "ReferenceModels: expected the probes in prepare(..., inputs=), to tell which models have seen them, got none"
+            )
+        references, *by_chance = (self._votes(extract, voters, inputs) for extract in (interactions_of, *for_other_targets))
+        min_votes = votes_needed(self.vote, self.num_voters)
 
         def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
             return shared_interactions(
@@ -71,39 +132,118 @@ class ReferenceModels:
 
         return judge
 
+    def _voters(self, inputs: Tensor) -> Tensor:
+        """Find who judges each input: positions of models, ``[voters, inputs]``."""
+        by_input = []
+        for row, fingerprint in enumerate(fingerprints(inputs)):
+            circle = [(row * self.num_voters + step) % len(self.models) for step in range(len(self.models))]
+            eligible = [position for position in circle if fingerprint not in self.seen[position]]
+            if len(eligible) < self.num_voters:
+                raise ValueError(
+                    f"ReferenceModels: expected probes that {self.num_voters} of the {len(self.models)} models were not "
+                    f"trained on, but probe {row} was seen by all but {len(eligible)}; use other probes, or reference "
+                    "models trained on other data"
+                )
+            by_input.append(eligible[: self.num_voters])
+        return torch.tensor(by_input, dtype=torch.long).reshape(-1, self.num_voters).T
+
+    def _votes(self, extract: InteractionsOf, voters: Tensor | None, inputs: Tensor | None) -> list[Interactions]:
+        """Evaluate every model once, and keep of it the inputs that it judges: as many interactions as voters."""
+        kept: list[Interactions] = []
+        for position, model in enumerate(self.models):
+            found = self._extracted(extract, position, model, inputs)
+            if not kept:
+                kept = [found] * self.num_voters
+            if voters is None:
+                voters = self._voters_of_unknown(len(found.offset))
+            judged = (voters == position).to(found.offset.device)
+            kept = [_with_rows_of(votes, found, rows) for votes, rows in zip(kept, judged, strict=True)]
+        return kept
+
+    def _voters_of_unknown(self, num_inputs: int) -> Tensor:
+        steps = torch.arange(self.num_voters)[:, None] + self.num_voters * torch.arange(num_inputs)
+        return steps % len(self.models)
+
+    def _extracted(self, extract: InteractionsOf, position: int, model: nn.Module, inputs: Tensor | None) -> Interactions:
+        try:
+            return extract(model)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            of_shape = "" if inputs is None else f" of shape {tuple(inputs.shape)}"
+            raise ValueError(
+                f"ReferenceModels: expected models that take the same inputs and give the same kind of outputs as the "
+                f"monitored one, but model {position} ({type(model).__name__}) fails on the probes{of_shape}: {error!r}; train "
+                "it on such inputs, or wrap it in a module that converts inputs and outputs"
+            ) from error
+
     def save(self, path: str | Path) -> None:
-        """Write the weights, the vote and the fingerprints to a file that loads with ``weights_only=True``."""
+        """Write the weights, the votes and the fingerprints to a file that loads with ``weights_only=True``."""
         state = {
             "version": FORMAT_VERSION,
             "vote": self.vote,
-            "seen": sorted(self.seen),
+            "num_voters": self.num_voters,
+            "seen": [sorted(prints) for prints in self.seen],
             "state_dicts": [model.state_dict() for model in self.models],
         }
         torch.save(state, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module) -> "ReferenceModels":
+    def load(cls, path: str | Path, model: nn.Module | Sequence[nn.Module]) -> "ReferenceModels":
         """Read reference models from a file.
 
         Args:
             path: File written by :meth:`save`.
-            model: A model of the same architecture; it is copied and stays as it is.
+            model: A model of the same architecture, or a list of one for each reference model where these differ; they are
+                copied and stay as they are.
 
         Raises:
-            ValueError: If the file is no such file, or the weights do not fit the model.
+            ValueError: If the file is no such file, of another version, or the weights do not fit the model.
         """
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError):
             state = None
         if not isinstance(state, dict) or state.get("version") != FORMAT_VERSION:
-            raise ValueError(f"ReferenceModels: expected a file written by ReferenceModels.save at {path}")
-        models = [copy.deepcopy(model).cpu() for _ in state["state_dicts"]]
-        for loaded, weights in zip(models, state["state_dicts"], strict=True):
+            raise ValueError(
+                f"ReferenceModels: expected a file written by ReferenceModels.save at {path}, in format {FORMAT_VERSION}; "
+                "train the models again and save them"
+            )
+        weights: list[dict[str, Tensor]] = state["state_dicts"]
+        templates = [model] * len(weights) if isinstance(model, nn.Module) else list(model)
+        if len(templates) != len(weights):
+            raise ValueError(
+                f"ReferenceModels: expected one model, or one for each of the {len(weights)} in {path}, got {len(templates)}"
+            )
+        models = [copy.deepcopy(template).cpu() for template in templates]
+        for loaded, own_weights in zip(models, weights, strict=True):
             try:
-                loaded.load_state_dict(weights)
+                loaded.load_state_dict(own_weights)
             except RuntimeError as error:
                 raise ValueError(
-                    f"ReferenceModels: the weights in {path} do not fit {type(model).__name__}: {error}"
+                    f"ReferenceModels: the weights in {path} do not fit {type(loaded).__name__}: {error}"
                 ) from error
-        return cls(models, state["vote"], state["seen"])
+        return cls(models, state["vote"], state["seen"], state["num_voters"])
+
+
+def _seen_by_each(seen: Iterable[str] | Iterable[Iterable[str]], num_models: int) -> tuple[frozenset[str], ...]:
+    collections = list(seen)
+    if all(isinstance(item, str) for item in collections):
+        return (frozenset(str(item) for item in collections),) * num_models
+    if len(collections) != num_models or any(isinstance(item, str) for item in collections):
+        raise ValueError(
+            f"ReferenceModels: expected in seen one collection of fingerprints for each of the {num_models} models, or one for "
+            f"all of them, got {len(collections)} items"
+        )
+    return tuple(frozenset(collection) for collection in collections)
+
+
+def _with_rows_of(kept: Interactions, found: Interactions, rows: Tensor) -> Interactions:
+    """Replace the interactions of some inputs."""
+    if not bool(rows.any()):
+        return kept
+    return Interactions(
+        torch.where(rows[:, None], found.and_effects, kept.and_effects),
+        torch.where(rows[:, None], found.or_effects, kept.or_effects),
+        torch.where(rows, found.offset, kept.offset),
+    )

@@ -1,5 +1,6 @@
 """The mathematics as functions of tensors; needs neither a model nor Lightning."""
 
+from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
 from lightning_interactions.functional.dynamics import (
     fit_second_phase,
@@ -43,6 +44,8 @@ from lightning_interactions.functional.transforms import (
 
 __all__ = [
     "above_chance",
+    "agreement_by_chance",
+    "agreement_by_order",
     "and_effects",
     "bootstrap_intervals",
     "cancellation",

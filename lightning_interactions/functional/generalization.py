@@ -31,7 +31,8 @@ def shared_interactions(
         min_votes: How many of the others must share a salient interaction for it to count as generalizable.
         threshold: Salience threshold ``τ`` of the other models.
         others_by_chance: The other models' interactions of the same inputs with another target, one list as long as
-            ``others`` for each draw: what they would share if they knew nothing of an input's target.
+            ``others`` for each draw: what they would share if they knew nothing of an input's target. If all of them equal
+            ``others``, the score does not depend on targets, and they do not count.
 
     Returns:
         Weights 0 or 1, and chance weights: how often the same interaction would be called generalizable by the other models on
@@ -68,7 +69,7 @@ def shared_interactions(
 
     votes, finite = votes_of(others)
     chances = [frequency(_paired_with_other_inputs(votes, finite))]
-    if others_by_chance:
+    if not all(_same_effects(drawn, other) for draw in others_by_chance for drawn, other in zip(draw, others, strict=True)):
         chances.insert(0, frequency(map(votes_of, others_by_chance)))
     return Verdict(
         weights=shared(votes).to(effects).masked_fill(~finite[:, None, None], torch.nan),
@@ -119,6 +120,10 @@ def explained_score(
 def cross_entropy_from_log_odds(score: Float[Tensor, " inputs"]) -> Float[Tensor, " inputs"]:
     """Return the cross-entropy of each input in nats: exactly ``softplus(-v)`` where ``v`` is the target's log-odds."""
     return torch.nn.functional.softplus(-score)
+
+
+def _same_effects(one: Interactions, other: Interactions) -> bool:
+    return torch.allclose(one.effects, other.effects, equal_nan=True)
 
 
 def _signed_salience(interactions: Interactions, threshold: float) -> Tensor:

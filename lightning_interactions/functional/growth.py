@@ -60,7 +60,7 @@ def explained_growth(measurements: Sequence[Measurement], begin: int | None = No
 
     growth, excess, share = statistics(*(sample.mean(dim=1, keepdim=True) for sample in columns))[:, 0].tolist()
     of_growth, of_excess, of_share = (Interval(*ends) for ends in bootstrap_intervals(statistics, *columns).T.tolist())
-    if of_growth.low <= 0 <= of_growth.high:
+    if of_growth.low <= 0 <= of_growth.high and math.isfinite(share):
         of_share = Interval(-math.inf, math.inf)
     return ExplainedGrowth(first.epoch, last.epoch, growth, excess, share, of_growth, of_excess, of_share)
 

@@ -28,10 +28,10 @@ def bootstrap_intervals(
 ) -> Float[Tensor, "2 statistics"]:
     """Compute 95 % percentile intervals of functions of means over inputs.
 
-    The percentiles are those of Student's t at ``n - 1`` degrees of freedom: plain ones are too narrow for few inputs. For
-    shares of 32 inputs, with strengths as unequal as those of trained networks, 0.93 to 0.96 of such intervals hold the
-    true share (plain percentiles: 0.91 to 0.95; BCa: 0.87 to 0.93); for means of strengths that a few inputs dominate
-    (log-normal with σ up to 1.4), 0.85 to 0.94.
+    The percentiles are those of Student's t at ``n - 1`` degrees of freedom: plain ones are too narrow for few inputs. With
+    32 inputs whose strengths are log-normal (σ of 0.7, and of 1.4, where few inputs hold most), 0.94 and 0.92 of such
+    intervals held the true share in 3,000 draws, and 0.93 and 0.82 the true mean strength. Plain percentiles and BCa intervals
+    held the share less often.
 
     Args:
         statistics: Takes the means of each sample's columns, ``[columns, resamples]`` a sample, and returns the numbers in

@@ -44,8 +44,10 @@ def fit_decay_and_spindle(strength: Float[Tensor, "signs orders"]) -> DecaySpind
     and a spindle with small ``r``; two decays that are equal are told from a spindle by their form alone. A decay therefore
     halves from order to order at least, and a spindle is a hump in the middle: its mean order ``nr/(1+r)`` is ``0.4n`` at
     least, it is largest at order 2 or above and not at order n alone. Noise is well inside: independent effects give
-    ``r = 1``, the Möbius transform of independent values ``r = √2``. Below 3 players no spindle is possible and all is decay;
-    with 3 or 4 there are hardly more numbers than parameters, so read the parts with care.
+    ``r = 1``, the Möbius transform of independent values ``r = √2``. The share depends on these bounds: read how it changes
+    over a run, and look at ``r_squared``, which is low where much of the strength is of order 2 in one sign. Below 3 players
+    no spindle is possible and all is decay; with 3 or 4 there are hardly more numbers than parameters, so read the parts with
+    care.
 
     Args:
         strength: Positive and negative strength by order 0 to n, score units; order 0 is ignored.

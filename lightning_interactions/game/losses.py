@@ -64,7 +64,7 @@ class CrossEntropy:
         if not 0 <= self.label_smoothing <= 1:
             raise ValueError(f"CrossEntropy: expected label_smoothing in [0, 1], got {self.label_smoothing}")
         if self.class_weights is not None:
-            weights = torch.as_tensor(self.class_weights)
+            weights = torch.as_tensor(self.class_weights, dtype=torch.float64)
             if weights.ndim != 1 or not bool((weights >= 0).all()) or self.num_classes not in (None, len(weights)):
                 raise ValueError(
                     "CrossEntropy: expected class_weights of at least 0, one for each class, got "
@@ -81,8 +81,8 @@ class CrossEntropy:
         of_target = torch.nn.functional.softplus(-score)
         if self.class_weights is None and not self.label_smoothing:
             return of_target
-        weights = torch.ones(self.num_classes or 0) if self.class_weights is None else torch.as_tensor(self.class_weights)
-        weights = weights.to(score)
+        own_or_equal = torch.ones(self.num_classes or 0) if self.class_weights is None else self.class_weights
+        weights = torch.as_tensor(own_or_equal, dtype=torch.float64).to(score)
         classes = targets.reshape(-1).long().to(score.device)
         if len(classes) != len(score) or bool((classes >= len(weights)).any()):
             raise ValueError(
@@ -103,7 +103,7 @@ class CrossEntropy:
 class SquaredError:
     """Squared error ``(v - y)²`` of a prediction ``v``; targets ``[inputs]`` or ``[inputs, 1]``."""
 
-    unit: ClassVar[str] = "squared target units"
+    unit: ClassVar[str] = "target units²"
 
     def __call__(self, score: Float[Tensor, " inputs"], targets: Tensor) -> Float[Tensor, " inputs"]:
         """Return the squared error of each input.

@@ -25,8 +25,8 @@ class DecaySpindle:
         scale: ``c``, score units.
         ratio: ``r``; with ``r = p / (1 - p)`` the spindle is a binomial distribution of the order, whose mean is ``pn``. NaN
             where the scale is zero.
-        r_squared: Part of the strength's variance over signs and orders from 1 on that the sum explains; NaN where the
-            strength does not vary.
+        r_squared: Part of the strength's variance over signs and orders from 1 on that the sum explains. Negative
+            where a constant would be closer, as for a hump of one sign alone; NaN where the strength does not vary.
     """
 
     decay: Float[Tensor, "signs orders"]

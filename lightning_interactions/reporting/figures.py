@@ -110,8 +110,10 @@ def phase_figure(history: History) -> Figure:
     if all(summary is None for summary in held_out):
         gaps.text(0.5, 0.5, "no held-out probes", transform=gaps.transAxes, ha="center", va="center", color=GREY)
 
-    for axes in (losses, shares):
-        axes.legend(frameon=False, fontsize="small", loc="upper right")
+    losses.legend(frameon=False, fontsize="small", loc="upper right")
+    for axes in (shares, gaps):
+        # Above the axes, since their curves may be anywhere.
+        axes.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1, 1.01), ncols=3, borderaxespad=0)
     for axes in (losses, shares, gaps):
         axes.spines[["top", "right"]].set_visible(False)
         _draw_bands(axes, history, labelled=axes is losses)

@@ -66,8 +66,9 @@ def shape_figure(strength: Float[Tensor, "signs orders"], shape: DecaySpindle, e
     axes.set_xlabel("Order (number of players in the interaction)")
     axes.set_ylabel("Strength (score units, mean per input)")
     axes.set_title(f"Decay and spindle after epoch {epoch}")
-    axes.legend(frameon=False, fontsize="small", loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
+    # Strength may lie anywhere over the orders: the legend is kept off the axes.
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
     return figure
 
 
@@ -111,8 +112,8 @@ def theory_figure(second_phase: SecondPhase, epochs: Sequence[int]) -> Figure:
             panel.set_ylabel("Strength\n(score units)")
         if number + columns >= len(places):
             panel.set_xlabel("Order")
-        if number == 0:
-            panel.legend(frameon=False, fontsize="small", loc="upper right")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside upper right", ncols=2)
     _draw_variance(figure.add_subplot(grid[rows, :]), second_phase, epochs)
     return figure
 

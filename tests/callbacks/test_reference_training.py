@@ -33,7 +33,7 @@ INPUTS = tabular_data(6, seed=8).tensors[0]
 
 
 def fit_references(model: LightningModule, loader: Any = None, **options: Any) -> ReferenceModels:
-    settings: dict[str, Any] = {"num_models": 2, "max_epochs": 1, "accelerator": "cpu"}
+    settings: dict[str, Any] = {"num_models": 2, "max_epochs": 1, "early_stopping": False, "accelerator": "cpu"}
     return fit_reference_models(model, tabular_loader(16, seed=2) if loader is None else loader, **{**settings, **options})
 
 
@@ -216,14 +216,14 @@ def test_a_module_with_a_validation_step_gives_no_warning() -> None:
 def test_fingerprints_of_all_inputs_are_kept() -> None:
     loader = tabular_loader(16, seed=2, shuffle=True)
     references = fit_references(PlainTabularClassifier(), loader)
-    assert references.seen == frozenset(fingerprints(loader.dataset.tensors[0]))  # type: ignore[attr-defined]
+    assert references.seen == (frozenset(fingerprints(loader.dataset.tensors[0])),) * 2  # type: ignore[attr-defined]
 
 
 def test_fingerprints_of_dict_batches_are_found_with_an_unpack() -> None:
     data = tabular_data(16, seed=2)
     loader = DataLoader(DictDataset(data), batch_size=8)
     references = fit_references(PlainTabularClassifier(), loader, unpack=lambda batch: (batch["x"], batch["y"]))
-    assert references.seen == frozenset(fingerprints(data.tensors[0]))
+    assert references.seen == (frozenset(fingerprints(data.tensors[0])),) * 2
 
 
 def test_fingerprints_tell_contents_dtypes_and_shapes_apart() -> None:
@@ -287,6 +287,31 @@ def test_trained_references_serve_as_evidence_of_a_run(tmp_path: Path) -> None:
     assert all(torch.equal(output, expected) for output, expected in zip(outputs(references), before, strict=True))
 
 
+class Linear(nn.Module):
+    """Another architecture, that Lightning knows nothing of."""
+
+    def __init__(self, num_features: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(num_features, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layer(inputs)
+        return logits
+
+
+def test_references_of_other_architectures_serve_as_evidence(tmp_path: Path) -> None:
+    wide = fit_references(PlainTabularClassifier(), factory=lambda: WithoutWidth(20), num_models=1)
+    monitor = monitor_with(ReferenceModels([*wide.models, Linear()]))
+    run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
+    assert monitor.history.epochs == [0, 1]
+
+
+def test_a_reference_that_takes_other_inputs_is_named(tmp_path: Path) -> None:
+    monitor = monitor_with(ReferenceModels([Linear(), Linear(num_features=5)]))
+    with pytest.raises(ValueError, match=r"model 1 \(Linear\) fails on the probes of shape \(4, 4\).*wrap it in a module"):
+        run(tmp_path, monitor, tabular_loader(24), tabular_loader(12, seed=1))
+
+
 def test_saved_references_load_with_identical_outputs(tmp_path: Path) -> None:
     model = UnvalidatedClassifier()
     references = fit_references(model, vote="majority")
@@ -297,7 +322,7 @@ def test_saved_references_load_with_identical_outputs(tmp_path: Path) -> None:
     for output, expected in zip(outputs(loaded), outputs(references), strict=True):
         assert torch.equal(output, expected)
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
-    assert torch.load(tmp_path / "references.pt", weights_only=True)["version"] == 1
+    assert torch.load(tmp_path / "references.pt", weights_only=True)["version"] == 2
 
 
 def test_saved_references_for_another_architecture_are_refused(tmp_path: Path) -> None:
@@ -409,7 +434,7 @@ def test_a_factory_that_gives_the_same_module_again_is_refused() -> None:
 
 @pytest.mark.parametrize(("num_models", "max_epochs"), [(0, 1), (1, 0)])
 def test_no_models_or_epochs_are_refused(num_models: int, max_epochs: int) -> None:
-    with pytest.raises(MisconfigurationException, match=f"of at least 1, got {num_models} and {max_epochs}"):
+    with pytest.raises(MisconfigurationException, match=f"of at least 1, got {num_models}, {max_epochs} and 5"):
         fit_references(PlainTabularClassifier(), num_models=num_models, max_epochs=max_epochs)
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence import Evidence, ReferenceModels
+from lightning_interactions.evidence import Evidence, ReferenceModels, fingerprints
 from lightning_interactions.evidence.reference_models import VOTES
 from lightning_interactions.records import Interactions, Verdict
 
 THRESHOLD = 0.05
+PROBES = torch.arange(2.0)[:, None]
 
 
 class Fixed(nn.Module):
@@ -31,7 +32,7 @@ REFERENCES = (Fixed(1.0, -0.5, -1.0), Fixed(1.0, -1.0, 0.01), Fixed(0.5, 1.0, -1
 
 
 def judged(references: ReferenceModels, threshold: float = THRESHOLD) -> Verdict:
-    return references.prepare(effects_of, threshold)(MONITORED, effects_of(MONITORED))
+    return references.prepare(effects_of, threshold, inputs=PROBES)(MONITORED, effects_of(MONITORED))
 
 
 def and_weights(references: ReferenceModels) -> list[float]:
@@ -64,6 +65,11 @@ def test_votes_are_counted(vote: str, num_models: int, needed: dict[str, int]) -
         models = [Fixed(1.0, -1.0, 0.5)] * agreeing + [Fixed(-1.0, 1.0, -0.5)] * (num_models - agreeing)
         expected = [float(agreeing >= needed[vote])] * 3
         assert and_weights(ReferenceModels(models, vote)) == expected
+
+
+@pytest.mark.parametrize(("vote", "expected"), [(1, [1, 1, 0]), (2, [1, 1, 0]), (3, [1, 0, 0])])
+def test_a_number_of_votes(vote: int, expected: list[float]) -> None:
+    assert and_weights(ReferenceModels(REFERENCES, vote)) == expected
 
 
 def test_any_is_the_default_vote() -> None:
@@ -122,10 +128,18 @@ def test_no_models_are_refused() -> None:
         ReferenceModels([])
 
 
-@pytest.mark.parametrize("vote", ["most", "ANY", "", None])
+@pytest.mark.parametrize("vote", ["most", "ANY", "", None, 0, -1, True, 1.0])
 def test_unknown_votes_are_refused(vote: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a vote among \('any', 'majority', 'all'\), got"):
+    with pytest.raises(
+        ValueError, match=r"expected a vote among \('any', 'majority', 'all'\) or a number from 1 to 1, how .* got"
+    ):
         ReferenceModels([Fixed()], vote)
+
+
+@pytest.mark.parametrize(("num_voters", "vote"), [(None, 4), (2, 3)])
+def test_more_votes_than_voters_are_refused(num_voters: int | None, vote: int) -> None:
+    with pytest.raises(ValueError, match=f"a number from 1 to {num_voters or 3}, how .* got {vote}; lower it, or train more"):
+        ReferenceModels(REFERENCES, vote, num_voters=num_voters)
 
 
 # Files
@@ -138,7 +152,8 @@ def test_saved_models_come_back(tmp_path: Path) -> None:
     before = template.effects.detach().clone()
     loaded = ReferenceModels.load(str(tmp_path / "references.pt"), template)
     assert loaded.vote == "majority"
-    assert loaded.seen == frozenset({"a", "b"})
+    assert loaded.seen == (frozenset({"a", "b"}),) * 3
+    assert loaded.num_voters == 3
     assert len(loaded.models) == 3
     for model, original in zip(loaded.models, references.models, strict=True):
         assert not any(module.training for module in model.modules())
@@ -154,7 +169,7 @@ def test_the_file_loads_with_weights_only(tmp_path: Path) -> None:
     ReferenceModels(REFERENCES, seen=["a"]).save(tmp_path / "references.pt")
     state = torch.load(tmp_path / "references.pt", weights_only=True)
     assert state["vote"] == "any"
-    assert state["seen"] == ["a"]
+    assert state["seen"] == [["a"]] * 3
     assert len(state["state_dicts"]) == 3
 
 
@@ -166,7 +181,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [{"a": torch.zeros(1)}, [torch.zeros(1)], {"version": 0, "vote": "any", "seen": [], "state_dicts": []}]
+    "content", [{"a": torch.zeros(1)}, [torch.zeros(1)], {"version": 1, "vote": "any", "seen": [], "state_dicts": []}]
 )
 def test_other_saved_objects_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pt")
@@ -186,7 +201,7 @@ def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_seen_fingerprints_are_empty_if_unknown() -> None:
-    assert ReferenceModels([Fixed()]).seen == frozenset()
+    assert ReferenceModels([Fixed()]).seen == (frozenset(),)
 
 
 def test_the_monitored_model_has_no_say() -> None:
@@ -207,3 +222,149 @@ def test_chance_is_what_the_models_share_for_other_targets() -> None:
     assert torch.equal(verdict.weights, judged(references).weights)
     salient = effects_of(MONITORED).effects != 0
     assert torch.equal(verdict.chance_weights, salient.float())
+
+
+# Who judges
+
+
+class Numbered(nn.Module):
+    """Has the single AND effect of its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(float(number)))
+
+
+def one_of_four(model: nn.Module) -> Interactions:
+    """Interaction number ``S`` of 1 to 4 is in model ``S - 1`` alone, on each of six probes."""
+    assert isinstance(model, Numbered)
+    and_effects = torch.zeros(6, 8)
+    and_effects[:, 1 + int(model.number)] = 1.0
+    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(6))
+
+
+SIX_PROBES = torch.arange(6.0)[:, None]
+FOUR = [Numbered(number) for number in range(4)]
+ALL_FOUR = Interactions(torch.ones(6, 8) * (torch.arange(8) > 0), torch.zeros(6, 8), torch.zeros(6))
+
+
+def who_judges(references: ReferenceModels) -> list[list[int]]:
+    """Which models have a say in each probe, found out from the verdict."""
+    judge = references.prepare(one_of_four, THRESHOLD, [one_of_four], SIX_PROBES)
+    verdict = judge(Fixed(), ALL_FOUR)
+    return [row[1:5].nonzero()[:, 0].tolist() for row in verdict.weights[:, 0]]
+
+
+def test_all_models_judge_by_default() -> None:
+    assert who_judges(ReferenceModels(FOUR)) == [[0, 1, 2, 3]] * 6
+
+
+def test_unseen_inputs_are_spread_over_the_models_in_circular_order() -> None:
+    assert who_judges(ReferenceModels(FOUR, num_voters=1)) == [[0], [1], [2], [3], [0], [1]]
+    assert who_judges(ReferenceModels(FOUR, num_voters=2)) == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
+    assert who_judges(ReferenceModels(FOUR, num_voters=3)) == [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 3]]
+
+
+def test_unknown_probes_are_spread_in_the_same_way() -> None:
+    references = ReferenceModels(FOUR, num_voters=2)
+    verdict = references.prepare(one_of_four, THRESHOLD)(Fixed(), ALL_FOUR)
+    assert torch.equal(verdict.weights, references.prepare(one_of_four, THRESHOLD, (), SIX_PROBES)(Fixed(), ALL_FOUR).weights)
+
+
+def test_a_model_never_judges_what_it_was_trained_on() -> None:
+    prints = fingerprints(SIX_PROBES)
+    seen = [prints[0:2], prints[1:3], prints[2:4], prints[4:6]]
+    for num_voters in (1, 2):
+        judges = who_judges(ReferenceModels(FOUR, seen=seen, num_voters=num_voters))
+        assert all(len(row) == num_voters for row in judges)
+        assert not any(prints[row] in seen[model] for row, models in enumerate(judges) for model in models)
+
+
+def test_votes_are_counted_among_the_voters() -> None:
+    prints = fingerprints(SIX_PROBES)
+    # The first two models have seen everything, so that the last two, which agree, are unanimous.
+    models = [Numbered(0), Numbered(1), Numbered(2), Numbered(2)]
+    references = ReferenceModels(models, "all", seen=[prints, prints, [], []], num_voters=2)
+    assert who_judges(references) == [[2]] * 6
+    assert references.refused == frozenset()
+
+
+def test_chance_for_other_targets_is_asked_of_the_same_voters() -> None:
+    prints = fingerprints(SIX_PROBES)
+    references = ReferenceModels(FOUR, seen=[prints[:3], [], [], prints[3:]], num_voters=1)
+    # On other inputs, five of them at once, the models share less than for the other target, where they say the same.
+    twice = [lambda model: Interactions(*(2 * tensor for tensor in vars(one_of_four(model)).values()))]
+    verdict = references.prepare(one_of_four, THRESHOLD, twice, SIX_PROBES)(Fixed(), ALL_FOUR)
+    assert torch.equal(verdict.chance_weights, verdict.weights)
+
+
+def test_inputs_that_too_many_models_have_seen_are_refused() -> None:
+    seen = [["a", "b"], ["b", "c"], ["b", "c"], ["c"]]
+    assert ReferenceModels(FOUR, seen=seen).refused == frozenset("abc")
+    assert ReferenceModels(FOUR, seen=seen, num_voters=3).refused == frozenset("bc")
+    assert ReferenceModels(FOUR, seen=seen, num_voters=1).refused == frozenset()
+    assert ReferenceModels(FOUR, seen="a", num_voters=1).refused == frozenset("a")
+    prints = fingerprints(SIX_PROBES)
+    with pytest.raises(
+        ValueError, match=r"2 of the 4 models were not trained on, but probe 5 was seen by all but 1; use other"
+    ):
+        who_judges(ReferenceModels(FOUR, seen=[prints[5:], prints[5:], [], prints[5:]], num_voters=2))
+
+
+def test_models_that_have_seen_something_want_to_know_the_probes() -> None:
+    with pytest.raises(ValueError, match=r"expected the probes in prepare\(..., inputs=\)"):
+        ReferenceModels(FOUR, seen=["a"]).prepare(one_of_four, THRESHOLD)
+
+
+@pytest.mark.parametrize("seen", [[["a"], ["b"]], [["a"], ["b"], ["c"], "d"]])
+def test_seen_of_another_length_is_refused(seen: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match=f"one collection of fingerprints for each of the 4 models.* got {len(seen)} items"):
+        ReferenceModels(FOUR, seen=seen)
+
+
+@pytest.mark.parametrize("num_voters", [0, 5])
+def test_impossible_numbers_of_voters_are_refused(num_voters: int) -> None:
+    with pytest.raises(ValueError, match=f"expected num_voters between 1 and the 4 models, got {num_voters}"):
+        ReferenceModels(FOUR, num_voters=num_voters)
+
+
+def test_voters_and_what_they_saw_are_saved(tmp_path: Path) -> None:
+    references = ReferenceModels(FOUR, 2, seen=[["a"], [], ["b", "c"], []], num_voters=3)
+    references.save(tmp_path / "references.pt")
+    loaded = ReferenceModels.load(tmp_path / "references.pt", Numbered(0))
+    assert (loaded.vote, loaded.num_voters, loaded.seen) == (2, 3, references.seen)
+
+
+# Other architectures
+
+
+def test_models_of_several_architectures_are_saved_and_loaded(tmp_path: Path) -> None:
+    models = [Numbered(0), Fixed(), nn.Linear(2, 3)]
+    ReferenceModels(models).save(tmp_path / "references.pt")
+    loaded = ReferenceModels.load(tmp_path / "references.pt", models)
+    assert [type(model) for model in loaded.models] == [Numbered, Fixed, nn.Linear]
+    with pytest.raises(ValueError, match=r"one for each of the 3 in .*, got 2"):
+        ReferenceModels.load(tmp_path / "references.pt", models[:2])
+    with pytest.raises(ValueError, match="do not fit Linear"):
+        ReferenceModels.load(tmp_path / "references.pt", [*models[1:], models[0]][::-1])
+
+
+def test_a_model_that_fails_on_the_probes_is_named() -> None:
+    def interactions_of(model: nn.Module) -> Interactions:
+        if isinstance(model, nn.Linear):
+            model(SIX_PROBES)
+        return one_of_four(model)
+
+    references = ReferenceModels([Numbered(0), nn.Linear(7, 2)])
+    with pytest.raises(
+        ValueError, match=r"model 1 \(Linear\) fails on the probes of shape \(6, 1\): RuntimeError.*; train it on"
+    ):
+        references.prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
+
+
+def test_running_out_of_memory_stays_what_it_is() -> None:
+    def interactions_of(_model: nn.Module) -> Interactions:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        ReferenceModels(FOUR).prepare(interactions_of, THRESHOLD)

@@ -340,3 +340,13 @@ def test_a_single_input_has_a_chance_level_by_draws() -> None:
     model, stranger = one_input(and_12=1.0), one_input(and_12=-1.0)
     drawn = shared_interactions(model, [model], others_by_chance=[[stranger], [model]])
     assert drawn.chance_weights[0, 0, 3] == 0.5
+
+
+def test_draws_of_a_score_that_does_not_depend_on_targets_do_not_count(generator: torch.Generator) -> None:
+    monitored, *others = random_models(5, 3, generator)
+    expected = shared_interactions(monitored, others).chance_weights
+    chance = shared_interactions(monitored, others, others_by_chance=[others, others]).chance_weights
+    assert torch.equal(chance, expected)
+    # One draw that differs shows that it does.
+    counted = shared_interactions(monitored, others, min_votes=2, others_by_chance=[others, [monitored, monitored]])
+    assert counted.chance_weights.sum() > shared_interactions(monitored, others, min_votes=2).chance_weights.sum()

@@ -2,6 +2,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from lightning_interactions.functional.phases import detect_phases
-from lightning_interactions.records import Measurement
+from lightning_interactions.records import Measurement, SplitMeasurement
 from tests.helpers.histories import history_from_strengths
 
 Segment = tuple[int, float, float]
@@ -478,6 +479,65 @@ def test_at_most_a_fraction_alpha_of_driftless_runs_has_a_false_onset(kind: str)
     for _ in range(runs):
         false_onsets += set(phase_numbers(driftless_run(generator, kind), alpha)) != {1}
     assert false_onsets <= stats.binom.ppf(0.99, runs, alpha)
+
+
+# Losses
+
+
+def in_other_units(measurements: Sequence[Measurement], factor: float, unit: str) -> list[Measurement]:
+    """The same run with a loss that is a multiple."""
+
+    def scaled(split: SplitMeasurement) -> SplitMeasurement:
+        return replace(split, loss=factor * split.loss, explained_loss=factor * split.explained_loss)
+
+    return [
+        replace(one, training=scaled(one.training), held_out=one.held_out and scaled(one.held_out), loss_unit=unit)
+        for one in measurements
+    ]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_the_unit_of_a_loss_that_is_not_in_nats_does_not_matter(factor: float) -> None:
+    g, u = grown(THREE_PHASES)
+    measurements = history_from_strengths(g, u, excess_path(rising_from(PHASE_3_BEGINS)))
+    expected = detect_phases(in_other_units(measurements, 1.0, "squared metres"))
+    assert expected[-1].number == 3
+    assert [str(phase) for phase in detect_phases(in_other_units(measurements, factor, "squared metres"))] == [
+        str(phase) for phase in expected
+    ]
+    assert "of the held-out loss then since the share's maximum" in expected[-1].reason
+
+
+@pytest.mark.parametrize(("rise", "called"), [(0.09, False), (0.11, True)])
+def test_a_rise_by_a_tenth_of_the_held_out_loss_is_material(rise: float, called: bool) -> None:
+    g, u = grown(THREE_PHASES)
+    # The loss is log 2 without non-generalizable interactions, which first add as much that it is 1.
+    level = 1 - math.log(2)
+    stepped = [level + rise * (time >= PHASE_3_BEGINS) for time in range(END)]
+    measurements = history_from_strengths(g, u, excess_path(stepped, noise=0.0))
+    assert (3 in phase_numbers(in_other_units(measurements, 7.0, "squared metres"))) is called
+
+
+def test_a_loss_in_nats_is_measured_in_nats() -> None:
+    g, u = grown(THREE_PHASES)
+    stepped = [0.05 * (time >= PHASE_3_BEGINS) for time in range(END)]
+    measurements = history_from_strengths(g, u, excess_path(stepped, noise=0.0))
+    assert 3 not in phase_numbers(measurements)
+    assert 3 in phase_numbers(in_other_units(measurements, 3.0, "nats"))
+
+
+def test_phases_of_an_unknown_loss_are_those_without_held_out_probes() -> None:
+    g, u = grown(THREE_PHASES)
+    measurements = history_from_strengths(g, u, excess_path([0.1] * END))
+    assert 3 not in phase_numbers(measurements)
+    unknown = detect_phases(in_other_units(measurements, math.nan, ""))
+    assert [str(phase) for phase in unknown] == [str(phase) for phase in detect_phases(history_from_strengths(g, u))]
+
+
+def test_a_perfect_held_out_loss_calls_nothing_by_itself() -> None:
+    g, u = grown(THREE_PHASES)
+    measurements = in_other_units(history_from_strengths(g, u, excess_path([0.0] * END)), 0.0, "squared metres")
+    assert 3 not in phase_numbers(measurements)
 
 
 # Errors

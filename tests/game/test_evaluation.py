@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.game.evaluation import Game, call_model, evaluate_coalitions
 from lightning_interactions.game.players import FeatureGroups, ImagePatches
-from lightning_interactions.game.scores import log_odds
+from lightning_interactions.game.scores import log_odds, prediction
 from lightning_interactions.records import Probes
 
 NUM_INPUTS, NUM_PLAYERS, NUM_CLASSES = 3, 4, 3
@@ -293,6 +293,11 @@ def test_there_are_no_more_games_than_other_targets(game: Game, targets: list[fl
     for other in others:
         assert other.probes.targets.shape == tensor.shape
         assert (other.probes.targets != tensor).all()
+
+
+def test_a_prediction_does_not_depend_on_targets_so_there_are_no_other_ones(game: Game) -> None:
+    targets = torch.tensor([0.5, 0.1, 0.7])
+    assert replace(game, probes=Probes(torch.zeros(3, NUM_PLAYERS), targets), score=prediction).with_other_targets() == []
 
 
 def test_targets_may_be_vectors(game: Game) -> None:

@@ -13,6 +13,7 @@ def rendered(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def legend_labels(axes: Axes) -> list[str]:
-    legend = axes.get_legend()
+def legend_labels(drawn: Axes | Figure) -> list[str]:
+    """Read the legend of axes, or the only one of a figure itself."""
+    legend = drawn.legends[0] if isinstance(drawn, Figure) else drawn.get_legend()
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]

@@ -2,16 +2,18 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import lightning_interactions
-from lightning_interactions.records import History, Measurement
+from lightning_interactions.records import History, Interval, Measurement
 from lightning_interactions.reporting import phase_figure, strength_figure
 from lightning_interactions.reporting.figures import PHASE_BANDS
 from tests.helpers.figures import legend_labels, rendered
@@ -102,6 +104,16 @@ def test_the_four_kinds_of_bars_have_colours_of_their_own() -> None:
     assert len(set(colors)) == 4
 
 
+def test_intervals_of_both_kinds_stand_on_their_side_of_the_axis() -> None:
+    measurement = some_measurements()[0]
+    (axes,) = strength_figure(measurement).axes
+    intervals = measurement.training_intervals
+    drawn = [collection for collection in axes.collections if isinstance(collection, LineCollection)]
+    for lines, ends, direction in zip(drawn, (intervals.generalizable, intervals.non_generalizable), (1, -1), strict=True):
+        for order, segment in enumerate(lines.get_segments(), start=1):
+            assert [tuple(point) for point in segment] == [(order, direction * float(end)) for end in ends[:, order]]
+
+
 def test_strength_below_the_axis_is_labelled_without_a_sign() -> None:
     (axes,) = strength_figure(some_measurements()[0]).axes
     labels = [axes.yaxis.get_major_formatter()(tick, 0) for tick in (-1.5, 0, 0.25)]
@@ -158,6 +170,49 @@ def test_the_phase_figure_says_what_it_shows() -> None:
     assert legend_labels(losses) == ["training probes", "held-out probes"]
     assert legend_labels(shares) == ["training probes", "95 % interval (draw of probes)", "chance level"]
     assert shares.get_ylim() == (0, 1)
+
+
+def polygon(axes: Axes) -> list[tuple[float, float]]:
+    """Corners of the only band between two curves, without repetitions."""
+    (band,) = [collection for collection in axes.collections if isinstance(collection, PolyCollection)]
+    return sorted({(float(x), float(y)) for x, y in band.get_paths()[0].vertices})
+
+
+def test_bands_around_share_and_excess_gap_are_the_intervals() -> None:
+    measurements = some_measurements(epochs=[0, 2, 4, 6, 8, 10])
+    _, shares, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
+    for axes, intervals in (
+        (shares, [measurement.training_intervals.share for measurement in measurements]),
+        (gaps, [measurement.excess_gap_interval for measurement in measurements]),
+    ):
+        corners = [(2.0 * time, end) for time, interval in enumerate(intervals) for end in (interval.low, interval.high)]
+        assert polygon(axes) == sorted(corners)
+
+
+def test_losses_are_labelled_with_their_unit() -> None:
+    for unit, label in (("nats", " (nats)"), ("target units²", " (target units²)"), ("", "")):
+        measurements = [replace(measurement, loss_unit=unit) for measurement in some_measurements()]
+        losses, _, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
+        assert losses.get_ylabel() == f"Loss{label}"
+        assert gaps.get_ylabel() == f"Excess gap{label}"
+
+
+def test_an_unknown_loss_is_said_to_be_unknown() -> None:
+    unknown = [
+        replace(
+            measurement,
+            training_summary=replace(measurement.training_summary, loss=math.nan),
+            excess_gap=math.nan,
+            excess_gap_interval=Interval(math.nan, math.nan),
+            loss_unit="",
+        )
+        for measurement in some_measurements(held_out=False)
+    ]
+    figure = phase_figure(with_phases(unknown, [1] * 6))
+    assert "no loss is known" in [text.get_text() for text in figure.axes[0].texts]
+    assert len(rendered(figure)) > 1000
+    losses = phase_figure(with_phases(some_measurements(), [1] * 6)).axes[0]
+    assert "no loss is known" not in [text.get_text() for text in losses.texts]
 
 
 def test_without_held_out_probes_the_figure_says_so() -> None:

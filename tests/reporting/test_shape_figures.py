@@ -57,7 +57,7 @@ def test_the_shape_figure_says_what_it_shows() -> None:
     assert axes.get_title() == "Decay and spindle after epoch 3"
     assert axes.get_xlabel() == "Order (number of players in the interaction)"
     assert axes.get_ylabel() == "Strength (score units, mean per input)"
-    assert legend_labels(axes) == [
+    assert legend_labels(figure) == [
         f"decay ({shape.share:.0%} of the fit)",
         "spindle, the same for both signs",
         f"their sum ($R^2$ = {shape.r_squared:.2g})",
@@ -79,7 +79,7 @@ def test_the_parts_have_colours_of_their_own() -> None:
 def test_no_strength_is_drawn_empty(orders: int) -> None:
     strength = torch.zeros(2, orders)
     figure = shape_figure(strength, fit_decay_and_spindle(strength), 0)
-    assert legend_labels(figure.axes[0])[0] == "decay (– of the fit)"
+    assert legend_labels(figure)[0] == "decay (– of the fit)"
     assert len(rendered(figure)) > 1000
 
 
@@ -129,7 +129,7 @@ def test_the_theory_figure_says_what_it_shows() -> None:
         "epoch 32: $\\sigma^2$ = 0",
     ]
     assert all("$R^2$ = 0." in panel.get_title() for panel in panels)
-    assert sorted(legend_labels(panels[0])) == ["real", "theory"]
+    assert sorted(legend_labels(figure)) == ["real", "theory"]
     assert panels[0].get_ylabel() == "Strength\n(score units)"
     assert panels[3].get_xlabel() == "Order"
     assert below.get_xlabel() == "Completed epochs"

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from lightning_interactions.evidence import Judge
 from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.intervals import gap_intervals, split_intervals
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.losses import CrossEntropy, Loss
+from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from lightning_interactions.game.players import FeatureGroups
 from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
 from lightning_interactions.tracking.measurement import (
@@ -248,6 +249,43 @@ def test_an_input_of_nan_is_left_out_of_the_split_and_changes_no_other(interacti
         assert torch.equal(getattr(split.strength, name)[others], getattr(whole.strength, name)[others])
 
 
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), CrossEntropy([1.0, 2.0, 1.0, 0.5, 3.0], 0.1), SquaredError()], ids=["plain", "weighted", "squared"]
+)
+def test_losses_are_those_of_full_and_explained_score(interactions: Interactions, loss: Loss) -> None:
+    verdict = fixed_verdict(interactions)
+    split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss)
+    found = measure_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
+    assert torch.equal(found.loss, loss(found.full_score, split.targets))
+    assert torch.equal(found.explained_loss, loss(found.explained_score, split.targets))
+    assert summarise(found).loss == found.loss.mean().item()
+
+
+def test_an_unknown_loss_is_nan_and_all_else_is_measured(interactions: Interactions) -> None:
+    verdict = fixed_verdict(interactions)
+    split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss=None)
+    found = measure_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
+    assert found.loss.isnan().all()
+    assert found.explained_loss.isnan().all()
+    assert found.measured.all()
+    summary = asdict(summarise(found))
+    assert [name for name, number in summary.items() if math.isnan(number)] == ["loss"]
+
+
+def test_an_input_that_the_evidence_cannot_judge_is_left_out(interactions: Interactions) -> None:
+    verdict = fixed_verdict(interactions)
+    whole = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
+    verdict.weights[3] = torch.nan
+    split = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
+    others = [0, 1, 2, 4]
+    assert split.measured.tolist() == [True, True, True, False, True]
+    assert split.loss[3].isnan()
+    assert torch.equal(split.loss[others], whole.loss[others])
+    summary = asdict(summarise(split))
+    assert summary["left_out"] == 1
+    assert all(math.isfinite(number) for number in summary.values())
+
+
 # The summary
 
 
@@ -368,3 +406,25 @@ def test_without_held_out_probes_there_are_no_gaps() -> None:
     assert math.isnan(measurement.remaining_gap)
     assert math.isnan(measurement.excess_gap)
     assert isinstance(measurement.training.strength, OrderStrength)
+
+
+def test_intervals_are_those_of_the_splits_and_gaps() -> None:
+    training = split_measurement(*torch.rand(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    held_out = held_out_split(torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    measurement = combine_splits(training, held_out, epoch=0, global_step=0, seconds=0.0)
+    assert measurement.training_intervals.share == split_intervals(training).share
+    assert measurement.held_out_intervals is not None
+    assert measurement.held_out_intervals.loss == split_intervals(held_out).loss
+    for name, expected in zip(("loss_gap", "remaining_gap", "excess_gap"), gap_intervals(training, held_out), strict=True):
+        interval = getattr(measurement, f"{name}_interval")
+        assert interval == expected
+        assert interval.low <= getattr(measurement, name) <= interval.high
+    assert measurement.loss_unit == "nats"
+
+
+def test_without_held_out_probes_the_gaps_have_no_intervals() -> None:
+    training = split_measurement(torch.ones(2), torch.ones(2), torch.zeros(2))
+    measurement = combine_splits(training, None, epoch=1, global_step=10, seconds=0.5, loss_unit="")
+    assert measurement.held_out_intervals is None
+    assert math.isnan(measurement.excess_gap_interval.low)
+    assert measurement.loss_unit == ""

@@ -1,0 +1,106 @@
+"""A task in which it is known by construction what generalizes.
+
+Three features carry the score in the same way for every input. Six others are a code that only tells inputs apart: the
+network keeps the codes of its own training inputs in a table and adds to the score of each what the others cannot know.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.evidence import (
+    Evidence,
+    InputAgreement,
+    InteractionsOf,
+    OrderShape,
+    ParameterNoise,
+    ReferenceModels,
+)
+from lightning_interactions.functional import salient_mask
+from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.players import FeatureGroups
+from lightning_interactions.records import Probes
+from lightning_interactions.tracking.measurement import interactions_on_probes
+
+NUM_CARRIERS, NUM_CODE_BITS, NUM_INPUTS = 3, 6, 12
+THRESHOLD = 0.05
+# An even number of minus signs: two codes differ in two bits at least, so that no code is taken for another with a bit masked.
+CODES = torch.tensor([code for code in itertools.product([-1.0, 1.0], repeat=NUM_CODE_BITS) if math.prod(code) > 0])
+
+
+class Memoriser(nn.Module):
+    """Knows how three features carry the score, and by heart what to add for some codes."""
+
+    def __init__(self, codes: Tensor, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.carriers = nn.Parameter(torch.tensor([1.0, 1.5, 2.0]) + 0.1 * torch.randn(3, generator=generator))
+        self.codes = nn.Parameter(codes.clone())
+        sign = 1 - 2 * (torch.arange(len(codes)) % 2)
+        self.heights = nn.Parameter(sign * (1 + torch.rand(len(codes), generator=generator)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features, code = inputs.split([NUM_CARRIERS, NUM_CODE_BITS], dim=1)
+        # Fires for the very code, and a little when one bit of it is masked.
+        recognised = torch.relu(code @ self.codes.T - (NUM_CODE_BITS - 1.5))
+        return features @ self.carriers + features[:, 0] * features[:, 1] + recognised @ self.heights
+
+
+def shuffled_codes() -> Tensor:
+    return CODES[torch.randperm(len(CODES), generator=torch.Generator().manual_seed(0))]
+
+
+def interactions_of(codes: Tensor, seed: int) -> InteractionsOf:
+    """Extract interactions on inputs with these codes; the score is the output itself."""
+    features = 1 + torch.rand(len(codes), NUM_CARRIERS, generator=torch.Generator().manual_seed(seed))
+    inputs = torch.cat([features, codes], dim=1)
+    probes = Probes(inputs, torch.zeros(len(codes)))
+    game = Game(probes, FeatureGroups(), torch.zeros(()), score=lambda outputs, _targets: outputs)
+    return interactions_on_probes(game)
+
+
+TRAINING_CODES, HELD_OUT_CODES, REFERENCE_CODES = (
+    shuffled_codes()[start : start + count] for start, count in ((0, NUM_INPUTS), (12, 8), (20, 12))
+)
+
+
+def mean_weights(evidence: Evidence) -> tuple[float, float]:
+    """Mean weights, by strength, of the salient interactions among carriers, and of those with bits of the code."""
+    model = Memoriser(TRAINING_CODES, seed=1)
+    on_training, on_held_out = interactions_of(TRAINING_CODES, 2), interactions_of(HELD_OUT_CODES, 3)
+    interactions = on_training(model)
+    verdict = evidence.prepare(on_training, THRESHOLD)(model, interactions, on_held_out(model))
+    strength = interactions.effects.abs() * salient_mask(interactions, THRESHOLD)
+    with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
+    weighted = strength * verdict.weights
+    generalizable, memorised = (
+        float(weighted[..., kind].sum() / strength[..., kind].sum()) for kind in (~with_code, with_code)
+    )
+    return generalizable, memorised
+
+
+def test_the_network_memorises_its_own_inputs_only() -> None:
+    model = Memoriser(TRAINING_CODES, seed=1)
+    with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
+    for codes, expected in ((TRAINING_CODES, True), (HELD_OUT_CODES, False)):
+        effects = interactions_of(codes, 2)(model).effects
+        memorised = (effects.abs().sum(dim=1) * with_code).sum(dim=1)
+        assert bool(((memorised > 0.5) == expected).all())
+
+
+REFERENCES = [Memoriser(REFERENCE_CODES, seed) for seed in (4, 5, 6)]
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [ReferenceModels(REFERENCES), ReferenceModels(REFERENCES, "all"), ParameterNoise(), InputAgreement(), OrderShape()],
+    ids=["references", "all references", "noise", "agreement", "shape"],
+)
+def test_every_evidence_tells_what_generalizes_from_what_is_memorised(evidence: Evidence) -> None:
+    generalizable, memorised = mean_weights(evidence)
+    assert generalizable > 0.9
+    assert memorised < 0.15
