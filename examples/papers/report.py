@@ -31,6 +31,17 @@ CURVE_LABELS = (
     "share of generalizable\nstrength; dotted:\nits chance level",
 )
 
+LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that claims about
+  the gap on probes stay unclear in single runs; how the number lies over all runs says more. Settings are not a sample of
+  anything.
+- Phases are called from about 16 measurements. The detector compares windows of nine, and so calls phase 3 later here than where
+  every epoch is measured.
+- An interaction counts as generalizable if one of three reference models has it, too, with the same sign. Where strength is
+  spread over many interactions this happens by chance, as runs with random labels show, and more so at high orders; shares by
+  order are not corrected for it.
+- The decay that is fitted falls exponentially from order 1 on, which is our choice; strength that is largest at order 2 does not
+  fit it. The networks are small and have nine players."""
+
 
 def draw_run(run: Run, folder: Path) -> None:
     """Draw phases, strength by order, decay and spindle, and the theory of one run."""
@@ -170,6 +181,8 @@ def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -
             ("claim", "setting", "seed", "number", "95 % interval", "verdict", "remark"),
             [_finding_row(finding) for claim in CLAIMS for finding in findings if finding.claim is claim],
         ),
+        "## What this does not say",
+        LIMITS,
     ]  # fmt: skip
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -248,14 +261,23 @@ def _of_paper(paper: str, findings: Sequence[Finding]) -> tuple[str, str]:
 def _claim_row(claim: Claim, findings: Sequence[Finding]) -> list[object]:
     count = _Count.of(findings)
     values = [finding.estimate.value for finding in findings]
-    where = [f"{_name(finding.run)} ({finding.verdict})" for finding in findings if finding.verdict != HOLDS]
     return [
         f"**{claim.label}**: {claim.sentence}", claim.measured, claim.criterion,
         count.holds, count.unclear, count.fails, count.met,
         _number(median(values)) if values else "–",
         f"{_number(min(values))} to {_number(max(values))}" if values else "–",
-        "; ".join(where) or ("nowhere" if values else "applies to no run"),
+        _where(findings) if values else "applies to no run",
     ]  # fmt: skip
+
+
+def _where(findings: Sequence[Finding]) -> str:
+    """Name the settings in which a claim does not hold in all runs."""
+    parts = []
+    for title in dict.fromkeys(finding.run.setting.title for finding in findings):
+        count = _Count.of([finding for finding in findings if finding.run.setting.title == title])
+        numbers = [f"{number} {verdict}" for number, verdict in ((count.fails, FAILS), (count.unclear, UNCLEAR)) if number]
+        parts += [f"{title} ({', '.join(numbers)} of {count.total})"] if numbers else []
+    return "; ".join(parts) or "nowhere"
 
 
 def _run_row(run: Run, folder: Path) -> list[object]:
@@ -288,10 +310,6 @@ def _titles(runs: Sequence[Run]) -> list[str]:
 
 def _noisy_title(run: Run) -> str:
     return f"{run.setting.task}, {run.setting.architecture}"
-
-
-def _name(run: Run) -> str:
-    return f"{run.setting.title} {run.setting.seed}"
 
 
 def _number(value: float) -> str:
