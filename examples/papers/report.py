@@ -31,16 +31,16 @@ CURVE_LABELS = (
     "share of generalizable\nstrength; dotted:\nits chance level",
 )
 
-LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that claims about
-  the gap on probes stay unclear in single runs; how the number lies over all runs says more. Settings are not a sample of
-  anything.
-- Phases are called from about 16 measurements. The detector compares windows of nine, and so calls phase 3 later here than where
-  every epoch is measured.
-- An interaction counts as generalizable if one of three reference models has it, too, with the same sign. Where strength is
-  spread over many interactions this happens by chance, as runs with random labels show, and more so at high orders; shares by
-  order are not corrected for it.
-- The decay that is fitted falls exponentially from order 1 on, which is our choice; strength that is largest at order 2 does not
-  fit it. The networks are small and have nine players."""
+LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that
+  claims about the gap on probes stay unclear in single runs; how the number lies over all runs says more.
+  Settings are not a sample of anything.
+- Phases are called from about 16 measurements. The detector compares windows of nine, and so calls phase 3
+  later here than where every epoch is measured.
+- An interaction counts as generalizable if one of three reference models has it, too, with the same sign. Where
+  strength is spread over many interactions this happens by chance, as runs with random labels show, and more so
+  at high orders; shares by order are not corrected for it.
+- The decay that is fitted falls exponentially from order 1 on, which is our choice; strength that is largest at
+  order 2 does not fit it. The networks are small and have nine players."""
 
 
 def draw_run(run: Run, folder: Path) -> None:
