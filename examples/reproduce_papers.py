@@ -1,7 +1,10 @@
 """Check what four papers claim of interactions during training, on several tasks and architectures, and write a report.
 
-python examples/reproduce_papers.py            # about 20 minutes on two cores; goes on where it was interrupted
+python examples/reproduce_papers.py            # about 20 minutes on two cores
 python examples/reproduce_papers.py --quick    # a minute: tiny runs that go through all the code and mean nothing
+
+Runs are kept in the output folder, and made only where they are missing: an interrupted command goes on where it stopped, and
+claims can be changed without training again. Another version of the package needs another folder.
 """
 
 import argparse
