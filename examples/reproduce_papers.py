@@ -1,7 +1,10 @@
 """Check what four papers claim of interactions during training, on several tasks and architectures, and write a report.
 
-python examples/reproduce_papers.py            # about 20 minutes on two cores; goes on where it was interrupted
+python examples/reproduce_papers.py            # about 20 minutes on two cores
 python examples/reproduce_papers.py --quick    # a minute: tiny runs that go through all the code and mean nothing
+
+Runs are kept in the output folder, and made only where they are missing: an interrupted command goes on where it stopped, and
+claims can be changed without training again. Another version of the package needs another folder.
 """
 
 import argparse
@@ -20,13 +23,12 @@ QUICK = Size(reference_epochs=4, probes=8)
 
 
 def settings(seeds: list[int], *, quick: bool) -> list[Setting]:
-    """List all runs: every task and architecture with every seed, and with random labels one architecture of each task."""
+    """List all runs: every task and architecture with every seed, and with the first seed with random labels."""
     tasks = QUICK_TASKS if quick else TASKS
     pairs = [(task, architecture) for task in tasks for architecture in tasks[task].architectures]
     noisy = [Setting(task, architecture, seed) for task, architecture in pairs for seed in seeds]
-    # The first architecture of one task, the second of the next.
-    null = [Setting(*pairs[2 * number + number % 2], seeds[0], random_labels=True) for number in range(len(tasks))]
-    return null + noisy
+    null = [Setting(task, architecture, seeds[0], random_labels=True) for task, architecture in pairs]
+    return noisy + null
 
 
 def examine(setting: Setting, size: Size, out: Path, draw: bool) -> list[Estimate | None]:

@@ -72,9 +72,12 @@ class Claim:
             return f"< {self.below:g}"
         return f"{self.above:g} to {self.below:g}"
 
+    def met_by(self, value: float) -> bool:
+        return self.above < value < self.below
+
     def verdict(self, found: Estimate) -> str:
         low, high = (found.value, found.value) if math.isnan(found.low) else (found.low, found.high)
-        if self.above < low and high < self.below and self.above < found.value < self.below:
+        if self.met_by(low) and self.met_by(high) and self.met_by(found.value):
             return HOLDS
         if high <= self.above or low >= self.below:
             return FAILS
@@ -152,10 +155,16 @@ def growth_with_gap(run: Run) -> Estimate:
     return estimate(lambda means: rank_correlation(means.diff(dim=0), gap_growth), u)
 
 
+def speed_with_gap(run: Run) -> Estimate:
+    _, u = Series.of(run.history).totals
+    steps = _steps(run)
+    gap_speed = _gaps(run).diff()[:, None] / steps
+    return estimate(lambda means: rank_correlation(means.diff(dim=0) / steps, gap_speed), u)
+
+
 def growth_with_gap_above_others(run: Run) -> Estimate:
     g, u = Series.of(run.history).totals
-    gap_growth = _gaps(run).diff()[:, None]
-    steps = torch.tensor(run.history.epochs).double().diff()[:, None]
+    gap_growth, steps = _gaps(run).diff()[:, None], _steps(run)
 
     def correlations(means: Tensor) -> Tensor:
         g, u = means.unflatten(0, (2, -1)).diff(dim=1)
@@ -428,8 +437,13 @@ CLAIMS = (
     ),
     Claim(
         "… more than other numbers do", THREE,
-        "It says more of the gap than all salient strength or the time that passed.",
+        "It says more of the gap's growth than that of all salient strength, or the epochs that passed, do.",
         "that correlation minus the larger one of these two", growth_with_gap_above_others, 0, applies=overfitted,
+    ),
+    Claim(
+        "… and per epoch, too", THREE,
+        "It grows fast when the gap does, whatever time lies between measurements.",
+        "rank correlation of both growths per epoch", speed_with_gap, 0, applies=overfitted,
     ),
     Claim(
         "without U no gap", THREE,
@@ -531,6 +545,11 @@ def _gaps(run: Run) -> Tensor:
     return torch.tensor(
         [run.test_losses[epoch] - run.training_losses[epoch] for epoch in run.history.epochs], dtype=torch.float64
     )
+
+
+def _steps(run: Run) -> Tensor:
+    """Epochs from each measurement to the next, ``[times - 1, 1]``."""
+    return torch.tensor(run.history.epochs, dtype=torch.float64).diff()[:, None]
 
 
 def _share_peak(run: Run) -> int:

@@ -20,6 +20,7 @@ __all__ = ["draw_overview", "draw_run", "write_report"]
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 VERDICT_COLOURS = LinearSegmentedColormap.from_list("verdicts", [VERMILION, "#FFFFFF", BLUE])
+UNCLEAR_TONE = 0.25
 CELL = (1.0, 0.26)
 """Width and height of one cell of the overview, inches."""
 LABELS, CURVES, MARGIN = 3.0, 1.15, 0.55
@@ -29,6 +30,17 @@ CURVE_LABELS = (
     "test loss over its\nsmallest; ▼: phase 3\nis called",
     "share of generalizable\nstrength; dotted:\nits chance level",
 )
+
+LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that
+  claims about the gap on probes stay unclear in single runs; how the number lies over all runs says more.
+  Settings are not a sample of anything.
+- Phases are called from about 16 measurements. The detector compares windows of nine, and so calls phase 3
+  later here than where every epoch is measured.
+- An interaction counts as generalizable if one of three reference models has it, too, with the same sign. Where
+  strength is spread over many interactions this happens by chance, as runs with random labels show, and more so
+  at high orders; shares by order are not corrected for it.
+- The decay that is fitted falls exponentially from order 1 on, which is our choice; strength that is largest at
+  order 2 does not fit it. The networks are small and have nine players."""
 
 
 def draw_run(run: Run, folder: Path) -> None:
@@ -104,18 +116,16 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
     for row, claim in enumerate(CLAIMS):
         for column, title in enumerate(titles):
             # The control is a column's run with random labels.
-            verdicts = [
-                finding.verdict for finding in findings if finding.claim is claim and _noisy_title(finding.run) == title
-            ]
-            if not verdicts:
+            cell = [finding for finding in findings if finding.claim is claim and _noisy_title(finding.run) == title]
+            if not cell:
                 axes.text(column, row, "–", ha="center", va="center", color=GREY, fontsize=9)
                 continue
-            holds, fails = verdicts.count(HOLDS), verdicts.count(FAILS)
-            colour = VERDICT_COLOURS(0.5 + 0.5 * (holds - fails) / len(verdicts))
-            axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=colour, linewidth=0)
-            dark = abs(holds - fails) == len(verdicts)
-            text = f"{holds}/{len(verdicts)}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+            tone = sum(map(_tone, cell)) / len(cell)
+            axes.fill_between(
+                [column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=VERDICT_COLOURS(0.5 + 0.5 * tone), linewidth=0
+            )
+            text = f"{_Count.of(cell).holds}/{len(cell)}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if abs(tone) > 0.75 else "black")
     axes.set_xlim(-0.5, len(titles) - 0.5)
     axes.set_ylim(len(CLAIMS) - 0.5, -0.5)
     axes.set_xticks([])
@@ -131,11 +141,19 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
                 va="top", fontsize=8, color=GREY,
             )  # fmt: skip
     axes.annotate(
-        "h/n: the claim holds, with all of its 95 % interval, in h of n runs that it applies to.\n"
-        "Blue: holds in all; white: as many hold as fail, or unclear; orange: fails in all; –: applies to none.",
+        "h/n: the claim holds, with all of its 95 % interval, in h of the n runs that it applies to; –: it applies to none. "
+        "Blue: holds in all;\norange: fails in all; pale: unclear, as the interval is too wide, while the number itself meets "
+        "the criterion (blue) or misses it (orange).",
         (0, 0), (-LABELS * 72 + 4, -6), "axes fraction", "offset points", va="top", fontsize=8,
     )  # fmt: skip
     axes.spines[:].set_visible(False)
+
+
+def _tone(finding: Finding) -> float:
+    """1 holds, -1 fails, and a little to the side on which an unclear number lies."""
+    if finding.verdict == UNCLEAR:
+        return UNCLEAR_TONE if finding.claim.met_by(finding.estimate.value) else -UNCLEAR_TONE
+    return 1.0 if finding.verdict == HOLDS else -1.0
 
 
 def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -> None:
@@ -163,20 +181,26 @@ def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -
             ("claim", "setting", "seed", "number", "95 % interval", "verdict", "remark"),
             [_finding_row(finding) for claim in CLAIMS for finding in findings if finding.claim is claim],
         ),
+        "## What this does not say",
+        LIMITS,
     ]  # fmt: skip
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class _Count:
+    """In how many runs a claim holds, is unclear and fails, and in how many its number meets the criterion."""
+
     holds: int
     unclear: int
     fails: int
+    met: int
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> "_Count":
         verdicts = [finding.verdict for finding in findings]
-        return cls(*(verdicts.count(verdict) for verdict in (HOLDS, UNCLEAR, FAILS)))
+        met = sum(finding.claim.met_by(finding.estimate.value) for finding in findings)
+        return cls(*(verdicts.count(verdict) for verdict in (HOLDS, UNCLEAR, FAILS)), met)
 
     @property
     def total(self) -> int:
@@ -195,7 +219,7 @@ def _summary(findings: Sequence[Finding]) -> str:
     lines = []
     for name, belongs in groups.items():
         members = [
-            f"{label} ({count.holds}/{count.total}, fails in {count.fails})"
+            f"{label} ({count.holds} of {count.total}; fails in {count.fails}; met by the number in {count.met})"
             for label, count in _full_labels(counts).items()
             if count.total and belongs(count)
         ]
@@ -219,21 +243,41 @@ def _of_paper(paper: str, findings: Sequence[Finding]) -> tuple[str, str]:
         for claim in CLAIMS
         if claim.paper == paper
     ]
-    headers = ("claim", "number", "holds if", "holds", "unclear", "fails", "median", "range", "does not hold in")
+    headers = (
+        "claim",
+        "number",
+        "holds if",
+        "holds",
+        "unclear",
+        "fails",
+        "met by the number",
+        "median",
+        "range",
+        "does not hold in",
+    )
     return f"### {paper}", _table(headers, rows)
 
 
 def _claim_row(claim: Claim, findings: Sequence[Finding]) -> list[object]:
     count = _Count.of(findings)
     values = [finding.estimate.value for finding in findings]
-    where = [f"{_name(finding.run)} ({finding.verdict})" for finding in findings if finding.verdict != HOLDS]
     return [
         f"**{claim.label}**: {claim.sentence}", claim.measured, claim.criterion,
-        count.holds, count.unclear, count.fails,
+        count.holds, count.unclear, count.fails, count.met,
         _number(median(values)) if values else "–",
         f"{_number(min(values))} to {_number(max(values))}" if values else "–",
-        "; ".join(where) or ("nowhere" if values else "applies to no run"),
+        _where(findings) if values else "applies to no run",
     ]  # fmt: skip
+
+
+def _where(findings: Sequence[Finding]) -> str:
+    """Name the settings in which a claim does not hold in all runs."""
+    parts = []
+    for title in dict.fromkeys(finding.run.setting.title for finding in findings):
+        count = _Count.of([finding for finding in findings if finding.run.setting.title == title])
+        numbers = [f"{number} {verdict}" for number, verdict in ((count.fails, FAILS), (count.unclear, UNCLEAR)) if number]
+        parts += [f"{title} ({', '.join(numbers)} of {count.total})"] if numbers else []
+    return "; ".join(parts) or "nowhere"
 
 
 def _run_row(run: Run, folder: Path) -> list[object]:
@@ -266,10 +310,6 @@ def _titles(runs: Sequence[Run]) -> list[str]:
 
 def _noisy_title(run: Run) -> str:
     return f"{run.setting.task}, {run.setting.architecture}"
-
-
-def _name(run: Run) -> str:
-    return f"{run.setting.title} {run.setting.seed}"
 
 
 def _number(value: float) -> str:
