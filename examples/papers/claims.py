@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lightning_interactions import Interactions, functional
+from lightning_interactions import functional
 from lightning_interactions.records import DecaySpindle, SecondPhase, SplitMeasurement
+from lightning_interactions.tracking.hindsight import explain_second_phase
 from papers.runs import Run
 from papers.series import Estimate, Series, estimate, mean_order, peak_order, rank_correlation, share
 
@@ -330,23 +331,8 @@ def share_over_orders(run: Run) -> Estimate:
 @cache
 def theory(run: Run) -> tuple[SecondPhase, list[int]] | None:
     """Fit the theory to the second phase; ``None`` if that has too few measurements. Also return their epochs."""
-    measurements = run.history.measurements
-    times = functional.second_phase_measurements(
-        [measurement.training_summary.mean_order for measurement in measurements],
-        [phase.number for phase in run.history.phases],
-    )
-    if len(times) < FEWEST_TIMES:
-        return None
-    inputs = torch.stack([measurement.training.measured for measurement in measurements]).all(dim=0)
-    strengths = [measurements[time].training.strength for time in times]
-    by_order = torch.stack(
-        [
-            (part.generalizable + part.non_generalizable + part.non_salient)[inputs].mean(dim=0).sum(dim=(0, 1))
-            for part in strengths
-        ]
-    )
-    final = Interactions(*(part[inputs] for part in (run.final.and_effects, run.final.or_effects, run.final.offset)))
-    return functional.fit_second_phase(final, by_order), [run.history.epochs[time] for time in times]
+    fitted = explain_second_phase(run.history, run.final)
+    return fitted if len(fitted[1]) >= FEWEST_TIMES else None
 
 
 def theory_fit(run: Run) -> Estimate:

@@ -102,27 +102,19 @@ class DenserEarly:
 
 
 class Recorder(L.Callback):
-    """Keeps losses and accuracy after every epoch, and the final interactions of the theory."""
+    """Keeps losses and accuracy after every epoch."""
 
     def __init__(self, training: Sequence[Tensor], test: Sequence[Tensor]) -> None:
         self.training, self.test = training, test
         self.training_losses: list[float] = []
         self.test_losses: list[float] = []
         self.test_accuracies: list[float] = []
-        self.final: Interactions | None = None
-        self.in_phase_3 = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._record(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._record(pl_module)
-
-    def on_interactions_measured(self, trainer: L.Trainer, pl_module: L.LightningModule, monitor: InteractionMonitor) -> None:
-        last = monitor.history.epochs[-1] == trainer.max_epochs
-        begins = monitor.history.phases[-1].number == 3
-        if not self.in_phase_3 and (begins or last):
-            self.final, self.in_phase_3 = monitor.interactions(pl_module), begins
 
     def _record(self, model: L.LightningModule) -> None:
         model.eval()
@@ -172,9 +164,10 @@ def monitored_run(setting: Setting, size: Size) -> Run:
     )
     training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
     trainer.fit(model, training, DataLoader(parts["validation"], 200))
-    assert recorder.final is not None
+    assert monitor.final_interactions is not None
     return Run(
-        setting, monitor.history, recorder.final, recorder.training_losses, recorder.test_losses, recorder.test_accuracies,
+        setting, monitor.history, monitor.final_interactions,
+        recorder.training_losses, recorder.test_losses, recorder.test_accuracies,
         time.process_time() - begin,
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ def fit(
 
 
 def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[str]:
-    tags = {f"{prefix}/phase", f"{prefix}/seconds"}
+    tags = {f"{prefix}/{name}" for name in ("phase", "seconds", "decay_share", "decay_spindle_fit")}
     for split in (prefix, f"{prefix}/heldout") if held_out else (prefix,):
         for kind in ("generalizable", "non_generalizable", "non_salient"):
             tags |= {f"{split}/{kind}/order_{order:02d}" for order in range(1, num_players + 1)} | {f"{split}/{kind}/total"}
@@ -683,15 +683,14 @@ def test_the_monitor_tells_every_callback_that_listens(tmp_path: Path) -> None:
     assert [listener.heard for listener in listeners] == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_a_listener_may_ask_for_the_interactions_behind_the_numbers(tmp_path: Path) -> None:
+def test_the_interactions_behind_the_last_numbers_are_kept_until_phase_3(tmp_path: Path) -> None:
     class Listener(Callback):
         def __init__(self) -> None:
             self.totals: list[Tensor] = []
 
         def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
-            training = pl_module.training
-            self.totals.append(monitor.interactions(pl_module).effects.abs().sum(dim=(1, 2)).double())
-            assert pl_module.training == training
+            assert monitor.final_interactions is not None
+            self.totals.append(monitor.final_interactions.effects.abs().sum(dim=(1, 2)).double())
 
     listener, monitor = Listener(), few()
     fit(tmp_path, monitor, listener)
@@ -699,6 +698,18 @@ def test_a_listener_may_ask_for_the_interactions_behind_the_numbers(tmp_path: Pa
         strength = measurement.training.strength
         parts = strength.generalizable + strength.non_generalizable + strength.non_salient
         torch.testing.assert_close(total, total_strength(parts), rtol=1e-5, atol=1e-6)
+
+
+def test_the_interactions_of_the_first_measurement_in_phase_3_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, [1, 3, 3])
+    first, later = few(), few()
+    fit(tmp_path, first, max_epochs=1)
+    script_phases(monkeypatch, [1, 3, 3])
+    fit(tmp_path, later, max_epochs=2)
+    assert [phase.number for phase in later.history.phases] == [1, 3, 3]
+    assert first.final_interactions is not None
+    assert later.final_interactions is not None
+    assert torch.equal(first.final_interactions.effects, later.final_interactions.effects)
 
 
 def test_a_monitor_used_for_another_run_begins_anew_with_a_warning(tmp_path: Path) -> None:
