@@ -250,8 +250,9 @@ class InteractionMonitor(Callback):
         probes = Probes(inputs.to(model.device), targets.to(model.device))
         held_out = {name: split for name, split in self._splits.items() if name == HELD_OUT}
         with self._isolated(model):
-            splits = self._setup.splits(model.trainer, model, {TRAINING: probes}, baseline) | held_out
-            return find_suspects(self._setup.measure(model, splits)[0][TRAINING])
+            # Chance says nothing of single inputs, so it may be rough.
+            own = self._setup.splits(model.trainer, model, {TRAINING: probes}, baseline, with_other_targets=False)
+            return find_suspects(self._setup.measure(model, own | held_out)[0][TRAINING])
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""

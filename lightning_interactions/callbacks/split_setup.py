@@ -70,7 +70,13 @@ class SplitSetup:
             )
 
     def splits(
-        self, trainer: Trainer, model: LightningModule, probes_of: Mapping[str, Probes], baseline: Tensor
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        probes_of: Mapping[str, Probes],
+        baseline: Tensor,
+        *,
+        with_other_targets: bool = True,
     ) -> dict[str, Split]:
         """Set up game and judge of each split; the evidence does here what it does once.
 
@@ -79,13 +85,15 @@ class SplitSetup:
             model: The monitored module.
             probes_of: Probes of each split, on the device of the run.
             baseline: Baseline value.
+            with_other_targets: Whether the chance level also asks the evidence about other targets: four times the cost with
+                reference models.
 
         Raises:
             MisconfigurationException: If there are too many players.
             ValueError: If inputs, outputs or labels do not fit players, baseline, score or loss.
         """
         return {
-            name: self._split(trainer, model, probes, baseline, sum(map(len, probes_of.values())))
+            name: self._split(trainer, model, probes, baseline, sum(map(len, probes_of.values())), with_other_targets)
             for name, probes in probes_of.items()
         }
 
@@ -96,7 +104,15 @@ class SplitSetup:
         found = {name: split.interactions_of(model) for name, split in splits.items()}
         return measure_splits(model, splits, found, self.threshold), found
 
-    def _split(self, trainer: Trainer, model: LightningModule, probes: Probes, baseline: Tensor, num_probes: int) -> Split:
+    def _split(
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        probes: Probes,
+        baseline: Tensor,
+        num_probes: int,
+        with_other_targets: bool,
+    ) -> Split:
         game = Game(
             probes,
             players=default_players(probes.inputs) if self.players is None else self.players,
@@ -122,7 +138,7 @@ class SplitSetup:
                 lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
                 self.noise_tolerance,
             )
-            for one in (game, *game.with_other_targets())
+            for one in (game, *(game.with_other_targets() if with_other_targets else ()))
         )
         judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, probes.inputs)
         return Split(interactions_of, judge, probes.targets, self.loss)
