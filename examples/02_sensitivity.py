@@ -33,9 +33,6 @@ STYLES = (
     {"color": "#0072B2", "marker": "^", "linestyle": "-."},
 )
 
-GRID, QUICK_GRID = (3, 3), (1, 3)
-EPOCHS, QUICK_EPOCHS = (0, 1, 2, 4, 8, 14, 24, 45), (0, 1, 2)
-
 Panels = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -49,15 +46,42 @@ class Moments:
         return epoch in self.epochs
 
 
-def make_panels(references: ReferenceModels, *, quick: bool) -> Panels:
+@dataclass(frozen=True)
+class Size:
+    """How large the run is.
+
+    Attributes:
+        counts: Numbers of reference models; the most of them are trained.
+        base_count: The base's.
+        grids: Grids of patches.
+        base_grid: The base's.
+        reference_epochs: Epochs of each reference model, at most.
+        probes: Training probes, and as many held-out ones.
+        epochs: Completed epochs at the measurements, up to the end.
+    """
+
+    counts: tuple[int, ...] = (1, 3, 5)
+    base_count: int = 3
+    grids: tuple[tuple[int, int], ...] = ((2, 3), (2, 4), (3, 3))
+    base_grid: tuple[int, int] = (3, 3)
+    reference_epochs: int = 15
+    probes: int = 16
+    epochs: tuple[int, ...] = (0, 1, 2, 4, 8, 14, 24, 45)
+
+
+QUICK = Size((1, 2, 3), 1, ((1, 2), (1, 3), (2, 2)), (1, 3), reference_epochs=1, probes=4, epochs=(0, 1, 2))
+
+
+def first(references: ReferenceModels, count: int) -> ReferenceModels:
+    return ReferenceModels(references.models[:count], seen=references.seen[:count])
+
+
+def make_panels(references: ReferenceModels, size: Size) -> Panels:
     """List what is varied: by title and label, the monitor's arguments that differ from the base's, which has none."""
-
-    def first(count: int) -> dict[str, Any]:
-        return {"evidence": ReferenceModels(references.models[:count], seen=references.seen[:count])}
-
-    grids = [(1, 2), QUICK_GRID, (2, 2)] if quick else [(2, 3), (2, 4), GRID]
     return {
-        "reference models, K": {"1": first(1), "3": {}, "5": first(5)},
+        "reference models, K": {
+            str(count): {} if count == size.base_count else {"evidence": first(references, count)} for count in size.counts
+        },
         "draw of probes": {"seed 0": {}, "seed 1": {"seed": 1}, "seed 2": {"seed": 2}},
         "salience threshold, τ": {"0.02": {"threshold": 0.02}, "0.05": {}, "0.1": {"threshold": 0.1}},
         "noise tolerance, κ": {"0": {}, "0.02": {"noise_tolerance": 0.02}, "0.05": {"noise_tolerance": 0.05}},
@@ -67,13 +91,13 @@ def make_panels(references: ReferenceModels, *, quick: bool) -> Panels:
             "grey (0.5)": {"baseline": torch.tensor(0.5)},
         },
         "grid of patches": {
-            f"{rows}x{cols}": {} if (rows, cols) in (GRID, QUICK_GRID) else {"players": ImagePatches(rows, cols)}
-            for rows, cols in grids
+            f"{rows}x{cols}": {} if (rows, cols) == size.base_grid else {"players": ImagePatches(rows, cols)}
+            for rows, cols in size.grids
         },
     }
 
 
-def train(seed: int, *, quick: bool) -> dict[str, dict[str, History]]:
+def train(seed: int, size: Size) -> dict[str, dict[str, History]]:
     """Train one network under all monitors; return their histories by title and label."""
     task = TASKS["digits"]
     architecture = task.architectures["CNN"]
@@ -83,20 +107,19 @@ def train(seed: int, *, quick: bool) -> dict[str, dict[str, History]]:
     references = fit_reference_models(
         model,
         DataLoader(parts["reference"], 32, shuffle=True),
-        num_models=5,
-        max_epochs=1 if quick else 15,
+        num_models=max(size.counts),
+        max_epochs=size.reference_epochs,
         factory=architecture.classifier,
         seed=1000 * seed,
         accelerator="cpu",
     )
-    panels = make_panels(references, quick=quick)
-    moments = Moments(QUICK_EPOCHS if quick else EPOCHS)
+    panels = make_panels(references, size)
     base = {
-        "players": ImagePatches(*(QUICK_GRID if quick else GRID)),
-        "evidence": ReferenceModels(references.models[:3], seen=references.seen[:3]),
-        "num_training_probes": 4 if quick else 16,
-        "num_held_out_probes": 4 if quick else 16,
-        "schedule": moments,
+        "players": ImagePatches(*size.base_grid),
+        "evidence": first(references, size.base_count),
+        "num_training_probes": size.probes,
+        "num_held_out_probes": size.probes,
+        "schedule": Moments(size.epochs),
         "figures": False,
     }
     base_monitor = InteractionMonitor(**base, name="base")
@@ -109,7 +132,7 @@ def train(seed: int, *, quick: bool) -> dict[str, dict[str, History]]:
     }
     others = [monitor for row in monitors.values() for monitor in row.values() if monitor is not base_monitor]
     trainer = L.Trainer(
-        max_epochs=moments.epochs[-1],
+        max_epochs=size.epochs[-1],
         callbacks=[base_monitor, *others],
         accelerator="cpu",
         logger=False,
@@ -203,7 +226,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=Path("sensitivity.png"), help="figure (default: %(default)s)")
     arguments = parser.parse_args()
     be_a_worker()
-    found = train(arguments.seed, quick=arguments.quick)
+    found = train(arguments.seed, QUICK if arguments.quick else Size())
     base = found["draw of probes"]["seed 0"]
     rows = [
         [title, f"{label} (base)" if history is base else label, *summarise(history, base)]

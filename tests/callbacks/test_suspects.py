@@ -1,0 +1,102 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_interactions import InteractionMonitor
+from lightning_interactions.evidence import InputAgreement
+from lightning_interactions.records import SplitMeasurement, Suspects
+from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, other_references, quiet_trainer
+from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
+
+pytestmark = TINY_SET_UP
+
+
+class Asks(Callback):
+    """Asks a monitor about its own training probes at each of its measurements."""
+
+    def __init__(self) -> None:
+        self.answers: list[Suspects] = []
+        self.changed: list[str] = []
+
+    def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
+        before = state_of(pl_module)
+        self.answers.append(ask(monitor, pl_module))
+        self.changed += [name for name, value in state_of(pl_module).items() if not torch.equal(value, before[name])]
+
+
+def ask(monitor: InteractionMonitor, model: LightningModule) -> Suspects:
+    probes = monitor.state_dict()["probes"]["training"]
+    return monitor.suspects(model, probes["inputs"], probes["targets"])
+
+
+def state_of(model: LightningModule) -> dict[str, torch.Tensor]:
+    """Copy weights, buffers, training flags and the random state."""
+    flags = {f"training of {name}": torch.tensor(module.training) for name, module in model.named_modules()}
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {**tensors, **flags, "random state": torch.get_rng_state(), "gradients": torch.tensor(torch.is_grad_enabled())}
+
+
+def watched_run(root: Path, evidence: Any) -> tuple[InteractionMonitor, TabularClassifier, Asks]:
+    torch.manual_seed(0)
+    model, asks = TabularClassifier(), Asks()
+    monitor = InteractionMonitor(evidence=evidence, num_training_probes=6, num_held_out_probes=5, figures=False)
+    trainer = quiet_trainer(root, callbacks=[asks, monitor], max_epochs=2)
+    trainer.fit(model, tabular_loader(24, shuffle=True), tabular_loader(10, seed=1))
+    return monitor, model, asks
+
+
+def assert_measured(found: Suspects, split: SplitMeasurement) -> None:
+    g, u = (part.sum(dim=(1, 2, 3)) for part in (split.strength.generalizable, split.strength.non_generalizable))
+    torch.testing.assert_close(found.share, u / (g + u))
+    torch.testing.assert_close(found.loss, split.loss)
+
+
+@pytest.mark.parametrize("evidence", [SinglePlayers(), InputAgreement(), other_references()], ids=["single", "means", "models"])
+def test_the_answer_about_the_probes_is_what_was_measured_on_them(tmp_path: Path, evidence: Any) -> None:
+    monitor, model, asks = watched_run(tmp_path, evidence)
+    assert len(asks.answers) == len(monitor.history) == 3
+    for answer, measurement in zip(asks.answers, monitor.history.measurements, strict=True):
+        assert_measured(answer, measurement.training)
+    assert_measured(ask(monitor, model), monitor.history.measurements[-1].training)
+    assert 0 < asks.answers[-1].share.min() < asks.answers[-1].share.max() <= 1
+
+
+def test_asking_leaves_no_trace(tmp_path: Path) -> None:
+    monitor, model, asks = watched_run(tmp_path, SinglePlayers())
+    assert asks.changed == []
+    model.train()
+    before, saved, history = state_of(model), monitor.state_dict(), monitor.history
+    ask(monitor, model)
+    assert [name for name, value in state_of(model).items() if not torch.equal(value, before[name])] == []
+    assert monitor.history is history
+    probes = monitor.state_dict()["probes"]
+    assert all(torch.equal(probes[split][name], saved["probes"][split][name]) for split in probes for name in probes[split])
+
+
+def test_any_inputs_can_be_asked_about_one_by_one(tmp_path: Path) -> None:
+    monitor, model, _ = watched_run(tmp_path, SinglePlayers())
+    inputs, targets = tabular_data(7, seed=5).tensors
+    found = monitor.suspects(model, inputs, targets)
+    assert sorted(found.ranking.tolist()) == list(range(7))
+    alone = monitor.suspects(model, inputs[3:4], targets[3:4])
+    torch.testing.assert_close(alone.share, found.share[3:4], rtol=1e-3, atol=1e-4)
+
+
+def test_a_question_before_any_run_says_what_is_missing() -> None:
+    inputs, targets = tabular_data(3).tensors
+    with pytest.raises(ValueError, match="expected a run that this monitor has watched, got none; train with it first"):
+        InteractionMonitor(evidence=SinglePlayers()).suspects(TabularClassifier(), inputs, targets)
+
+
+def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    monitor, model, _ = watched_run(tmp_path, SinglePlayers())
+    inputs, targets = tabular_data(3).tensors
+    with pytest.raises(ValueError, match=r"expected one target for each input.* got inputs of shape \(3, 4\).*\(2,\)"):
+        monitor.suspects(model, inputs, targets[:2])
+    with pytest.raises(ValueError, match="at least one input"):
+        monitor.suspects(model, inputs[:0], targets[:0])
+    with pytest.raises(ValueError, match="target"):
+        monitor.suspects(model, inputs, targets + 3)
