@@ -98,5 +98,5 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         monitor.suspects(model, inputs, targets[:2])
     with pytest.raises(ValueError, match="at least one input"):
         monitor.suspects(model, inputs[:0], targets[:0])
-    with pytest.raises(ValueError, match="target"):
+    with pytest.raises(ValueError, match="expected labels from 0 to 2"):
         monitor.suspects(model, inputs, targets + 3)
