@@ -18,6 +18,7 @@ from lightning_interactions.evidence import (
     OrderShape,
     ParameterNoise,
     ReferenceModels,
+    fingerprints,
 )
 from lightning_interactions.functional import salient_mask
 from lightning_interactions.functional.coalitions import coalition_masks
