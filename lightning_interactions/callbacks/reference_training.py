@@ -25,6 +25,9 @@ from lightning_interactions.tracking.probes import Unpack, input_target_pair
 
 __all__ = ["fit_reference_models"]
 
+NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
+"""Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
+
 SCREENING_MODELS = 3
 """At most so many models for each fold find out which labels are contradicted."""
 
@@ -38,9 +41,9 @@ def fit_reference_models(
     model: LightningModule,
     data: Any,
     *,
-    num_models: int = 3,
+    num_models: int | None = None,
     max_epochs: int | None = None,
-    vote: str | int = "any",
+    vote: str | int | None = None,
     factory: Callable[[], LightningModule] | None = None,
     folds: int | None = None,
     screen_labels: bool | None = None,
@@ -68,7 +71,13 @@ def fit_reference_models(
     them ``num_models`` models are trained on all the others, and only these judge its inputs. Inputs that no model has seen
     are spread over all models, so that every input has ``num_models`` judges. Inputs are told apart by their content, so they
     must be the same whenever they are loaded, here and in the run (pass its ``precision`` if that is a ``-true`` one); those
-    that occur twice in the data may have been seen by too many, and do not become probes.
+    that occur twice in the data may have been seen by too many, and do not become probes. Two folds do; more did not help where
+    we compared.
+
+    **Screening of labels** (``screen_labels``): training data may have wrong labels. Before the models that judge, up to three
+    for each fold are trained to find out which labels are contradicted by models that have not seen them: those to which they
+    prefer another class by odds of e to 1. The models that judge are trained on the rest. An input whose right label is
+    contradicted only makes the data smaller; it can still be judged.
 
     **Cache.** Each finished model is written to ``cache_dir`` at once, under a key of the data, the freshly initialised
     module with its source code, and all settings, so that a run that was killed goes on where it stopped. What the code
@@ -79,9 +88,10 @@ def fit_reference_models(
         data: Held-out data with the task's labels: a loader, or a data module with a ``reference_dataloader()``, which
             :class:`HoldOutReferences` makes of any other. With ``folds`` the training data of the run: its loader, or its
             data module.
-        num_models: How many to train, each from its own seed; with ``folds``, for each fold.
+        num_models: How many to train, each from its own seed; with ``folds``, for each fold. 3 if left out, 6 with ``folds``.
         max_epochs: Epochs for each, at most; 50 with early stopping and 15 without if left out.
         vote: How many of an input's judges must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number.
+            Any if left out, 2 with ``folds`` (any if there is but one model for each).
         factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser, and
             may make another architecture that takes the same inputs and gives the same kind of outputs.
         folds: Number of parts for cross-fitting, at least 2.
@@ -114,6 +124,10 @@ def fit_reference_models(
         Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al. 2021, Confident learning,
         Journal of Artificial Intelligence Research 70.
     """
+    if num_models is None:
+        num_models = NUM_MODELS if folds is None else NUM_MODELS_OF_FOLD
+    if vote is None:
+        vote = "any" if folds is None else min(VOTES_OF_FOLD, num_models)
     check_settings(num_models, max_epochs, vote, folds, patience)
     loader = find_loader(data, folds)
     pool = sampler_pool(loader)

@@ -9,8 +9,13 @@ from lightning_interactions.records import Interactions, Verdict
 
 __all__ = ["Evidence", "InteractionsOf", "Judge"]
 
-InteractionsOf = Callable[[nn.Module], Interactions]
-"""Extracts a model's interactions on the probes of one split."""
+
+class InteractionsOf(Protocol):
+    """Extracts a model's interactions on the probes of one split."""
+
+    def __call__(self, model: nn.Module, rows: Sequence[int] | None = None, /) -> Interactions:
+        """Return the interactions of some of the probes, in that order; of all if ``rows`` is left out."""
+        ...
 
 
 Judge = Callable[[nn.Module, Interactions, Interactions | None], Verdict]

@@ -148,25 +148,37 @@ class ReferenceModels:
         return torch.tensor(by_input, dtype=torch.long).reshape(-1, self.num_voters).T
 
     def _votes(self, extract: InteractionsOf, voters: Tensor | None, inputs: Tensor | None) -> list[Interactions]:
-        """Evaluate every model once, and keep of it the inputs that it judges: as many interactions as voters."""
-        kept: list[Interactions] = []
-        for position, model in enumerate(self.models):
-            found = self._extracted(extract, position, model, inputs)
-            if not kept:
-                kept = [found] * self.num_voters
-            if voters is None:
-                voters = self._voters_of_unknown(len(found.offset))
-            judged = (voters == position).to(found.offset.device)
-            kept = [_with_rows_of(votes, found, rows) for votes, rows in zip(kept, judged, strict=True)]
-        return kept
+        """Evaluate every model on the inputs that it judges: as many interactions of all inputs as there are voters."""
+        num_models = len(self.models)
+        rows_of: list[list[int] | None] = [None] * num_models
+        if voters is not None:
+            judged = [(voters == position).any(dim=0) for position in range(num_models)]
+            rows_of = [None if bool(own.all()) else own.nonzero()[:, 0].tolist() for own in judged]
+        found = [self._extracted(extract, position, inputs, rows) for position, rows in enumerate(rows_of)]
+        if voters is None:  # Only now it is known how many inputs there are.
+            starts = self.num_voters * torch.arange(len(found[0].offset))
+            voters = (torch.arange(self.num_voters)[:, None] + starts) % num_models
+        # Where each input stands among those that a model was asked about.
+        places = torch.zeros(num_models, voters.shape[1], dtype=torch.long)
+        for position, rows in enumerate(rows_of):
+            asked = list(range(voters.shape[1])) if rows is None else rows
+            places[position, asked] = torch.arange(len(asked))
+        return [
+            Interactions(
+                *(
+                    torch.stack([parts[model][places[model, row]] for row, model in enumerate(slot.tolist())])
+                    for parts in zip(*(vars(interactions).values() for interactions in found), strict=True)
+                )
+            )
+            for slot in voters
+        ]
 
-    def _voters_of_unknown(self, num_inputs: int) -> Tensor:
-        steps = torch.arange(self.num_voters)[:, None] + self.num_voters * torch.arange(num_inputs)
-        return steps % len(self.models)
-
-    def _extracted(self, extract: InteractionsOf, position: int, model: nn.Module, inputs: Tensor | None) -> Interactions:
+    def _extracted(
+        self, extract: InteractionsOf, position: int, inputs: Tensor | None, rows: Sequence[int] | None
+    ) -> Interactions:
+        model = self.models[position]
         try:
-            return extract(model)
+            return extract(model) if rows is None else extract(model, rows)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -236,14 +248,3 @@ def _seen_by_each(seen: Iterable[str] | Iterable[Iterable[str]], num_models: int
             f"all of them, got {len(collections)} items"
         )
     return tuple(frozenset(collection) for collection in collections)
-
-
-def _with_rows_of(kept: Interactions, found: Interactions, rows: Tensor) -> Interactions:
-    """Replace the interactions of some inputs."""
-    if not bool(rows.any()):
-        return kept
-    return Interactions(
-        torch.where(rows[:, None], found.and_effects, kept.and_effects),
-        torch.where(rows[:, None], found.or_effects, kept.or_effects),
-        torch.where(rows, found.offset, kept.offset),
-    )

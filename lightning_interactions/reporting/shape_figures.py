@@ -66,7 +66,7 @@ def shape_figure(
             by_order = by_input.sum(dim=(1, 2)).nanmean(dim=0)
             beside.bar(orders, (direction * by_order[1:]).tolist(), color=MEASURED, width=0.8)
             beside.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=4.5)
-        _finish_orders(beside, ["gene-\nralizable", "non-gene-\nralizable"])
+        _finish_orders(beside, ["generalizable", "non-\ngeneralizable"])
         beside.set_title("The same fit, both signs together, over what generalizes")
     # Strength may lie anywhere over the orders: the legend is kept off the axes.
     figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)

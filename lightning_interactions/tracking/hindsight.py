@@ -1,5 +1,7 @@
 """What can be said of a run only when it is over."""
 
+import math
+
 import torch
 
 from lightning_interactions.functional.dynamics import fit_second_phase, second_phase_measurements
@@ -28,6 +30,9 @@ def explain_second_phase(history: History, final: Interactions) -> tuple[SecondP
     measured = strength.isfinite().all(dim=(0, 2)) & final.offset.isfinite().to(strength.device)
     by_order = strength[:, measured].mean(dim=1)
     mean_orders = [measurement.training_summary.mean_order for measurement in history.measurements]
+    if not bool(measured.any()) or all(map(math.isnan, mean_orders)):  # Nothing was learned, or nothing could be measured.
+        nothing = by_order[:0]
+        return SecondPhase(nothing[:, 0], nothing, nothing, nothing[:, 0]), []
     times = second_phase_measurements(mean_orders, [phase.number for phase in history.phases])
     kept = Interactions(*(part[measured.to(part.device)] for part in (final.and_effects, final.or_effects, final.offset)))
     return fit_second_phase(kept, by_order[times.start : times.stop]), [history.epochs[time] for time in times]

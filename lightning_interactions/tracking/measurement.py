@@ -1,6 +1,6 @@
 """One measurement: a model on the probes becomes numbers for each input, and a few for all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,12 +76,11 @@ def interactions_on_probes(
         sum_over_ranks: Adds a tensor up over all of them; called once for each model.
         noise_tolerance: ``κ``; see :func:`~lightning_interactions.functional.extract_interactions`.
     """
-    num_inputs = len(game.probes)
-    rows = list(range(rank, num_inputs, num_ranks))
-    own_game = game.select(rows)
     dtype = torch.promote_types(game.probes.inputs.dtype, torch.float32)
 
-    def interactions_of(model: nn.Module) -> Interactions:
+    def interactions_of(model: nn.Module, rows: Sequence[int] | None = None, /) -> Interactions:
+        asked = range(len(game.probes)) if rows is None else rows
+        own_game = game.select(asked[rank::num_ranks])
         parameter = next(model.parameters(), None)
         home = game.probes.inputs.device if parameter is None else parameter.device
         try:
@@ -93,8 +92,8 @@ def interactions_on_probes(
         finite = values.isfinite().all(dim=1)
         own = extract_interactions(values[finite], noise_tolerance=noise_tolerance)
         columns = torch.cat([own.and_effects, own.or_effects, own.offset[:, None]], dim=1)
-        gathered = values.new_zeros(num_inputs, columns.shape[1])
-        index = torch.tensor(rows, dtype=torch.long, device=values.device)
+        gathered = values.new_zeros(len(asked), columns.shape[1])
+        index = torch.arange(len(asked), device=values.device)[rank::num_ranks]
         gathered[index[finite]] = columns
         gathered[index[~finite]] = torch.nan
         gathered = sum_over_ranks(gathered)

@@ -18,6 +18,7 @@ from lightning_interactions.evidence import (
     OrderShape,
     ParameterNoise,
     ReferenceModels,
+    fingerprints,
 )
 from lightning_interactions.functional import salient_mask
 from lightning_interactions.functional.coalitions import coalition_masks
@@ -54,11 +55,14 @@ def shuffled_codes() -> Tensor:
     return CODES[torch.randperm(len(CODES), generator=torch.Generator().manual_seed(0))]
 
 
-def interactions_of(codes: Tensor, seed: int) -> InteractionsOf:
-    """Extract interactions on inputs with these codes; the score is the output itself."""
+def inputs_with(codes: Tensor, seed: int) -> Tensor:
     features = 1 + torch.rand(len(codes), NUM_CARRIERS, generator=torch.Generator().manual_seed(seed))
-    inputs = torch.cat([features, codes], dim=1)
-    probes = Probes(inputs, torch.zeros(len(codes)))
+    return torch.cat([features, codes], dim=1)
+
+
+def interactions_of(inputs: Tensor) -> InteractionsOf:
+    """Extract interactions on these inputs; the score is the output itself."""
+    probes = Probes(inputs, torch.zeros(len(inputs)))
     game = Game(probes, FeatureGroups(), torch.zeros(()), score=lambda outputs, _targets: outputs)
     return interactions_on_probes(game)
 
@@ -68,12 +72,16 @@ TRAINING_CODES, HELD_OUT_CODES, REFERENCE_CODES = (
 )
 
 
+TRAINING_INPUTS, HELD_OUT_INPUTS = inputs_with(TRAINING_CODES, 2), inputs_with(HELD_OUT_CODES, 3)
+
+
 def mean_weights(evidence: Evidence) -> tuple[float, float]:
     """Mean weights, by strength, of the salient interactions among carriers, and of those with bits of the code."""
     model = Memoriser(TRAINING_CODES, seed=1)
-    on_training, on_held_out = interactions_of(TRAINING_CODES, 2), interactions_of(HELD_OUT_CODES, 3)
+    on_training, on_held_out = interactions_of(TRAINING_INPUTS), interactions_of(HELD_OUT_INPUTS)
     interactions = on_training(model)
-    verdict = evidence.prepare(on_training, THRESHOLD)(model, interactions, on_held_out(model))
+    judge = evidence.prepare(on_training, THRESHOLD, (), TRAINING_INPUTS)
+    verdict = judge(model, interactions, on_held_out(model))
     strength = interactions.effects.abs() * salient_mask(interactions, THRESHOLD)
     with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
     weighted = strength * verdict.weights
@@ -86,21 +94,37 @@ def mean_weights(evidence: Evidence) -> tuple[float, float]:
 def test_the_network_memorises_its_own_inputs_only() -> None:
     model = Memoriser(TRAINING_CODES, seed=1)
     with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
-    for codes, expected in ((TRAINING_CODES, True), (HELD_OUT_CODES, False)):
-        effects = interactions_of(codes, 2)(model).effects
+    for inputs, expected in ((TRAINING_INPUTS, True), (HELD_OUT_INPUTS, False)):
+        effects = interactions_of(inputs)(model).effects
         memorised = (effects.abs().sum(dim=1) * with_code).sum(dim=1)
         assert bool(((memorised > 0.5) == expected).all())
 
 
 REFERENCES = [Memoriser(REFERENCE_CODES, seed) for seed in (4, 5, 6)]
 
+FOLDS = (slice(0, None, 2), slice(1, None, 2))
+CROSS_FITTED = [Memoriser(TRAINING_CODES[fold], 7) for fold in FOLDS]
+SEEN = [fingerprints(TRAINING_INPUTS[fold]) for fold in FOLDS]
+
 
 @pytest.mark.parametrize(
     "evidence",
-    [ReferenceModels(REFERENCES), ReferenceModels(REFERENCES, "all"), ParameterNoise(), InputAgreement(), OrderShape()],
-    ids=["references", "all references", "noise", "agreement", "shape"],
+    [
+        ReferenceModels(REFERENCES),
+        ReferenceModels(REFERENCES, "all"),
+        ReferenceModels(CROSS_FITTED, seen=SEEN, num_voters=1),
+        ParameterNoise(),
+        InputAgreement(),
+        OrderShape(),
+    ],
+    ids=["references", "all references", "cross-fitted", "noise", "agreement", "shape"],
 )
 def test_every_evidence_tells_what_generalizes_from_what_is_memorised(evidence: Evidence) -> None:
     generalizable, memorised = mean_weights(evidence)
     assert generalizable > 0.9
     assert memorised < 0.15
+
+
+def test_models_that_judged_what_they_have_seen_would_be_taken_in() -> None:
+    _, memorised = mean_weights(ReferenceModels(CROSS_FITTED))
+    assert memorised > 0.5

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -235,12 +236,12 @@ class Numbered(nn.Module):
         self.number = nn.Parameter(torch.tensor(float(number)))
 
 
-def one_of_four(model: nn.Module) -> Interactions:
+def one_of_four(model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
     """Interaction number ``S`` of 1 to 4 is in model ``S - 1`` alone, on each of six probes."""
     assert isinstance(model, Numbered)
-    and_effects = torch.zeros(6, 8)
+    and_effects = torch.zeros(6 if rows is None else len(rows), 8)
     and_effects[:, 1 + int(model.number)] = 1.0
-    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(6))
+    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(len(and_effects)))
 
 
 SIX_PROBES = torch.arange(6.0)[:, None]
@@ -280,6 +281,20 @@ def test_a_model_never_judges_what_it_was_trained_on() -> None:
         assert not any(prints[row] in seen[model] for row, models in enumerate(judges) for model in models)
 
 
+def test_a_model_is_asked_about_the_inputs_that_it_judges_and_no_other() -> None:
+    asked: dict[int, list[int] | None] = {}
+
+    def interactions_of(model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+        assert isinstance(model, Numbered)
+        asked[int(model.number)] = rows if rows is None else list(rows)
+        return one_of_four(model, rows)
+
+    ReferenceModels(FOUR, num_voters=2).prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
+    assert asked == {0: [0, 2, 4], 1: [0, 2, 4], 2: [1, 3, 5], 3: [1, 3, 5]}
+    ReferenceModels(FOUR).prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
+    assert asked == dict.fromkeys(range(4))
+
+
 def test_votes_are_counted_among_the_voters() -> None:
     prints = fingerprints(SIX_PROBES)
     # The first two models have seen everything, so that the last two, which agree, are unanimous.
@@ -293,7 +308,7 @@ def test_chance_for_other_targets_is_asked_of_the_same_voters() -> None:
     prints = fingerprints(SIX_PROBES)
     references = ReferenceModels(FOUR, seen=[prints[:3], [], [], prints[3:]], num_voters=1)
     # On other inputs, five of them at once, the models share less than for the other target, where they say the same.
-    twice = [lambda model: Interactions(*(2 * tensor for tensor in vars(one_of_four(model)).values()))]
+    twice = [lambda model, rows=None: Interactions(*(2 * tensor for tensor in vars(one_of_four(model, rows)).values()))]
     verdict = references.prepare(one_of_four, THRESHOLD, twice, SIX_PROBES)(Fixed(), ALL_FOUR)
     assert torch.equal(verdict.chance_weights, verdict.weights)
 

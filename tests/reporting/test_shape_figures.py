@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from lightning_interactions.functional import fit_decay_and_spindle
-from lightning_interactions.records import DecaySpindle, SecondPhase
+from lightning_interactions.records import DecaySpindle, OrderStrength, SecondPhase
 from lightning_interactions.reporting import shape_figure, theory_figure
 from tests.helpers.figures import legend_labels, rendered
 
@@ -172,3 +172,23 @@ def test_figures_are_not_registered_with_pyplot() -> None:
     shape_figure(*some_shape(), 0)
     theory_figure(some_second_phase(4), range(4))
     assert pyplot.get_fignums() == before
+
+
+# The measured split
+
+
+def test_the_same_fit_is_drawn_over_what_generalizes() -> None:
+    strength, shape = some_shape()
+    generator = torch.Generator().manual_seed(1)
+    parts = torch.rand(3, 5, 2, 2, 8, generator=generator, dtype=torch.float64)
+    measured = OrderStrength(*parts)
+    figure = shape_figure(strength, shape, 3, measured)
+    _, beside = figure.axes
+    by_order = parts.sum(dim=(2, 3)).mean(dim=1)[:, 1:]
+    assert heights(beside, 0) == pytest.approx(by_order[0].tolist())
+    assert heights(beside, 1) == pytest.approx((-by_order[1]).tolist())
+    decay, spindle = lines(beside)
+    assert decay == pytest.approx(shape.decay.sum(dim=0)[1:].tolist())
+    assert spindle == pytest.approx((-2 * shape.spindle[1:]).tolist())
+    assert [text.get_text() for text in beside.texts] == ["generalizable", "non-\ngeneralizable"]
+    assert len(rendered(figure)) > 1000

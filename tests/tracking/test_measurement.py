@@ -130,6 +130,14 @@ def test_every_rank_evaluates_its_own_inputs_and_sums_once_a_model(game: Game, n
         assert len(evaluated) == 2 * len(own) * 2**NUM_PLAYERS
 
 
+@pytest.mark.parametrize("rows", [[3, 0], [2], []])
+def test_some_inputs_can_be_asked_for(game: Game, rows: list[int]) -> None:
+    interactions_of = interactions_on_probes(game)
+    everything, some = interactions_of(TableModel()), interactions_of(TableModel(), rows)
+    torch.testing.assert_close(some.effects, everything.effects[rows], rtol=0, atol=1e-3)
+    assert torch.equal(some.offset, everything.offset[rows])
+
+
 def test_inputs_with_outputs_that_are_not_finite_get_nan(game: Game) -> None:
     interactions = interactions_on_probes(game)(TableModel(broken=(2.0, 5.0)))
     expected = interactions_on_probes(game)(TableModel())
