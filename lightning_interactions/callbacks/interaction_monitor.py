@@ -247,11 +247,6 @@ class InteractionMonitor(Callback):
         baseline = self._keeper.baseline_value
         if baseline is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-        if len(inputs) == 0 or inputs.shape[:1] != targets.shape[:1]:
-            raise ValueError(
-                "InteractionMonitor: expected one target for each input, and at least one input, got inputs of shape "
-                f"{tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
-            )
         probes = Probes(inputs.to(model.device), targets.to(model.device))
         held_out = {name: split for name, split in self._splits.items() if name == HELD_OUT}
         with self._isolated(model):

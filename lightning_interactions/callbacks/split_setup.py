@@ -113,6 +113,12 @@ class SplitSetup:
         num_probes: int,
         with_other_targets: bool,
     ) -> Split:
+        shapes = tuple(probes.inputs.shape), tuple(probes.targets.shape)
+        if 0 in shapes[0][:1] or shapes[0][:1] != shapes[1][:1]:
+            raise ValueError(
+                "InteractionMonitor: expected one target for each input, and at least one input, got inputs of shape "
+                f"{shapes[0]} and targets of shape {shapes[1]}"
+            )
         game = Game(
             probes,
             players=default_players(probes.inputs) if self.players is None else self.players,
