@@ -3,7 +3,8 @@
 Criteria were fixed before any run of the seeds that are reported was looked at, and were not tuned. A claim holds in a run
 if the whole 95 % interval over the draw of probes lies in the range, fails if all of it lies outside, and is unclear
 otherwise; numbers without an interval are judged by themselves. Where a number would profit from being taken at its own
-chance extremum, the moment is picked on held-out probes and the number taken on training probes.
+chance extremum, the moment is picked on held-out probes and the number taken on training probes; what is said of both
+splits together, the growth of the gap, begins at the maximum of the share on training probes, which is no part of it.
 """
 
 import math

@@ -26,10 +26,6 @@ CELL = (1.0, 0.26)
 LABELS, CURVES, MARGIN = 3.0, 1.15, 0.55
 """Width of the claims' labels, height of one row of curves, space around, inches."""
 
-CURVE_LABELS = (
-    "test loss over its\nsmallest; ▼: phase 3\nis called",
-    "share of generalizable\nstrength; dotted:\nits chance level",
-)
 
 LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that
   claims about the gap on probes stay unclear in single runs; how the number lies over all runs says more.

@@ -17,7 +17,6 @@ from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING, Pr
 from lightning_interactions.callbacks.split_setup import SplitSetup, check_run
 from lightning_interactions.evidence import Evidence, ReferenceModels, choose_evidence
 from lightning_interactions.functional.phases import detect_phases
-from lightning_interactions.functional.suspects import find_suspects
 from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.evaluation import Forward, call_model
 from lightning_interactions.game.losses import Loss, unit_of
@@ -234,25 +233,23 @@ class InteractionMonitor(Callback):
         """Find out which inputs a module has memorised rather than understood: wrong labels rank high.
 
         Args:
-            model: The monitored module, during or after its training by one process.
-            inputs: ``[inputs, ...]``, training inputs as the model takes them; not those that reference models were trained on.
+            model: The monitored module, during or after its training; measured by this process alone.
+            inputs: ``[inputs, ...]``, training inputs as the model takes them.
             targets: ``[inputs, ...]``, the targets that it was trained with.
 
         Returns:
-            The share of each input's strength that does not generalize, and its loss.
+            The loss of each input with and without what does not generalize; NaN for inputs that too many reference models
+            were trained on.
 
         Raises:
-            ValueError: If nothing was measured yet, or inputs or targets do not fit.
+            ValueError: If this monitor has watched no training yet, or inputs or targets do not fit.
         """
         baseline = self._keeper.baseline_value
         if baseline is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
         probes = Probes(inputs.to(model.device), targets.to(model.device))
-        held_out = {name: split for name, split in self._splits.items() if name == HELD_OUT}
         with self._isolated(model):
-            # Chance says nothing of single inputs, so it may be rough.
-            own = self._setup.splits(model.trainer, model, {TRAINING: probes}, baseline, with_other_targets=False)
-            return find_suspects(self._setup.measure(model, own | held_out)[0][TRAINING])
+            return self._setup.suspects(model, probes, self._keeper.probes.get(HELD_OUT), baseline)
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, probes and baseline value, in primitives and tensors."""

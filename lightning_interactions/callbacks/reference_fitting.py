@@ -97,7 +97,7 @@ class Fitter:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
         watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.unpack, self.forward, score)
         with self._undisturbed(seed=0):
-            trainer = Trainer(**{**self.settings, "max_epochs": 0, "max_steps": -1}, callbacks=[watcher])
+            trainer = Trainer(**{**self.settings, "min_epochs": None, "min_steps": None}, callbacks=[watcher])
             _fit(trainer, model, self.data, self.loader, None)
         model.cpu()
         return watcher.scores

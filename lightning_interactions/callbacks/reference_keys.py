@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -73,12 +74,13 @@ def describe(value: Any, depth: int = DEPTH) -> str:
 def describe_module(module: nn.Module) -> str:
     """Describe a module: its layers, weights and buffers, plain attributes, and the source of its classes."""
     classes = {cls for part in module.modules() for cls in type(part).__mro__}
-    plain = (bool, int, float, str, tuple, list, type(None))
+    # What torch and Lightning keep in every module is no setting of the user's.
+    common = vars(LightningModule()).keys()
     attributes = [
-        (name, attribute, describe(value))
+        (name, attribute, describe(value, DEPTH - 1))
         for name, part in module.named_modules()
         for attribute, value in sorted(vars(part).items())
-        if not attribute.startswith("_") and isinstance(value, plain)
+        if attribute not in common and not isinstance(value, nn.Module)
     ]
     parts = [
         _without_addresses(module),

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_interactions.callbacks.data_splitting import check_repeatable, sampler_pool
 from lightning_interactions.callbacks.held_out_references import DataPart
+from lightning_interactions.callbacks.isolation import preserve_random_state
 from lightning_interactions.callbacks.label_screening import screened
 from lightning_interactions.callbacks.reference_cache import ReferenceCache
 from lightning_interactions.callbacks.reference_fitting import Fitter, accelerator
@@ -77,7 +78,8 @@ def fit_reference_models(
     **Screening of labels** (``screen_labels``): training data may have wrong labels. Before the models that judge, up to three
     for each fold are trained to find out which labels are contradicted by models that have not seen them: those to which they
     prefer another class by odds of e to 1. The models that judge are trained on the rest. An input whose right label is
-    contradicted only makes the data smaller; it can still be judged.
+    contradicted only makes the data smaller; it can still be judged. That an input's own label had a say in what its judges
+    were trained on is the one way in which it reaches them.
 
     **Cache.** Each finished model is written to ``cache_dir`` at once, under a key of the data, the freshly initialised
     module with its source code, and all settings, so that a run that was killed goes on where it stopped. What the code
@@ -129,7 +131,13 @@ def fit_reference_models(
     if vote is None:
         vote = "any" if folds is None else min(VOTES_OF_FOLD, num_models)
     check_settings(num_models, max_epochs, vote, folds, patience)
-    loader = find_loader(data, folds)
+    if screen_labels and (folds is None or score is not log_odds):
+        raise MisconfigurationException(
+            "fit_reference_models: screen_labels needs folds and the log-odds as the score, got "
+            f"folds={folds} and score={getattr(score, '__name__', score)}; leave it out"
+        )
+    with preserve_random_state(accelerator(), seed):
+        loader = find_loader(data, folds)
     pool = sampler_pool(loader)
     if pool is None and (folds is not None or cache_dir is not None):
         raise MisconfigurationException(
@@ -179,7 +187,7 @@ def fit_reference_models(
         repeatable=folds is not None,
         cache=cache,
     )
-    if folds is not None and pool is not None and (score is log_odds if screen_labels is None else screen_labels):
+    if folds is not None and pool is not None and screen_labels is not False and score is log_odds:
         credible = screened(fitter, pool, min(num_models, SCREENING_MODELS), folds, early_stopping, seed)
         plans = make_plans(credible, num_models, folds, early_stopping, seed, loss)
     models, seen = fitter.fit(plans)

@@ -90,9 +90,11 @@ class KeepBestWeights(Callback):
         """Compute the loss once before the training, so that it does not fail after the first epoch."""
         try:
             self._mean_loss(trainer, pl_module)
-        except ValueError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
             raise MisconfigurationException(
-                f"fit_reference_models: the loss that decides when to stop cannot be computed: {error}; pass the unpack, "
+                f"fit_reference_models: the loss that decides when to stop cannot be computed: {error!r}; pass the unpack, "
                 "forward, score and loss that the monitor gets, or early_stopping=False"
             ) from error
 
@@ -136,7 +138,8 @@ class ScoreInputs(Callback):
         self.scores = torch.empty(0, dtype=torch.float64)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score all inputs."""
+        """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
+        trainer.should_stop = True
         self.scores, _ = _scores_of(trainer, pl_module, self.loader, self.unpack, self.forward, self.score)
 
 

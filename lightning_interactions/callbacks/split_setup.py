@@ -12,15 +12,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_interactions.callbacks.isolation import in_precision_of
-from lightning_interactions.evidence import Evidence
+from lightning_interactions.callbacks.probe_keeper import TRAINING
+from lightning_interactions.evidence import Evidence, InputAgreement, ReferenceModels, fingerprints
+from lightning_interactions.functional.suspects import find_suspects
 from lightning_interactions.game.evaluation import Forward, Game
 from lightning_interactions.game.losses import Loss, losses_of_inputs
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.scores import Score
-from lightning_interactions.records import Interactions, Probes, SplitMeasurement
+from lightning_interactions.records import Interactions, Probes, SplitMeasurement, Suspects
 from lightning_interactions.tracking.measurement import Split, interactions_on_probes, measure_splits
 
 __all__ = ["SplitSetup", "check_run"]
+
+FEWEST_PROBES_TO_TELL = 4
+"""Some inputs are known to no cross-fitted model, because their labels were screened out; hardly ever so many."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,7 @@ class SplitSetup:
             )
 
     def splits(
-        self,
-        trainer: Trainer,
-        model: LightningModule,
-        probes_of: Mapping[str, Probes],
-        baseline: Tensor,
-        *,
-        with_other_targets: bool = True,
+        self, trainer: Trainer, model: LightningModule, probes_of: Mapping[str, Probes], baseline: Tensor
     ) -> dict[str, Split]:
         """Set up game and judge of each split; the evidence does here what it does once.
 
@@ -85,17 +84,29 @@ class SplitSetup:
             model: The monitored module.
             probes_of: Probes of each split, on the device of the run.
             baseline: Baseline value.
-            with_other_targets: Whether the chance level also asks the evidence about other targets: four times the cost with
-                reference models.
 
         Raises:
             MisconfigurationException: If there are too many players.
             ValueError: If inputs, outputs or labels do not fit players, baseline, score or loss.
         """
-        return {
-            name: self._split(trainer, model, probes, baseline, sum(map(len, probes_of.values())), with_other_targets)
-            for name, probes in probes_of.items()
-        }
+        splits = {}
+        for name, probes in probes_of.items():
+            if name == TRAINING and isinstance(self.evidence, ReferenceModels):
+                _check_cross_fitting(self.evidence, probes)
+            game = self._game(trainer, model, probes, baseline, sum(map(len, probes_of.values())))
+            interactions_of, *for_other_targets = (
+                interactions_on_probes(
+                    one,
+                    trainer.global_rank,
+                    trainer.world_size,
+                    lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
+                    self.noise_tolerance,
+                )
+                for one in (game, *game.with_other_targets())
+            )
+            judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, probes.inputs)
+            splits[name] = Split(interactions_of, judge, probes.targets, self.loss)
+        return splits
 
     def measure(
         self, model: LightningModule, splits: Mapping[str, Split]
@@ -104,27 +115,44 @@ class SplitSetup:
         found = {name: split.interactions_of(model) for name, split in splits.items()}
         return measure_splits(model, splits, found, self.threshold), found
 
-    def _split(
-        self,
-        trainer: Trainer,
-        model: LightningModule,
-        probes: Probes,
-        baseline: Tensor,
-        num_probes: int,
-        with_other_targets: bool,
-    ) -> Split:
-        shapes = tuple(probes.inputs.shape), tuple(probes.targets.shape)
-        if 0 in shapes[0][:1] or shapes[0][:1] != shapes[1][:1]:
-            raise ValueError(
-                "InteractionMonitor: expected one target for each input, and at least one input, got inputs of shape "
-                f"{shapes[0]} and targets of shape {shapes[1]}"
-            )
+    def suspects(self, model: LightningModule, probes: Probes, held_out: Probes | None, baseline: Tensor) -> Suspects:
+        """Measure inputs that were handed in, on this process alone and without a chance level.
+
+        Args:
+            model: The monitored module, in evaluation mode.
+            probes: The inputs, on its device.
+            held_out: Held-out probes for evidence that compares with them; on any device.
+            baseline: Baseline value.
+        """
+        _check_lengths(probes)
+        refused = self.evidence.refused if isinstance(self.evidence, ReferenceModels) else frozenset()
+        rows = torch.tensor([fingerprint not in refused for fingerprint in fingerprints(probes.inputs)])
+        device = probes.inputs.device
+        judged = Probes(probes.inputs[rows.to(device)], probes.targets[rows.to(device)])
+        splits = {}
+        if isinstance(self.evidence, InputAgreement) and held_out is not None:
+            splits["held-out"] = Probes(held_out.inputs.to(device), held_out.targets.to(device))
+        splits["asked"] = judged
+        trainer = model._trainer if isinstance(model._trainer, Trainer) else None
+        local = {}
+        for name, part in splits.items():
+            game = self._game(trainer, model, part, baseline, len(part))
+            extract = interactions_on_probes(game, noise_tolerance=self.noise_tolerance)
+            judge = self.evidence.prepare(extract, self.threshold, (), part.inputs)
+            local[name] = Split(extract, judge, part.targets, self.loss)
+        found = find_suspects(self.measure(model, local)[0]["asked"])
+        numbers = torch.full((len(vars(found)), len(rows)), torch.nan, dtype=torch.float64)
+        numbers[:, rows] = torch.stack(list(vars(found).values()))
+        return Suspects(*numbers)
+
+    def _game(self, trainer: Trainer | None, model: LightningModule, probes: Probes, baseline: Tensor, num_probes: int) -> Game:
+        _check_lengths(probes)
         game = Game(
             probes,
             players=default_players(probes.inputs) if self.players is None else self.players,
             baseline=baseline.to(probes.inputs.device),
             score=self.score,
-            forward=in_precision_of(trainer, self.forward) if self.trainer_precision else self.forward,
+            forward=in_precision_of(trainer, self.forward) if self.trainer_precision and trainer else self.forward,
             batch_size=self.batch_size,
             full_precision=not self.trainer_precision,
         )
@@ -136,18 +164,28 @@ class SplitSetup:
             )
         game.check(model)
         losses_of_inputs(self.loss, torch.zeros(len(probes), dtype=torch.float64), probes.targets)
-        interactions_of, *for_other_targets = (
-            interactions_on_probes(
-                one,
-                trainer.global_rank,
-                trainer.world_size,
-                lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum"),
-                self.noise_tolerance,
-            )
-            for one in (game, *(game.with_other_targets() if with_other_targets else ()))
+        return game
+
+
+def _check_lengths(probes: Probes) -> None:
+    shapes = tuple(probes.inputs.shape), tuple(probes.targets.shape)
+    if 0 in shapes[0][:1] or shapes[0][:1] != shapes[1][:1]:
+        raise ValueError(
+            "InteractionMonitor: expected one target for each input, and at least one input, got inputs of shape "
+            f"{shapes[0]} and targets of shape {shapes[1]}"
         )
-        judge = self.evidence.prepare(interactions_of, self.threshold, for_other_targets, probes.inputs)
-        return Split(interactions_of, judge, probes.targets, self.loss)
+
+
+def _check_cross_fitting(references: ReferenceModels, probes: Probes) -> None:
+    """Refuse cross-fitted models that recognise no training probe: they may have been trained on all of them."""
+    seen = frozenset[str]().union(*references.seen)
+    cross_fitted = references.num_voters < len(references.models) and bool(seen)
+    if cross_fitted and len(probes) >= FEWEST_PROBES_TO_TELL and seen.isdisjoint(fingerprints(probes.inputs)):
+        raise MisconfigurationException(
+            f"InteractionMonitor: expected that cross-fitted models know inputs of the run's training data, but none of the "
+            f"{len(probes)} training probes is among what they were trained on, so that it is unknown who may judge which; fit "
+            "them on this run's training data, in its precision and without random augmentation"
+        )
 
 
 def check_run(trainer: Trainer, names: Sequence[str | None]) -> None:

@@ -46,10 +46,10 @@ class InputAgreement:
                 )
                 unknown = torch.full_like(effects, torch.nan)
                 return Verdict(unknown, unknown)
+            other = Interactions(*(part.to(effects.device) for part in vars(counterpart).values()))
             orders = coalition_orders(infer_num_players(effects.shape[-1]), effects.device)
             weights, chance_weights = (
-                compare(interactions, counterpart)[orders].expand_as(effects)
-                for compare in (agreement_by_order, agreement_by_chance)
+                compare(interactions, other)[orders].expand_as(effects) for compare in (agreement_by_order, agreement_by_chance)
             )
             return Verdict(weights, chance_weights)
 

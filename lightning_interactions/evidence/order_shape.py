@@ -43,7 +43,8 @@ class OrderShape:
             by_input = strength_by_order(interactions, salient, salient).generalizable
             strength = by_input.sum(dim=1).nanmean(dim=0)
             if not bool(strength.isfinite().all()):  # No input could be measured.
-                return Verdict(effects, effects)
+                unknown = torch.full_like(effects, torch.nan)
+                return Verdict(unknown, unknown)
             weights, chance_weights = (
                 _weights_of_sets(fit_decay_and_spindle(each).weights, effects)
                 for each in (strength, strength.mean(dim=0).expand_as(strength))

@@ -67,10 +67,10 @@ def _overlap_by_order(
 
 
 def _shifted_within_orders(effects: Tensor, shift: int) -> Int[Tensor, " coalitions"]:
-    """Give every coalition the index of another one of its order, ``shift`` places further in a circle."""
+    """Give every coalition the index of another one of its order, some places further in a circle, never its own."""
     orders = coalition_orders(infer_num_players(effects.shape[-1]), effects.device)
     index = torch.arange(len(orders), device=effects.device)
     for order in range(int(orders.max()) + 1):
         own = (orders == order).nonzero()[:, 0]
-        index[own] = own.roll(-shift)
+        index[own] = own.roll(-(1 + (shift - 1) % max(len(own) - 1, 1)))
     return index

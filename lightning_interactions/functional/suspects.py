@@ -7,13 +7,14 @@ __all__ = ["find_suspects"]
 
 
 def find_suspects(split: SplitMeasurement) -> Suspects:
-    """Compute the part of every input's salient strength that does not generalize.
+    """Find out how far each input's label rests on what does not generalize.
 
-    Interactions are about the score of the label that the input was trained with: where that is wrong, models that have
-    not seen it do not share them.
+    A network that has memorised a wrong label has a small loss on it. What generalizes still speaks against the label, so that
+    the loss is large without the interactions that do not. The share of strength that does not generalize says little of
+    the label: what speaks against a wrong one generalizes, too.
 
     Args:
         split: One measurement of training inputs.
     """
     generalizable, other = total_strength(split.strength.generalizable), total_strength(split.strength.non_generalizable)
-    return Suspects(share=other / (generalizable + other), loss=split.loss)
+    return Suspects(share=other / (generalizable + other), loss=split.loss, explained_loss=split.explained_loss)

@@ -11,19 +11,19 @@ __all__ = ["Suspects"]
 
 @dataclass(frozen=True)
 class Suspects:
-    """How suspect each input is.
+    """How suspect each input is; NaN where the output was not finite, or no evidence may judge the input.
 
     Attributes:
-        share: ``[inputs]`` in [0, 1]; the part of its salient strength that does not generalize. NaN where nothing is salient,
-            or the output was not finite.
-        loss: ``[inputs]``, loss units; its loss, for comparison.
+        share: ``[inputs]`` in [0, 1]; the part of its salient strength that does not generalize. NaN where nothing is salient.
+        loss: ``[inputs]``, loss units; its loss.
+        explained_loss: ``[inputs]``, loss units; what its loss would be without the interactions that do not generalize.
     """
 
     share: Float[Tensor, " inputs"]
     loss: Float[Tensor, " inputs"]
+    explained_loss: Float[Tensor, " inputs"]
 
     @property
     def ranking(self) -> Int[Tensor, " inputs"]:
-        """Positions of the inputs, the most suspect first and those without a share last; equal shares by their loss."""
-        by_loss = self.loss.nan_to_num(-torch.inf).argsort(descending=True, stable=True)
-        return by_loss[self.share[by_loss].nan_to_num(-torch.inf).argsort(descending=True, stable=True)]
+        """Positions of the inputs: those first whose label is worst explained by what generalizes; NaN last."""
+        return self.explained_loss.nan_to_num(-torch.inf).argsort(descending=True, stable=True)

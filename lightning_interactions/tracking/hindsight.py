@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.dynamics import fit_second_phase, second_phase_measurements
 from lightning_interactions.records import History, Interactions, SecondPhase
 
@@ -25,14 +26,23 @@ def explain_second_phase(history: History, final: Interactions) -> tuple[SecondP
     Source:
         Ren et al. 2024 (arXiv 2407.19198).
     """
-    parts = [measurement.training.strength for measurement in history.measurements]
-    strength = torch.stack([part.generalizable + part.non_generalizable + part.non_salient for part in parts]).sum(dim=(2, 3))
-    measured = strength.isfinite().all(dim=(0, 2)) & final.offset.isfinite().to(strength.device)
-    by_order = strength[:, measured].mean(dim=1)
     mean_orders = [measurement.training_summary.mean_order for measurement in history.measurements]
-    if not bool(measured.any()) or all(map(math.isnan, mean_orders)):  # Nothing was learned, or nothing could be measured.
-        nothing = by_order[:0]
-        return SecondPhase(nothing[:, 0], nothing, nothing, nothing[:, 0]), []
-    times = second_phase_measurements(mean_orders, [phase.number for phase in history.phases])
+    phases = [phase.number for phase in history.phases]
+    final_time = phases.index(3) if 3 in phases else len(phases) - 1
+    if all(map(math.isnan, mean_orders[: final_time + 1])):  # Nothing was learned, or nothing could be measured.
+        return _nothing(final), []
+    times = second_phase_measurements(mean_orders, phases)
+    parts = [history.measurements[time].training.strength for time in times]
+    if not parts:
+        return _nothing(final), []
+    strength = torch.stack([(part.generalizable + part.non_generalizable + part.non_salient).sum(dim=(1, 2)) for part in parts])
+    measured = strength.isfinite().all(dim=(0, 2)) & final.offset.isfinite().to(strength.device)
+    if not bool(measured.any()):
+        return _nothing(final), []
     kept = Interactions(*(part[measured.to(part.device)] for part in (final.and_effects, final.or_effects, final.offset)))
-    return fit_second_phase(kept, by_order[times.start : times.stop]), [history.epochs[time] for time in times]
+    return fit_second_phase(kept, strength[:, measured].mean(dim=1)), [history.epochs[time] for time in times]
+
+
+def _nothing(final: Interactions) -> SecondPhase:
+    by_order = torch.zeros(0, infer_num_players(final.and_effects.shape[1]) + 1, dtype=torch.float64)
+    return SecondPhase(by_order[:, 0], by_order, by_order, by_order[:, 0])

@@ -1,4 +1,4 @@
-"""How well shares of strength that does not generalize find flipped labels, next to plain losses.
+"""How well losses without what does not generalize, and its share of the strength, find flipped labels, next to plain losses.
 
 python tests/benchmarks/suspects.py                                # four tasks, one network each
 python tests/benchmarks/suspects.py --tasks digits --seeds 30 31   # only some
@@ -118,7 +118,8 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
         suspicions[f"loss of {name}"] = unseen_loss(each, *asked)
     for name, monitor in monitors.items():
         suspects = monitor.suspects(model, *asked)
-        suspicions[f"share, {name}"] = -suspects.ranking.argsort()
+        suspicions[f"explained loss, {name}"] = -suspects.ranking.argsort()
+        suspicions[f"share, {name}"] = suspects.share.nan_to_num(-1.0)
     wrong = flipped[rows]
     counts = f"{int(wrong.sum())} of {len(wrong)}"
     areas = {name: float(roc_auc_score(wrong, suspicion)) for name, suspicion in suspicions.items()}

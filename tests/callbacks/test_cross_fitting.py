@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_interactions import InteractionMonitor, ReferenceModels, fit_reference_models
 from lightning_interactions.callbacks.label_screening import label_margin
 from lightning_interactions.evidence import fingerprints
+from lightning_interactions.game.scores import prediction
 from tests.callbacks.runs import TINY_SET_UP, quiet_trainer
 from tests.callbacks.test_held_out_references import Tables
 from tests.helpers.models import (
@@ -215,3 +216,61 @@ def test_random_labels_are_not_screened_away() -> None:
         max_epochs=10,
     )  # fmt: skip
     assert len(frozenset().union(*references.seen)) > 100
+
+
+@pytest.mark.parametrize("schedule", ["linear", "one cycle"])
+def test_screening_leaves_schedules_their_number_of_epochs(schedule: str) -> None:
+    class Scheduled(EagerClassifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            epochs = self.trainer.max_epochs
+            assert epochs is not None
+            if schedule == "linear":
+                scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)
+            else:
+                scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                    optimizer, 0.05, total_steps=int(self.trainer.estimated_stepping_batches)
+                )
+            return [optimizer], [scheduler]
+
+    references, wrong, _ = screen(Scheduled())
+    assert len(frozenset().union(*references.seen) & wrong) <= 2
+
+
+def test_screening_trains_no_model_further() -> None:
+    class Counting(EagerClassifier):
+        steps = 0
+
+        def training_step(self, batch: Any, _batch_index: int = 0) -> Tensor:
+            Counting.steps += 1
+            return self.loss(batch)
+
+    screen(Counting(), max_epochs=1, min_epochs=1, early_stopping=False)
+    # 120 inputs in two folds: four models of 60 (or fewer, where screened) inputs in batches of 8.
+    assert 28 <= Counting.steps <= 32
+
+
+@pytest.mark.parametrize("options", [{"folds": None}, {"score": prediction, "early_stopping": False}])
+def test_screening_that_cannot_be_done_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(MisconfigurationException, match="screen_labels needs folds and the log-odds as the score"):
+        cross_fit(**{"screen_labels": True, **options})
+
+
+def test_models_that_know_no_training_probe_are_refused(tmp_path: Path) -> None:
+    references = cross_fit(num_models=1)
+    monitor = InteractionMonitor(evidence=references, num_training_probes=8, num_held_out_probes=4, figures=False)
+    other = DataLoader(tabular_data(40, seed=9), batch_size=8)
+    with pytest.raises(MisconfigurationException, match="none of the 8 training probes is among what they were trained on"):
+        quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(TabularClassifier(), other, tabular_loader(12, seed=1))
+
+
+def test_a_data_module_that_splits_at_random_leaves_the_global_generators_alone() -> None:
+    class Splits(Tables):
+        def setup(self, stage: str) -> None:
+            torch.rand(1)
+            super().setup(stage)
+
+    model = TabularClassifier()
+    state = torch.get_rng_state()
+    cross_fit(Splits(), model, num_models=1, early_stopping=False)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_interactions import InteractionMonitor
-from lightning_interactions.evidence import InputAgreement
+from lightning_interactions import InteractionMonitor, ReferenceModels
+from lightning_interactions.evidence import InputAgreement, fingerprints
 from lightning_interactions.records import SplitMeasurement, Suspects
 from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, other_references, quiet_trainer
 from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
@@ -100,3 +100,21 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         monitor.suspects(model, inputs[:0], targets[:0])
     with pytest.raises(ValueError, match="expected labels from 0 to 2"):
         monitor.suspects(model, inputs, targets + 3)
+
+
+def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
+    monitor, model, _ = watched_run(tmp_path, SinglePlayers())
+    rebuilt = TabularClassifier()
+    rebuilt.load_state_dict(model.state_dict())
+    inputs, targets = tabular_data(5, seed=5).tensors
+    expected, found = (monitor.suspects(each, inputs, targets) for each in (model, rebuilt))
+    torch.testing.assert_close(found.explained_loss, expected.explained_loss)
+
+
+def test_inputs_that_no_reference_model_may_judge_are_nan(tmp_path: Path) -> None:
+    inputs, targets = tabular_data(5, seed=5).tensors
+    references = ReferenceModels(other_references().models, seen=fingerprints(inputs[1:2]))
+    monitor, model, _ = watched_run(tmp_path, references)
+    found = monitor.suspects(model, inputs, targets)
+    assert found.share.isnan().tolist() == [False, True, False, False, False]
+    assert found.ranking[-1] == 1

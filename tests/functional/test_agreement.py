@@ -84,7 +84,8 @@ def test_chance_compares_every_set_with_the_others_of_its_order() -> None:
             shifted = [list(row) for row in others]
             for kind in range(2):
                 for place, s in enumerate(own):
-                    shifted[kind][s] = others[kind][own[(place + shift) % len(own)]]
+                    further = 1 + (shift - 1) % max(len(own) - 1, 1)
+                    shifted[kind][s] = others[kind][own[(place + further) % len(own)]]
             total += overlap(means, shifted, order)
         expected.append(total / 15)
     torch.testing.assert_close(agreement_by_chance(first, second), torch.tensor(expected, dtype=torch.float64))
@@ -102,3 +103,11 @@ def test_one_player_has_no_other_set() -> None:
     one = Interactions(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2), torch.zeros(1))
     assert agreement_by_order(one, one).tolist() == [0, 1]
     assert agreement_by_chance(one, one).tolist() == pytest.approx([0, 1])
+
+
+def test_a_single_effect_agrees_with_no_other_set() -> None:
+    effects = torch.zeros(1, 2, 2**NUM_PLAYERS)
+    effects[0, 0, 1] = 1.0
+    one = with_effects(effects)
+    assert agreement_by_order(one, one)[1] == 1
+    assert agreement_by_chance(one, one)[1] == 0

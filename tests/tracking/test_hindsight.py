@@ -85,3 +85,16 @@ def test_inputs_of_nan_are_left_out_everywhere(final: Interactions) -> None:
     found, _ = explain_second_phase(History(tuple(measurements), history.phases), more)
     torch.testing.assert_close(found.variance, expected.variance)
     torch.testing.assert_close(found.strength, expected.strength)
+
+
+def test_what_could_not_be_measured_before_or_after_the_second_phase_does_not_matter(final: Interactions) -> None:
+    history = run_of(final, [1, 1, 2, 2, 3, 3])
+    expected, expected_epochs = explain_second_phase(history, final)
+    measurements = list(history.measurements)
+    for time in (0, 5):
+        strength = measurements[time].training.strength
+        broken = replace(strength, **{name: torch.full_like(part, torch.nan) for name, part in vars(strength).items()})
+        measurements[time] = replace(measurements[time], training=replace(measurements[time].training, strength=broken))
+    found, epochs = explain_second_phase(History(tuple(measurements), history.phases), final)
+    assert epochs == expected_epochs == [2, 4, 6]
+    torch.testing.assert_close(found.variance, expected.variance)
