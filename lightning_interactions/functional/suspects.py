@@ -16,4 +16,4 @@ def find_suspects(split: SplitMeasurement) -> Suspects:
         split: One measurement of training inputs.
     """
     generalizable, other = total_strength(split.strength.generalizable), total_strength(split.strength.non_generalizable)
-    return Suspects(share=other / (generalizable + other), loss=split.loss)
+    return Suspects(share=other / (generalizable + other), loss=split.loss, explained_loss=split.explained_loss)

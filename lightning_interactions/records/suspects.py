@@ -17,10 +17,13 @@ class Suspects:
         share: ``[inputs]`` in [0, 1]; the part of its salient strength that does not generalize. NaN where nothing is salient,
             or the output was not finite.
         loss: ``[inputs]``, loss units; its loss, for comparison.
+        explained_loss: ``[inputs]``, loss units; its loss without the salient interactions that do not generalize. Flipped
+            labels stand out more by it than by the share (``tests/benchmarks/suspects.py``).
     """
 
     share: Float[Tensor, " inputs"]
     loss: Float[Tensor, " inputs"]
+    explained_loss: Float[Tensor, " inputs"]
 
     @property
     def ranking(self) -> Int[Tensor, " inputs"]:

@@ -7,6 +7,7 @@ python tests/benchmarks/suspects.py --quick                        # every part 
 Each run trains one network on labels of which 20 % are flipped, and stops at the onset of phase three, which a monitor with
 reference models of held-out data calls. Then random training inputs are ranked, and the area under the ROC curve says how
 often a flipped label ranks above a right one: 1 is perfect, 0.5 is chance. Its standard error is that of Hanley and McNeil.
+Inputs are ranked by the share of their strength that does not generalize, and by the loss that is left without that strength.
 The competitors: the network's own loss on each input at that moment, and the mean loss of the reference models that have not
 seen it, for the label as given, which needs no interactions at all.
 """
@@ -119,6 +120,7 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     for name, monitor in monitors.items():
         suspects = monitor.suspects(model, *asked)
         suspicions[f"share, {name}"] = -suspects.ranking.argsort()
+        suspicions[f"explained loss, {name}"] = suspects.explained_loss.nan_to_num(0)
     wrong = flipped[rows]
     counts = f"{int(wrong.sum())} of {len(wrong)}"
     areas = {name: float(roc_auc_score(wrong, suspicion)) for name, suspicion in suspicions.items()}
