@@ -1,11 +1,12 @@
 """Show how the curves of one run move with every choice that the monitor leaves to you.
 
-python examples/02_sensitivity.py            # about eight minutes on two cores; also draws sensitivity.png
+python examples/02_sensitivity.py            # about ten minutes; also draws sensitivity.png
 python examples/02_sensitivity.py --quick    # seconds: goes through all the code and means nothing
 
 One small CNN is trained on scikit-learn's digits with 20 % of its training labels flipped, under many monitors at once that
 measure the same network at the same moments. Each differs from the base in one thing: number of reference models, draw of
-probes, salience threshold τ, noise tolerance κ, baseline value, or grid of patches.
+probes, salience threshold τ, noise tolerance κ, baseline value, or grid of patches. Few probes and few measurements keep it
+short, so that onsets of phase three are seldom called here; the curves are what to look at.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How well losses without what does not generalize, and its share of the strength, find flipped labels, next to plain losses.
+"""How well shares of strength that does not generalize find flipped labels, next to plain losses.
 
 python tests/benchmarks/suspects.py                                # four tasks, one network each
 python tests/benchmarks/suspects.py --tasks digits --seeds 30 31   # only some
@@ -7,6 +7,7 @@ python tests/benchmarks/suspects.py --quick                        # every part 
 Each run trains one network on labels of which 20 % are flipped, and stops at the onset of phase three, which a monitor with
 reference models of held-out data calls. Then random training inputs are ranked, and the area under the ROC curve says how
 often a flipped label ranks above a right one: 1 is perfect, 0.5 is chance. Its standard error is that of Hanley and McNeil.
+Inputs are ranked by the share of their strength that does not generalize, and by the loss that is left without that strength.
 The competitors: the network's own loss on each input at that moment, and the mean loss of the reference models that have not
 seen it, for the label as given, which needs no interactions at all.
 """

@@ -52,6 +52,7 @@ def assert_measured(found: Suspects, split: SplitMeasurement) -> None:
     g, u = (part.sum(dim=(1, 2, 3)) for part in (split.strength.generalizable, split.strength.non_generalizable))
     torch.testing.assert_close(found.share, u / (g + u))
     torch.testing.assert_close(found.loss, split.loss)
+    torch.testing.assert_close(found.explained_loss, split.explained_loss)
 
 
 @pytest.mark.parametrize("evidence", [SinglePlayers(), InputAgreement(), other_references()], ids=["single", "means", "models"])
