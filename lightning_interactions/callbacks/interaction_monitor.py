@@ -232,8 +232,8 @@ class InteractionMonitor(Callback):
     def suspects(self, model: LightningModule, inputs: Tensor, targets: Tensor) -> Suspects:
         """Find out which inputs a module has memorised rather than understood.
 
-        Wrong labels rank high, about as high as by the plain loss at the onset of phase 3, and higher than that once they are
-        memorised; the mean loss of reference models on them finds them best (``tests/benchmarks/suspects.py``).
+        Wrong labels rank high: at the onset of phase 3 about as high as by the plain loss; the mean loss of held-out reference
+        models finds them better (``tests/benchmarks/suspects.py``).
 
         Args:
             model: The monitored module, during or after its training; measured by this process alone.
