@@ -118,7 +118,11 @@ def test_a_sequential_part_stays_in_order() -> None:
     assert loaded(loader_of_part(DataLoader(DATA, batch_size=3), [1, 4, 6, 9, 12])) == [1, 4, 6, 9, 12]
 
 
-@pytest.mark.parametrize("sampler", [RandomSampler(DATA), SubsetRandomSampler([1, 4, 6, 9, 13]), EveryOther()], ids=str)
+@pytest.mark.parametrize(
+    "sampler",
+    [RandomSampler(DATA), SubsetRandomSampler([1, 4, 6, 9, 13]), EveryOther()],
+    ids=lambda sampler: type(sampler).__name__,
+)
 def test_other_samplers_shuffle_the_part(sampler: Any) -> None:
     part = loader_of_part(DataLoader(DATA, batch_size=2, sampler=sampler), [1, 4, 6, 9])
     orders = {tuple(loaded(part)) for _ in range(20)}

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
+from lightning_interactions.evidence import InputAgreement, OrderShape
 from lightning_interactions.records import History
 from tests.callbacks.runs import (
     RecordingLogger,
@@ -96,6 +97,16 @@ def both_evidences() -> list[InteractionMonitor]:
     ]
 
 
+def more_evidence() -> list[InteractionMonitor]:
+    """Models that judge two thirds of the inputs each, and the evidence that compares splits and orders."""
+    spread = ReferenceModels([model.double() for model in other_models(3)], num_voters=2)
+    return [
+        few(name="spread", evidence=spread, figures=False),
+        few(name="agreement", evidence=InputAgreement(), figures=False),
+        few(name="shape", evidence=OrderShape(), figures=False),
+    ]
+
+
 def one_probe() -> list[InteractionMonitor]:
     return [few(num_training_probes=1, num_held_out_probes=1, figures=False)]
 
@@ -106,6 +117,7 @@ def one_monitor() -> list[InteractionMonitor]:
 
 SCENARIOS = {
     "both evidences": Scenario(both_evidences),
+    "more evidence": Scenario(more_evidence),
     "fewer probes than ranks": Scenario(one_probe),
     "NaN outputs": Scenario(one_monitor, model=SometimesNotANumber),
     "streamed": Scenario(one_monitor, streamed=True),
@@ -202,6 +214,9 @@ def history_of(outcome: dict[str, Any], monitor: str) -> History:
     [
         ("both evidences", "noise"),
         ("both evidences", "references"),
+        ("more evidence", "spread"),
+        ("more evidence", "agreement"),
+        ("more evidence", "shape"),
         ("fewer probes than ranks", "None"),
         ("NaN outputs", "None"),
     ],
