@@ -84,10 +84,11 @@ class CrossEntropy:
         own_or_equal = torch.ones(self.num_classes or 0) if self.class_weights is None else self.class_weights
         weights = torch.as_tensor(own_or_equal, dtype=torch.float64).to(score)
         classes = targets.reshape(-1).long().to(score.device)
-        if len(classes) != len(score) or bool((classes >= len(weights)).any()):
+        outside = (classes < 0) | (classes >= len(weights))
+        if len(classes) != len(score) or bool(outside.any()):
             raise ValueError(
                 f"CrossEntropy: expected one label from 0 to {len(weights) - 1} for each of {len(score)} inputs, got "
-                f"{classes[classes >= len(weights)][:5].tolist() or tuple(targets.shape)}; pass one class weight for each "
+                f"{classes[outside][:5].tolist() or tuple(targets.shape)}; pass one class weight for each "
                 "class, or the right num_classes"
             )
         own = weights[classes]

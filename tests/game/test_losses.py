@@ -118,9 +118,12 @@ def test_impossible_cross_entropies_are_refused(arguments: dict[str, object], me
         CrossEntropy(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_label_without_a_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one label from 0 to 1 for each of 3 inputs, got \[2\]; pass one class weight"):
-        CrossEntropy([1.0, 2.0])(torch.zeros(3), torch.tensor([0, 1, 2]))
+@pytest.mark.parametrize("label", [2, -1, -100])
+def test_a_label_without_a_weight_is_refused(label: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"one label from 0 to 1 for each of 3 inputs, got \[{label}\]; pass one class weight"
+    ):
+        CrossEntropy([1.0, 2.0])(torch.zeros(3), torch.tensor([0, 1, label]))
 
 
 # Squared error
