@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions.callbacks.data_splitting import draw_part, loader_of_part, sampler_pool
 
-__all__ = ["DataPart", "HoldOutReferences"]
+__all__ = ["DataPart", "HoldOutReferences", "itself"]
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -156,10 +156,11 @@ class _Loaders(LightningDataModule):
 
     def __init__(self, train_dataloader: Any, val_dataloaders: Any) -> None:
         super().__init__()
-        self.train_dataloader = partial(_itself, train_dataloader)  # type: ignore[method-assign]
+        self.train_dataloader = partial(itself, train_dataloader)  # type: ignore[method-assign]
         if val_dataloaders is not None:
-            self.val_dataloader = partial(_itself, val_dataloaders)  # type: ignore[method-assign]
+            self.val_dataloader = partial(itself, val_dataloaders)  # type: ignore[method-assign]
 
 
-def _itself(loaders: Any) -> Any:
+def itself(loaders: Any) -> Any:
+    """Return loaders that are there, for data modules whose loader methods are set from outside."""
     return loaders

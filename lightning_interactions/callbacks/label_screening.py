@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from lightning_interactions.callbacks.reference_fitting import Fitter
 from lightning_interactions.callbacks.reference_plans import make_plans
-from lightning_interactions.game.scores import log_odds
+from lightning_interactions.game.margin import label_margin
 
-__all__ = ["label_margin", "screened"]
+__all__ = ["screened"]
 
 LEAST_MARGIN = -1.0
 """Mean margin under which a label is contradicted: some other class is more likely by odds of e to 1."""
@@ -43,18 +39,3 @@ def screened(fitter: Fitter, pool: Sequence[int], num_models: int, folds: int, e
         for index, margin in zip(unseen, fitter.scores(model, unseen, label_margin).tolist(), strict=True):
             total[index] += margin / num_models
     return [index for index, margin in total.items() if not margin < LEAST_MARGIN]
-
-
-def label_margin(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
-    """Compare the label with the most likely other class: difference of their logits, ``[inputs]`` in nats.
-
-    Raises:
-        ValueError: If the outputs are no logits or the targets no classes; see
-            :func:`~lightning_interactions.game.scores.log_odds`.
-    """
-    score = log_odds(outputs, targets)
-    logits = outputs.reshape(len(outputs), -1)
-    if logits.shape[1] == 1:
-        return score
-    labelled = torch.nn.functional.one_hot(targets.reshape(-1).long().to(logits.device), logits.shape[1]).bool()
-    return logits[labelled] - logits.masked_fill(labelled, -torch.inf).amax(dim=1)

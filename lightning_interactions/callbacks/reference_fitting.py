@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_interactions.callbacks.data_splitting import loader_of_part
 from lightning_interactions.callbacks.fresh_copies import fresh_copy
-from lightning_interactions.callbacks.held_out_references import DataPart
+from lightning_interactions.callbacks.held_out_references import DataPart, itself
 from lightning_interactions.callbacks.isolation import preserve_random_state
 from lightning_interactions.callbacks.reference_cache import ReferenceCache
 from lightning_interactions.callbacks.reference_keys import describe, describe_module
@@ -129,17 +129,13 @@ def _fit(trainer: Trainer, fresh: LightningModule, data: Any, loader: Any, val_d
         trainer.fit(fresh, loader, val_dataloaders)
         return
     attached, part = data.trainer, DataPart(data)
-    part.train_dataloader = partial(_itself, loader)  # type: ignore[method-assign]
+    part.train_dataloader = partial(itself, loader)  # type: ignore[method-assign]
     if val_dataloaders is not None:
-        part.val_dataloader = partial(_itself, val_dataloaders)  # type: ignore[method-assign]
+        part.val_dataloader = partial(itself, val_dataloaders)  # type: ignore[method-assign]
     try:
         trainer.fit(fresh, datamodule=part)
     finally:
         data.trainer = attached
-
-
-def _itself(loaders: Any) -> Any:
-    return loaders
 
 
 def _finish(fresh: LightningModule, watchers: Sequence[Any]) -> tuple[LightningModule, frozenset[str]]:

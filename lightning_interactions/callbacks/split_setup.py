@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_interactions.callbacks.isolation import in_precision_of
-from lightning_interactions.callbacks.probe_keeper import TRAINING
+from lightning_interactions.callbacks.probe_keeper import HELD_OUT, TRAINING
 from lightning_interactions.evidence import Evidence, InputAgreement, ReferenceModels, fingerprints
 from lightning_interactions.functional.suspects import find_suspects
 from lightning_interactions.game.evaluation import Forward, Game
@@ -131,8 +131,8 @@ class SplitSetup:
         judged = Probes(probes.inputs[rows.to(device)], probes.targets[rows.to(device)])
         splits = {}
         if isinstance(self.evidence, InputAgreement) and held_out is not None:
-            splits["held-out"] = Probes(held_out.inputs.to(device), held_out.targets.to(device))
-        splits["asked"] = judged
+            splits[HELD_OUT] = Probes(held_out.inputs.to(device), held_out.targets.to(device))
+        splits[TRAINING] = judged
         trainer = model._trainer if isinstance(model._trainer, Trainer) else None
         local = {}
         for name, part in splits.items():
@@ -140,7 +140,7 @@ class SplitSetup:
             extract = interactions_on_probes(game, noise_tolerance=self.noise_tolerance)
             judge = self.evidence.prepare(extract, self.threshold, (), part.inputs)
             local[name] = Split(extract, judge, part.targets, self.loss)
-        found = find_suspects(self.measure(model, local)[0]["asked"])
+        found = find_suspects(self.measure(model, local)[0][TRAINING])
         numbers = torch.full((len(vars(found)), len(rows)), torch.nan, dtype=torch.float64)
         numbers[:, rows] = torch.stack(list(vars(found).values()))
         return Suspects(*numbers)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor, ReferenceModels, fit_reference_models
-from lightning_interactions.callbacks.label_screening import label_margin
 from lightning_interactions.evidence import fingerprints
+from lightning_interactions.game.margin import label_margin
 from lightning_interactions.game.scores import prediction
 from tests.callbacks.runs import TINY_SET_UP, quiet_trainer
 from tests.callbacks.test_held_out_references import Tables
