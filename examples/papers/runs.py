@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_interactions import History, InteractionMonitor, Interactions, fit_reference_models
-from lightning_interactions.tracking.schedule import DenserEarly
+from lightning_interactions.measuring.schedule import DenserEarly
 from papers.tasks import QUICK_TASKS, TASKS, make_parts
 
 __all__ = ["Run", "Setting", "Size", "be_a_worker", "load_or_make"]

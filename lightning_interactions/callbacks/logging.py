@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_interactions.functional.shapes import fit_decay_and_spindle, strength_by_sign
+from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle, strength_by_sign
 from lightning_interactions.records import (
     History,
     Interval,

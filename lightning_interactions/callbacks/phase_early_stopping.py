@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
-from lightning_interactions.callbacks.onset_keeping import OnsetKeeper
+from lightning_interactions.callbacks.onset_checkpoint import OnsetKeeper
 from lightning_interactions.records import Measurement, Phase
 
 __all__ = ["PhaseEarlyStopping", "PhaseStoppingReason"]

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_interactions.records import Probes
-from lightning_interactions.tracking.probes import (
+from lightning_interactions.measuring.probes import (
     Drawn,
     Unpack,
     candidate_indices,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence.protocol import InteractionsOf, Judge
+from lightning_interactions.evidence.base import InteractionsOf, Judge
 from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
 from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
 from lightning_interactions.records import Interactions, Verdict

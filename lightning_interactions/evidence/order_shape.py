@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_interactions.evidence.protocol import InteractionsOf, Judge
+from lightning_interactions.evidence.base import InteractionsOf, Judge
 from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
-from lightning_interactions.functional.shapes import fit_decay_and_spindle
+from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle
 from lightning_interactions.functional.strength import salient_mask, strength_by_order
 from lightning_interactions.records import Interactions, Verdict
 

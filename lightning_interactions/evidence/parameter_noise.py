@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence.protocol import InteractionsOf, Judge
+from lightning_interactions.evidence.base import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
 from lightning_interactions.records import Interactions, Verdict
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence.fingerprints import fingerprints
-from lightning_interactions.evidence.protocol import InteractionsOf, Judge
+from lightning_interactions.records.inputs import fingerprints
+from lightning_interactions.evidence.base import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
 from lightning_interactions.records import Interactions, Verdict
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightning_interactions.functional.precision import full_precision
-from lightning_interactions.game.players.protocol import Players
+from lightning_interactions.game.players.base import Players
 from lightning_interactions.game.scores import Score, log_odds, prediction
 from lightning_interactions.records import Probes
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.strength import salient_mask, strength_by_order
 
 __all__ = ["InteractionStrength"]

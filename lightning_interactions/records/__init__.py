@@ -26,7 +26,7 @@ from lightning_interactions.records.measurement import (
     Summary,
 )
 from lightning_interactions.records.shapes import DecaySpindle
-from lightning_interactions.records.suspects import Suspects
+from lightning_interactions.records.label_issues import Suspects
 
 __all__ = [
     "EFFECT_TYPES",

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 # The script runs from anywhere, and the helpers are not part of the installed package.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.transforms import matching_error, reconstruct_values
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import ImagePatches

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping
-from lightning_interactions.callbacks.isolation import leave_no_trace, preserve_random_state
-from lightning_interactions.tracking.schedule import EveryNSteps
+from lightning_interactions.measuring.isolation import leave_no_trace, preserve_random_state
+from lightning_interactions.measuring.schedule import EveryNSteps
 from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, other_references, quiet_trainer, script_phases
 from tests.helpers.models import (
     GloballyAugmentedDataset,

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 from lightning_interactions import FeatureGroups, ImagePatches, InteractionMonitor, PhaseEarlyStopping, baselines
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.functional import total_strength
-from lightning_interactions.tracking.schedule import EveryNEpochs
+from lightning_interactions.measuring.schedule import EveryNEpochs
 from tests.callbacks.runs import (
     TINY_SET_UP,
     FailingLogger,

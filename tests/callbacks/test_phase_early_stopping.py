@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
-from lightning_interactions.tracking.schedule import EveryNEpochs
+from lightning_interactions.measuring.schedule import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.callbacks import publishing
-from lightning_interactions.tracking.schedule import EveryNEpochs
+from lightning_interactions.measuring.schedule import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
 

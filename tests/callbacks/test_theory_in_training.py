@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_interactions import InteractionMonitor, ParameterNoise
 from lightning_interactions.functional import total_strength
-from lightning_interactions.tracking.hindsight import explain_second_phase
+from lightning_interactions.analysis.second_phase import explain_second_phase
 from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
 
@@ -62,7 +62,7 @@ def test_final_interactions_come_back_with_a_saved_state(
 
 
 def test_the_theory_is_drawn_when_the_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_interactions.tracking.hindsight.second_phase_measurements", lambda *_args: range(1, 3))
+    monkeypatch.setattr("lightning_interactions.analysis.second_phase.second_phase_measurements", lambda *_args: range(1, 3))
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(figures=True), logger=logger, max_epochs=3)
     accumulator = EventAccumulator(logger.log_dir, size_guidance={"images": 0})

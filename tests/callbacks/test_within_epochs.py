@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
-from lightning_interactions.tracking.schedule import DenserEarly, EveryNEpochs, EveryNSteps
+from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps
 from tests.callbacks.runs import (
     TINY_SET_UP,
     RecordingLogger,
@@ -267,7 +267,7 @@ def test_the_theory_is_drawn_over_optimizer_steps(tmp_path: Path, monkeypatch: p
         drawn.append((times, unit))
         return original(second_phase, times, unit)
 
-    monkeypatch.setattr("lightning_interactions.tracking.hindsight.second_phase_measurements", lambda *_args: range(1, 3))
+    monkeypatch.setattr("lightning_interactions.analysis.second_phase.second_phase_measurements", lambda *_args: range(1, 3))
     monkeypatch.setattr(f"{module}.theory_figure", spy)
     fit(tmp_path, few(EveryNSteps(2), figures=True), logger=TensorBoardLogger(tmp_path))
     assert drawn == [([2, 4], "step")]

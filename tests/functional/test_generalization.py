@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.generalization import (
     above_chance,
     cross_entropy_from_log_odds,

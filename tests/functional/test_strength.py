@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import coalition_orders
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.metrics import InteractionStrength
 from tests.helpers import oracles
 from tests.helpers.games import random_network_tables

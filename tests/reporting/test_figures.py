@@ -15,7 +15,7 @@ from torch import Tensor
 import lightning_interactions
 from lightning_interactions.records import History, Interval, Measurement
 from lightning_interactions.reporting import phase_figure, strength_figure
-from lightning_interactions.reporting.figures import PHASE_BANDS, time_axis
+from lightning_interactions.reporting.figures.phases import PHASE_BANDS, time_axis
 from tests.helpers.figures import legend_labels, rendered
 from tests.helpers.histories import history_from_strengths, with_phases
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_interactions.game.players.protocol import mask_by_assignment
+from lightning_interactions.game.players.base import mask_by_assignment
 
 __all__ = ["FeatureGroups"]
 

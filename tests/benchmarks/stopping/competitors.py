@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_interactions.callbacks.isolation import leave_no_trace
+from lightning_interactions.measuring.isolation import leave_no_trace
 
 __all__ = [
     "Accuracy",

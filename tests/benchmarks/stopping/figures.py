@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rules import RULES, at_onset, outcome
 from runs import Run
 
-from lightning_interactions.functional.phase_columns import PhaseColumns
+from lightning_interactions.analysis.phases.signals import PhaseColumns
 
 __all__ = ["draw_regrets", "draw_worst"]
 

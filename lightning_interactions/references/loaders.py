@@ -1,0 +1,157 @@
+"""Parts of the data behind a loader, as loaders with the same settings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.evidence import fingerprints
+from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.probes import Unpack, sampled_indices
+
+__all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
+
+REPEATED = 16
+"""About so many samples are loaded twice."""
+
+_SizedSampler = SequentialSampler | RandomSampler | WeightedRandomSampler
+
+
+def sampler_pool(loader: Any) -> list[int] | None:
+    """List the dataset indices that a loader's sampler can give, over however many epochs.
+
+    Args:
+        loader: Any loader. Its sampler's state stays as it is.
+
+    Returns:
+        Sorted indices without repetitions; ``None`` where the data cannot be indexed. For samplers that torch does not know,
+        what one epoch gives.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    if type(loader.batch_sampler) is not BatchSampler or type(loader).__iter__ is not DataLoader.__iter__:
+        # Batches of the user's own making: parts of them cannot be made here.
+        return None
+    sampler = loader.sampler
+    if isinstance(sampler, SubsetRandomSampler):
+        return sorted({int(index) for index in sampler.indices})
+    if isinstance(sampler, (RandomSampler, SequentialSampler)):
+        return list(range(len(loader.dataset)))  # type: ignore[arg-type]
+    if isinstance(sampler, WeightedRandomSampler):
+        return sampler.weights.nonzero()[:, 0].tolist()
+    with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader.batch_sampler):
+        return sampled_indices(loader, float("inf"))
+
+
+def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[list[int], list[int]]:
+    """Draw a part of the indices with a generator of our own.
+
+    Args:
+        pool: Indices.
+        size: How many to draw.
+        seed: Seed of the draw.
+
+    Returns:
+        The part and the rest, both sorted.
+    """
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
+    return sorted(pool[position] for position in order[:size]), sorted(pool[position] for position in order[size:])
+
+
+def loader_of_part(
+    loader: DataLoader[Any], indices: Sequence[int], *, generator: torch.Generator | None = None, in_order: bool = False
+) -> DataLoader[Any]:
+    """Load a part of a loader's data with the settings of that loader.
+
+    Random samplers (shuffled, with replacement, of a subset, weighted) become such samplers of the part, and give a number
+    of samples in proportion; a sequential one stays so; others become shuffling. Where less than all the data
+    would end in a batch of a single sample, on which batch norm fails, that one is left out.
+
+    Args:
+        loader: The loader of all the data.
+        indices: Dataset indices of the part.
+        generator: Decides the order of samples; torch's global one if left out.
+        in_order: Load every sample once, in order.
+
+    Raises:
+        MisconfigurationException: If the part has no sample, or no batch because incomplete ones are dropped.
+    """
+    if not indices:
+        raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
+    part: Subset[Any] = Subset(loader.dataset, list(indices))
+    sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
+    size = loader.batch_size or 1
+    if loader.drop_last and not in_order and len(sampler) < size:
+        raise MisconfigurationException(
+            f"data: expected a part of at least one batch of {size} samples, because drop_last drops smaller ones, got "
+            f"{len(sampler)}; use more data, a smaller batch_size, or drop_last=False"
+        )
+    new_single = len(part) < len(loader.dataset) and len(sampler) > size > 1 == len(sampler) % size  # type: ignore[arg-type]
+    return DataLoader(
+        part,
+        batch_size=loader.batch_size,
+        sampler=sampler,
+        drop_last=(loader.drop_last or new_single) and not in_order,
+        generator=generator,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers and not in_order,
+    )
+
+
+def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torch.Generator | None) -> _SizedSampler:
+    sampler = loader.sampler
+    if isinstance(sampler, SequentialSampler):
+        return SequentialSampler(part)
+    if isinstance(sampler, WeightedRandomSampler):
+        weights = sampler.weights[list(part.indices)]
+        num_samples = _in_proportion(sampler.num_samples, len(part), int((sampler.weights > 0).sum()))
+        return WeightedRandomSampler(weights.tolist(), num_samples, sampler.replacement, generator)
+    if isinstance(sampler, RandomSampler):
+        num_samples = _in_proportion(sampler.num_samples, len(part), len(loader.dataset))  # type: ignore[arg-type]
+        return RandomSampler(part, sampler.replacement, num_samples, generator)
+    return RandomSampler(part, generator=generator)
+
+
+def _in_proportion(num_samples: int, part: int, whole: int) -> int:
+    return max(1, round(num_samples * part / whole))
+
+
+def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], unpack: Unpack) -> None:
+    """Load some samples twice, and refuse data that is augmented at random.
+
+    Args:
+        loader: The loader; its dataset's generators stay as they are.
+        pool: Dataset indices to choose from.
+        unpack: Finds inputs and targets in a batch.
+
+    Raises:
+        MisconfigurationException: If an input is not the same both times.
+    """
+    some = pool[:: max(1, len(pool) // REPEATED)]
+    with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader):
+        first, second = (fingerprints(unpack(loader.collate_fn([loader.dataset[i] for i in some]))[0]) for _ in range(2))
+    different = sum(one != other for one, other in zip(first, second, strict=True))
+    if different:
+        raise MisconfigurationException(
+            f"fit_reference_models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
+            f"which, but {different} of {len(some)} came out differently the second time; take random augmentation out of the "
+            "dataset (into training_step), or hold data out with HoldOutReferences instead of folds"
+        )

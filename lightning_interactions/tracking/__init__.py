@@ -1,1 +1,0 @@
-"""Probe inputs, when to measure, and one measurement."""

@@ -1,0 +1,187 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from lightning_interactions.references.loaders import check_repeatable, draw_part, loader_of_part, sampler_pool
+from lightning_interactions.measuring.probes import input_target_pair
+from tests.helpers.models import GloballyAugmentedDataset, SelfAugmentedDataset, StreamedDataset, tabular_data
+
+DATA = tabular_data(20)
+POSITION = {tuple(row): position for position, row in enumerate(DATA.tensors[0].tolist())}
+
+
+class EveryOther(Sampler[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(0, 20, 2))
+
+    def __len__(self) -> int:
+        return 10
+
+
+def loaded(loader: DataLoader[Any]) -> list[int]:
+    """Positions in the data of what a loader gives."""
+    return [POSITION[tuple(row)] for inputs, _ in loader for row in inputs.tolist()]
+
+
+# The pool
+
+
+def test_the_pool_is_what_the_sampler_can_give() -> None:
+    weights = torch.tensor([0.0, 1.0] * 10)
+    samplers: dict[str, tuple[Any, list[int]]] = {
+        "sequential": (SequentialSampler(DATA), list(range(20))),
+        "random": (RandomSampler(DATA), list(range(20))),
+        "with replacement": (RandomSampler(DATA, replacement=True, num_samples=3), list(range(20))),
+        "subset": (SubsetRandomSampler([7, 3, 11]), [3, 7, 11]),
+        "weighted": (WeightedRandomSampler(weights.tolist(), 4), list(range(1, 20, 2))),
+        "own": (EveryOther(), list(range(0, 20, 2))),
+    }
+    for name, (sampler, expected) in samplers.items():
+        assert sampler_pool(DataLoader(DATA, batch_size=8, sampler=sampler, drop_last=True)) == expected or (
+            # What one epoch gives: a last batch that is dropped is not given.
+            name == "own" and sampler_pool(DataLoader(DATA, batch_size=8, sampler=sampler, drop_last=True)) == expected[:8]
+        ), name
+
+
+class OwnIteration(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return super().__iter__()
+
+
+class OwnBatches(BatchSampler):
+    pass
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [DATA.tensors],
+        DataLoader(StreamedDataset(DATA, 20), batch_size=4),
+        DataLoader(DATA, batch_size=None),
+        DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), 4, False)),
+        OwnIteration(DATA, batch_size=4),
+        {"a": DataLoader(DATA)},
+    ],
+    ids=["list", "iterable", "unbatched", "own batches", "own iteration", "several"],
+)
+def test_data_without_indices_has_no_pool(loader: Any) -> None:
+    assert sampler_pool(loader) is None
+
+
+def test_the_pool_leaves_generators_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    state, global_state = generator.get_state(), torch.get_rng_state()
+    sampler_pool(DataLoader(DATA, shuffle=True, generator=generator))
+    sampler_pool(DataLoader(DATA, sampler=EveryOther()))
+    assert torch.equal(generator.get_state(), state)
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+# Parts
+
+
+def test_a_part_and_the_rest_are_complete_and_drawn_by_the_seed() -> None:
+    pool = list(range(5, 45, 2))
+    part, rest = draw_part(pool, 6, seed=0)
+    assert len(part) == 6
+    assert sorted(part + rest) == pool
+    assert (part, rest) == draw_part(pool, 6, seed=0)
+    assert part != draw_part(pool, 6, seed=1)[0]
+
+
+def test_a_part_keeps_the_loaders_settings() -> None:
+    def collate(samples: list[Any]) -> Any:
+        return torch.utils.data.default_collate(samples)
+
+    whole = DataLoader(DATA, batch_size=3, collate_fn=collate, drop_last=True, shuffle=True)
+    part = loader_of_part(whole, [1, 4, 6, 9, 12])
+    assert (part.batch_size, part.collate_fn, part.drop_last) == (3, collate, True)
+    assert isinstance(part.sampler, RandomSampler)
+    assert len(loaded(part)) == 3
+    in_order = loader_of_part(whole, [1, 4, 6, 9, 12], in_order=True)
+    assert loaded(in_order) == [1, 4, 6, 9, 12]
+
+
+def test_a_sequential_part_stays_in_order() -> None:
+    assert loaded(loader_of_part(DataLoader(DATA, batch_size=3), [1, 4, 6, 9, 12])) == [1, 4, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [RandomSampler(DATA), SubsetRandomSampler([1, 4, 6, 9, 13]), EveryOther()],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_other_samplers_shuffle_the_part(sampler: Any) -> None:
+    part = loader_of_part(DataLoader(DATA, batch_size=2, sampler=sampler), [1, 4, 6, 9])
+    orders = {tuple(loaded(part)) for _ in range(20)}
+    assert len(orders) > 1
+    assert {tuple(sorted(order)) for order in orders} == {(1, 4, 6, 9)}
+
+
+def test_a_weighted_part_keeps_its_weights() -> None:
+    weights = torch.ones(20)
+    weights[4], weights[6] = 0, 1000
+    whole = DataLoader(DATA, batch_size=2, sampler=WeightedRandomSampler(weights.tolist(), 190))
+    drawn = loaded(loader_of_part(whole, [1, 4, 6, 9]))
+    assert len(drawn) == 190 * 4 // 19
+    assert 4 not in drawn
+    assert drawn.count(6) > 30
+
+
+def test_samples_drawn_with_replacement_are_fewer_in_proportion() -> None:
+    whole = DataLoader(DATA, batch_size=2, sampler=RandomSampler(DATA, replacement=True, num_samples=100))
+    assert len(loaded(loader_of_part(whole, [1, 4, 6, 9]))) == 20
+
+
+def test_an_own_generator_decides_the_order() -> None:
+    orders = []
+    for _ in range(2):
+        whole = DataLoader(DATA, batch_size=2, shuffle=True)
+        orders.append(loaded(loader_of_part(whole, range(20), generator=torch.Generator().manual_seed(5))))
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3, 3), (4, 3), (5, 5), (7, 6), (1, 1)])
+def test_a_last_batch_of_one_is_left_out(size: int, expected: int) -> None:
+    assert len(loaded(loader_of_part(DataLoader(DATA, batch_size=3), range(size)))) == expected
+    assert len(loaded(loader_of_part(DataLoader(DATA, batch_size=3), range(size), in_order=True))) == size
+    assert len(loaded(loader_of_part(DataLoader(DATA, batch_size=1), range(size)))) == size
+
+
+def test_an_empty_part_is_refused() -> None:
+    with pytest.raises(MisconfigurationException, match="a part of at least one sample, got none"):
+        loader_of_part(DataLoader(DATA), [])
+
+
+def test_a_part_that_drop_last_would_drop_is_refused() -> None:
+    whole = DataLoader(DATA, batch_size=8, drop_last=True)
+    with pytest.raises(MisconfigurationException, match=r"one batch of 8 samples, because drop_last .* got 7; use more data"):
+        loader_of_part(whole, range(7))
+    assert len(loaded(loader_of_part(whole, range(7), in_order=True))) == 7
+
+
+# Random augmentation
+
+
+@pytest.mark.parametrize("dataset", [GloballyAugmentedDataset(DATA), SelfAugmentedDataset(DATA)], ids=["global", "own"])
+def test_random_augmentation_is_noticed(dataset: Any) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(MisconfigurationException, match="20 of 20 came out differently the second time"):
+        check_repeatable(DataLoader(dataset), range(20), input_target_pair)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_data_that_stays_the_same_passes() -> None:
+    check_repeatable(DataLoader(DATA), range(20), input_target_pair)

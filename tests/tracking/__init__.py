@@ -1,1 +1,0 @@
-"""Tests of probes, measurements and schedules."""
