@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lightning_interactions import functional
-from lightning_interactions.records import DecaySpindle, SecondPhase, SplitMeasurement
 from lightning_interactions.analysis.second_phase import explain_second_phase
+from lightning_interactions.records import DecaySpindle, SecondPhase, SplitMeasurement
 from papers.runs import Run
 from papers.series import Estimate, Series, estimate, mean_order, peak_order, rank_correlation, share
 

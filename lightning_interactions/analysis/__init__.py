@@ -1,0 +1,1 @@
+"""From measurements to findings, as pure functions of records."""

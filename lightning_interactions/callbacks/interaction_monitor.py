@@ -10,23 +10,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_interactions.measuring.isolation import leave_no_trace
-from lightning_interactions.callbacks.probes import HELD_OUT, TRAINING, ProbeKeeper
+from lightning_interactions.analysis.phases.detect import detect_phases
+from lightning_interactions.analysis.second_phase import explain_second_phase
 from lightning_interactions.callbacks.loggers import Publisher, steps_logged
+from lightning_interactions.callbacks.probes import HELD_OUT, TRAINING, ProbeKeeper
 from lightning_interactions.callbacks.split_setup import SplitSetup, check_run
 from lightning_interactions.evidence import Evidence, ReferenceModels, choose_evidence
-from lightning_interactions.analysis.phases.detect import detect_phases
 from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.evaluation import Forward, call_model
 from lightning_interactions.game.losses import Loss, unit_of
 from lightning_interactions.game.players import Players
 from lightning_interactions.game.scores import Score, default_loss, log_odds
-from lightning_interactions.records import History, Interactions, Phase, Probes, SecondPhase, Suspects
-from lightning_interactions.analysis.second_phase import explain_second_phase
+from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.measuring.meter import Split, combine_splits
 from lightning_interactions.measuring.probes import Unpack, input_target_pair
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule
 from lightning_interactions.measuring.timetable import Timetable
+from lightning_interactions.records import History, Interactions, Phase, Probes, SecondPhase, Suspects
 
 __all__ = ["InteractionMonitor"]
 

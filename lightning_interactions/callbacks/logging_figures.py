@@ -3,12 +3,12 @@
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from lightning_interactions.analysis.second_phase import explain_second_phase
 from lightning_interactions.callbacks.logging import tag_prefix
 from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle, strength_by_sign
 from lightning_interactions.records import History, Interactions
 from lightning_interactions.reporting.figures.phases import phase_figure, strength_figure, time_axis
 from lightning_interactions.reporting.figures.shapes import shape_figure, theory_figure
-from lightning_interactions.analysis.second_phase import explain_second_phase
 
 __all__ = ["write_figures", "write_theory"]
 

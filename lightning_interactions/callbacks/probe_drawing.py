@@ -9,7 +9,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from lightning_interactions.records import Probes
 from lightning_interactions.measuring.probes import (
     Drawn,
     Unpack,
@@ -18,6 +17,7 @@ from lightning_interactions.measuring.probes import (
     load_samples,
     sampled_indices,
 )
+from lightning_interactions.records import Probes
 
 __all__ = ["PassingProbes", "draw_probes", "same_on_all_ranks", "training_loader", "validation_loader"]
 

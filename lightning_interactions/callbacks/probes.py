@@ -18,8 +18,8 @@ from lightning_interactions.callbacks.probe_drawing import (
 )
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.baselines import Baseline
-from lightning_interactions.records import Probes
 from lightning_interactions.measuring.probes import Drawn, Unpack
+from lightning_interactions.records import Probes
 
 __all__ = ["HELD_OUT", "TRAINING", "ProbeKeeper"]
 

@@ -11,16 +11,16 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_interactions.measuring.isolation import in_precision_of
+from lightning_interactions.analysis.label_issues import find_suspects
 from lightning_interactions.callbacks.probes import HELD_OUT, TRAINING
 from lightning_interactions.evidence import Evidence, InputAgreement, ReferenceModels, fingerprints
-from lightning_interactions.analysis.label_issues import find_suspects
 from lightning_interactions.game.evaluation import Forward, Game
 from lightning_interactions.game.losses import Loss, losses_of_inputs
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.scores import Score
-from lightning_interactions.records import Interactions, Probes, SplitMeasurement, Suspects
+from lightning_interactions.measuring.isolation import in_precision_of
 from lightning_interactions.measuring.meter import Split, interactions_on_probes, measure_splits
+from lightning_interactions.records import Interactions, Probes, SplitMeasurement, Suspects
 
 __all__ = ["SplitSetup", "check_run"]
 

@@ -1,7 +1,7 @@
 """What decides where the user leaves it open."""
 
-from lightning_interactions.evidence.parameter_noise import ParameterNoise
 from lightning_interactions.evidence.base import Evidence
+from lightning_interactions.evidence.parameter_noise import ParameterNoise
 
 __all__ = ["choose_evidence"]
 

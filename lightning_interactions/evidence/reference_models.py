@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.records.inputs import fingerprints
 from lightning_interactions.evidence.base import InteractionsOf, Judge
 from lightning_interactions.functional.generalization import shared_interactions
 from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records.inputs import fingerprints
 
 __all__ = ["VOTES", "ReferenceModels", "votes_needed"]
 

@@ -1,13 +1,9 @@
 """The mathematics as functions of tensors; needs neither a model nor Lightning."""
 
 from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
+from lightning_interactions.functional.bootstrap import bootstrap_intervals
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
-from lightning_interactions.functional.parameter_noise import (
-    fit_second_phase,
-    noisy_learning_effects,
-    noisy_learning_strength,
-    second_phase_measurements,
-)
+from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle, strength_by_sign
 from lightning_interactions.functional.extraction.extract import (
     extract_interactions,
     extract_shared_interactions,
@@ -20,13 +16,14 @@ from lightning_interactions.functional.generalization import (
     shared_interactions,
     strength_share,
 )
-from lightning_interactions.analysis.loss_gap import explained_growth
-from lightning_interactions.functional.bootstrap import bootstrap_intervals
-from lightning_interactions.analysis.phases.detect import detect_phases
-from lightning_interactions.functional.sampled.fit import fit_interactions, predict_values
+from lightning_interactions.functional.parameter_noise import (
+    fit_second_phase,
+    noisy_learning_effects,
+    noisy_learning_strength,
+    second_phase_measurements,
+)
 from lightning_interactions.functional.sampled.draw import draw_coalitions
-from lightning_interactions.analysis.phases.segment import segment_phases
-from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle, strength_by_sign
+from lightning_interactions.functional.sampled.fit import fit_interactions, predict_values
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,
@@ -34,7 +31,6 @@ from lightning_interactions.functional.strength import (
     strength_by_order,
     total_strength,
 )
-from lightning_interactions.analysis.label_issues import find_suspects
 from lightning_interactions.functional.transforms import (
     and_effects,
     matching_error,
@@ -54,14 +50,11 @@ __all__ = [
     "coalition_masks",
     "coalition_orders",
     "cross_entropy_from_log_odds",
-    "detect_phases",
     "draw_coalitions",
-    "explained_growth",
     "explained_score",
     "extract_interactions",
     "extract_shared_interactions",
     "extract_with_certificate",
-    "find_suspects",
     "fit_decay_and_spindle",
     "fit_interactions",
     "fit_second_phase",
@@ -75,7 +68,6 @@ __all__ = [
     "reconstruct_values",
     "salient_mask",
     "second_phase_measurements",
-    "segment_phases",
     "shared_interactions",
     "strength_by_order",
     "strength_by_sign",

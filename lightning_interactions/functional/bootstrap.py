@@ -4,7 +4,7 @@ Probes are resampled as if they had been drawn independently; that they are stra
 too wide. Nothing here covers other training seeds, other evidence, or the choice of a moment of the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from lightning_interactions.functional.generalization import above_chance
-from lightning_interactions.records import Interval, SplitIntervals, SplitMeasurement
-
-__all__ = ["bootstrap_intervals", "gap_intervals", "split_intervals"]
+__all__ = ["bootstrap_intervals"]
 
 LEVEL = 0.95
 NUM_RESAMPLES = 999
@@ -75,44 +72,6 @@ def bootstrap_intervals(
     return ends[:, : len(finite) // 2].masked_fill(~finite[len(finite) // 2 :], torch.nan)
 
 
-def split_intervals(split: SplitMeasurement) -> SplitIntervals:
-    """Compute the intervals of one split's numbers, over the inputs that were measured."""
-    measured = split.measured
-    g, u = (
-        strength[measured].sum(dim=(1, 2)).T for strength in (split.strength.generalizable, split.strength.non_generalizable)
-    )
-    num_orders = len(g)
-    orders = torch.arange(num_orders, dtype=torch.float64)[:, None]
-
-    def statistics(means: Tensor) -> Tensor:
-        loss, chance, by_order = means[0], means[1], means[2:]
-        salient = by_order[:num_orders] + by_order[num_orders:]
-        total = salient.sum(dim=0)
-        share, share_chance = by_order[:num_orders].sum(dim=0) / total, chance / total
-        numbers = [loss, share, share_chance, above_chance(share, share_chance), (orders * salient).sum(dim=0) / total]
-        return torch.cat([torch.stack(numbers), by_order])
-
-    columns = torch.cat([split.loss[measured][None], split.chance_generalizable[measured][None], g, u])
-    ends = bootstrap_intervals(statistics, columns)
-    loss, share, share_chance, share_above_chance, order = _as_intervals(ends[:, :5])
-    generalizable, non_generalizable = ends[:, 5:].split(num_orders, dim=1)
-    return SplitIntervals(
-        loss, share, share_chance, share_above_chance, order, generalizable.clone(), non_generalizable.clone()
-    )
-
-
-def gap_intervals(training: SplitMeasurement, held_out: SplitMeasurement) -> tuple[Interval, Interval, Interval]:
-    """Compute the intervals of loss gap, remaining gap and excess gap; both splits' probes are resampled independently."""
-
-    def statistics(of_training: Tensor, of_held_out: Tensor) -> Tensor:
-        loss_gap, remaining_gap = of_held_out - of_training
-        return torch.stack([loss_gap, remaining_gap, loss_gap - remaining_gap])
-
-    columns = [torch.stack([split.loss, split.explained_loss])[:, split.measured] for split in (training, held_out)]
-    loss_gap, remaining_gap, excess_gap = _as_intervals(bootstrap_intervals(statistics, *columns))
-    return loss_gap, remaining_gap, excess_gap
-
-
 def _frequencies(rows: NDArray[np.int64]) -> Float[Tensor, "inputs resamples"]:
     """How often each input is in each resample, over its size."""
     num_resamples, num_inputs = rows.shape
@@ -123,7 +82,3 @@ def _frequencies(rows: NDArray[np.int64]) -> Float[Tensor, "inputs resamples"]:
 def _expanded(level: float, num_inputs: int) -> float:
     quantile = stats.t.ppf((1 + level) / 2, num_inputs - 1) * (num_inputs / (num_inputs - 1)) ** 0.5
     return float(2 * stats.norm.cdf(quantile) - 1)
-
-
-def _as_intervals(ends: Float[Tensor, "2 statistics"]) -> Sequence[Interval]:
-    return [Interval(low, high) for low, high in ends.T.tolist()]

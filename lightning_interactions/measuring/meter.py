@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import InteractionsOf, Judge
+from lightning_interactions.functional.bootstrap import gap_intervals, split_intervals
 from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.generalization import (
     above_chance,
     explained_score,
     strength_share,
 )
-from lightning_interactions.functional.bootstrap import gap_intervals, split_intervals
 from lightning_interactions.functional.strength import (
     cancellation,
     mean_order,

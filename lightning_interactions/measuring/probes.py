@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_interactions.evidence import fingerprints
-from lightning_interactions.records import Probes
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.records import Probes
 
 __all__ = ["Drawn", "Unpack", "choose_probes", "input_target_pair", "load_samples", "sampled_indices"]
 

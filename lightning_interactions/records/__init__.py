@@ -1,54 +1,45 @@
 """What flows through the package: frozen records, each field with its shape, unit and meaning.
 
-``values → Interactions → Verdict → OrderStrength → SplitMeasurement → Measurement → History → Phase``. Nothing here
-computes more than a table of its own contents.
+``values → Interactions → EvidenceWeights → SplitMeasurement → Measurement → History → Phase``. Nothing here computes more than a
+table of its own contents.
 """
 
-from lightning_interactions.records.dynamics import SecondPhase
-from lightning_interactions.records.history import Boundary, Claim, History, Phase
+from lightning_interactions.records.fits import DecaySpindle, ExplainedGrowth, SecondPhase
+from lightning_interactions.records.history import ChangePoint, History, Phase, PhaseTest
+from lightning_interactions.records.inputs import ProbeGroup, Probes, Rows, fingerprints
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
     SIGNS,
     Certificate,
+    EvidenceWeights,
     Interactions,
-    Probes,
     SampledInteractions,
-    Verdict,
 )
-from lightning_interactions.records.measurement import (
-    NATS,
-    ExplainedGrowth,
-    Interval,
-    Measurement,
-    OrderStrength,
-    SplitIntervals,
-    SplitMeasurement,
-    Summary,
-)
-from lightning_interactions.records.shapes import DecaySpindle
-from lightning_interactions.records.label_issues import Suspects
+from lightning_interactions.records.label_issues import LabelIssues
+from lightning_interactions.records.measurement import Estimate, Measurement, OrderStrength, SplitMeasurement, TimePoint
 
 __all__ = [
     "EFFECT_TYPES",
-    "NATS",
     "SIGNS",
-    "Boundary",
     "Certificate",
-    "Claim",
+    "ChangePoint",
     "DecaySpindle",
+    "Estimate",
+    "EvidenceWeights",
     "ExplainedGrowth",
     "History",
     "Interactions",
-    "Interval",
+    "LabelIssues",
     "Measurement",
     "OrderStrength",
     "Phase",
+    "PhaseTest",
+    "ProbeGroup",
     "Probes",
+    "Rows",
     "SampledInteractions",
     "SecondPhase",
-    "SplitIntervals",
     "SplitMeasurement",
-    "Summary",
-    "Suspects",
-    "Verdict",
+    "TimePoint",
+    "fingerprints",
 ]

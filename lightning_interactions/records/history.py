@@ -1,116 +1,170 @@
-"""All measurements of a run, and the phases called at them."""
+"""All measurements of a run, how they were made, and the phases detected at them."""
 
+import importlib
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+import torch
+from torch import Tensor
 
-from lightning_interactions.records.measurement import Interval, Measurement
+from lightning_interactions.records.measurement import INPUT_FIELDS, Measurement, OrderStrength, SplitMeasurement, TimePoint
 
-__all__ = ["Boundary", "Claim", "History", "Phase"]
+__all__ = ["ChangePoint", "History", "Phase", "PhaseTest"]
+
+VERSION = 1
+"""Version of the state; another one is refused."""
+
+KEPT_IN_FULL = 64
+"""So many last measurements keep their strength by order input by input."""
+
+MOST_MEASUREMENTS = 1024
+"""With more, every second one of the older half is left out."""
+
+STRENGTHS = ("generalizable", "non_generalizable", "non_salient")
+
+Findings = Mapping[str, float]
+"""Numbers by name, that a test rests on."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class PhaseTest:
     """How far the measurements so far speak for one change of phase.
 
     Attributes:
         phase: Number of the phase that would begin, or of the one that the run is in.
-        onset_epoch: Completed epochs at the measurement from which on the change would be seen if it were called now; either
-            this very measurement or the same as at the one before. Of the phase that the run is in, its onset.
-        onset_step: Optimizer steps taken then.
-        level: Smallest ``α`` of the whole run at which the change would be called now; infinite if a condition other than
-            significance fails.
-        reason: What was found, in words with numbers.
+        onset: Where the change would be seen if it were detected now; either this very measurement or the same as at the one
+            before. Of the phase that the run is in, its onset.
+        p_value: Smallest ``α`` of the whole run at which the change would be detected now, adjusted for all looks; infinite if
+            a condition other than significance fails.
+        findings: The numbers that it rests on; none if too little was measured since the onset.
     """
 
     phase: int
-    onset_epoch: int
-    onset_step: int
-    level: float
-    reason: str
+    onset: TimePoint
+    p_value: float
+    findings: Findings = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """What was found, in words with numbers."""
+        return _in_words(self.findings) if self.findings else "too little was measured since it could have begun"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The phase of training that a run is in, as called at one measurement.
+    """The phase of training that a run is in, as detected at one measurement.
 
-    Onset and call are two moments: a change is called when the evidence for it suffices, and began before.
+    Onset and detection are two moments: a change is detected when the evidence for it suffices, and began before.
 
     Attributes:
         number: 1 (noise is removed, simple interactions are learned), 2 (more complex interactions are learned, mostly
             generalizable) or 3 (mainly non-generalizable interactions are learned).
-        onset_epoch: Completed epochs at the measurement from which on the change is seen.
-        onset_step: Optimizer steps taken then.
-        called_epoch: Completed epochs at the measurement at which the phase was called.
-        called_step: Optimizer steps taken then.
-        confidence: One minus the evidence level spent on the call, in [0, 1]; NaN in the first phase of a run, which needs no
+        onset: The measurement from which on the change is seen.
+        detected: The measurement at which it was detected.
+        confidence: One minus the adjusted p-value of the detection, in [0, 1]; NaN in the first phase of a run, which needs no
             evidence.
-        reason: Why it was called, in words with the numbers.
-        claims: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
+        findings: The numbers that the detection rests on; none in the first phase.
+        tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
     """
 
     number: int
-    onset_epoch: int
-    onset_step: int
-    called_epoch: int
-    called_step: int
+    onset: TimePoint
+    detected: TimePoint
     confidence: float
-    reason: str
-    claims: tuple[Claim, ...] = ()
+    findings: Findings = field(default_factory=dict)
+    tests: tuple[PhaseTest, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why it was detected, in words with the numbers."""
+        if self.findings:
+            return _in_words(self.findings)
+        return "measurements begin here; simple interactions come first (a fine-tuned model may have learned them before)"
 
     def __str__(self) -> str:
-        """Say the phase in one line; in optimizer steps if onset and call lie in one epoch."""
+        """Say the phase in one line; in optimizer steps if onset and detection lie in one epoch."""
         confidence = "" if math.isnan(self.confidence) else f", confidence {self.confidence:.4f}"
-        if self.called_step == self.onset_step:
-            moments = f"epoch {self.onset_epoch}"
-        elif self.called_epoch == self.onset_epoch:
-            moments = f"step {self.onset_step}, called after step {self.called_step}"
+        if self.detected.step == self.onset.step:
+            moments = f"epoch {self.onset.epoch}"
+        elif self.detected.epoch == self.onset.epoch:
+            moments = f"step {self.onset.step}, detected after step {self.detected.step}"
         else:
-            moments = f"epoch {self.onset_epoch}, called after epoch {self.called_epoch}"
+            moments = f"epoch {self.onset.epoch}, detected after epoch {self.detected.epoch}"
         return f"phase {self.number} since {moments}{confidence}: {self.reason}"
-
-    @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "Phase":
-        """Rebuild a phase from ``dataclasses.asdict``.
-
-        In states from before onset and call were told apart both are the same, and steps are not known: -1.
-        """
-        epoch = state["onset_epoch"]
-        known: dict[str, Any] = {"onset_step": -1, "called_epoch": epoch, "called_step": -1, **state}
-        return cls(**{**known, "claims": tuple(Claim(**claim) for claim in state.get("claims", ()))})
 
 
 @dataclass(frozen=True)
+class ChangePoint:
+    """Where a phase begins in an offline segmentation.
+
+    Attributes:
+        phase: Number of the phase.
+        time: The change point.
+        low: Lower end of its 95 % interval over the draw of probes, completed epochs.
+        high: Upper end.
+        online_onset: The first onset that was detected online; ``None`` if the phase never was.
+        measurements_late: By how many measurements that onset lies after the change point; ``None`` if there is none.
+    """
+
+    phase: int
+    time: TimePoint
+    low: float
+    high: float
+    online_onset: TimePoint | None
+    measurements_late: int | None
+
+    def __str__(self) -> str:
+        """Say the change point and the online onset in one line."""
+        online = "not detected online" if self.online_onset is None else f"online since epoch {self.online_onset.epoch}"
+        return f"phase {self.phase} offline since epoch {self.time.epoch} ({self.low:.0f} to {self.high:.0f}), {online}"
+
+
+@dataclass(frozen=True, eq=False)
 class History:
-    """All measurements of a run with the phase that was called at each; a history that grows is a new record.
+    """All measurements of a run with the phase that was detected at each; a history that grows is a new record.
+
+    Its size is bounded: only the last 64 measurements keep their strength by order input by input, and of more than 1,024
+    measurements every second one of the older half is left out.
 
     Attributes:
         measurements: In the order of time.
-        phases: The phase called at each measurement, from what was known then.
+        phases: The phase detected at each measurement, from what was known then.
+        settings: How the measurements were made, by name; primitives.
     """
 
     measurements: tuple[Measurement, ...] = ()
     phases: tuple[Phase, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.measurements)
 
+    def __repr__(self) -> str:
+        times = f", {self.measurements[0].time} to {self.measurements[-1].time}" if self else ""
+        return f"History({len(self)} measurements{times})"
+
+    def __str__(self) -> str:
+        """Print one row a measurement; see :func:`lightning_interactions.reporting.history_table`."""
+        table: str = importlib.import_module("lightning_interactions.reporting").history_table(self)
+        return table
+
     @property
     def epochs(self) -> list[int]:
         """Completed epochs of every measurement; equal for measurements within the same epoch."""
-        return [measurement.epoch for measurement in self.measurements]
+        return [measurement.time.epoch for measurement in self.measurements]
 
     @property
     def steps(self) -> list[int]:
         """Optimizer steps taken before every measurement."""
-        return [measurement.global_step for measurement in self.measurements]
+        return [measurement.time.step for measurement in self.measurements]
 
     @property
-    def calls(self) -> tuple[Phase, ...]:
-        """The phase of the first measurement, and each that was called after another one."""
+    def detections(self) -> tuple[Phase, ...]:
+        """The phase of the first measurement, and each that was detected after another one."""
         befores = (None, *self.phases[:-1])
         return tuple(
             phase
@@ -118,109 +172,185 @@ class History:
             if before is None or phase.number != before.number
         )
 
-    def append(self, measurement: Measurement, phase: Phase) -> "History":
-        """Return a history that is longer by one measurement and the phase called at it."""
-        return History((*self.measurements, measurement), (*self.phases, phase))
-
-    def first_call(self, phase: int) -> Phase | None:
-        """Return the record of a phase's first call; ``None`` if it was never called."""
-        return next((called for called in self.phases if called.number == phase), None)
+    def first_detection(self, phase: int) -> Phase | None:
+        """Return the record of a phase's first detection; ``None`` if it was never detected."""
+        return next((detected for detected in self.phases if detected.number == phase), None)
 
     def onset_epoch(self, phase: int) -> int | None:
-        """Return the completed epochs at the first onset of a phase; ``None`` if it was never called."""
-        called = self.first_call(phase)
-        return None if called is None else called.onset_epoch
+        """Return the completed epochs at the first onset of a phase; ``None`` if it was never detected."""
+        detected = self.first_detection(phase)
+        return None if detected is None else detected.onset.epoch
+
+    def append(self, measurement: Measurement, phase: Phase) -> "History":
+        """Return a history that is longer by one measurement and the phase detected at it."""
+        measurements, phases = (*self.measurements, measurement), (*self.phases, phase)
+        if len(measurements) > KEPT_IN_FULL:
+            older = len(measurements) - KEPT_IN_FULL - 1
+            measurements = (*measurements[:older], _condensed(measurements[older]), *measurements[older + 1 :])
+        if len(measurements) > MOST_MEASUREMENTS:
+            half = len(measurements) // 2
+            kept = [*range(0, half, 2), *range(half, len(measurements))]
+            measurements, phases = tuple(measurements[i] for i in kept), tuple(phases[i] for i in kept)
+        return replace(self, measurements=measurements, phases=phases)
+
+    def with_seconds(self, seconds: float) -> "History":
+        """Return the history with another wall-clock time of the last measurement."""
+        return replace(self, measurements=(*self.measurements[:-1], replace(self.measurements[-1], seconds=seconds)))
+
+    def different_settings(self, settings: Mapping[str, Any]) -> list[str]:
+        """Compare with other settings.
+
+        Returns:
+            ``"name: value here, value there"`` for each that differs; settings that only one side names differ, too.
+        """
+        names = dict.fromkeys([*self.settings, *settings])
+        return [
+            f"{name}: {self.settings.get(name)}, now {settings.get(name)}"
+            for name in names
+            if self.settings.get(name) != settings.get(name)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as nested dicts and lists of primitives and tensors, safe for ``weights_only`` loading."""
+        names = dict.fromkeys(name for measurement in self.measurements for name in measurement.splits)
         return {
-            "measurements": [asdict(measurement) for measurement in self.measurements],
-            "phases": [{**asdict(phase), "claims": [asdict(claim) for claim in phase.claims]} for phase in self.phases],
+            "version": VERSION,
+            "settings": dict(self.settings),
+            "times": [[one.time.epoch, one.time.step] for one in self.measurements],
+            "seconds": [one.seconds for one in self.measurements],
+            "splits": {name: _columns([one.splits.get(name) for one in self.measurements]) for name in names},
+            "phases": [_phase_to_dict(phase) for phase in self.phases],
         }
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> "History":
-        """Rebuild a history from :meth:`to_dict`."""
-        return cls(
-            tuple(Measurement.from_dict(measurement) for measurement in state["measurements"]),
-            tuple(Phase.from_dict(phase) for phase in state["phases"]),
+    def from_dict(cls, state: Mapping[str, Any]) -> "History":
+        """Rebuild a history from :meth:`to_dict`.
+
+        Raises:
+            ValueError: If it is of another version, or incomplete.
+        """
+        if state.get("version") != VERSION:
+            raise ValueError(
+                f"History: expected a history of version {VERSION}, got version {state.get('version')}; begin a history anew, or "
+                "read it with the version of this package that wrote it"
+            )
+        try:
+            splits = {name: _split_measurements(columns) for name, columns in state["splits"].items()}
+            none: list[SplitMeasurement | None] = [None] * len(state["times"])
+            rows = zip(state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True)
+            measurements = []
+            for time, seconds, training, held_out in rows:
+                if training is None:
+                    raise ValueError("a measurement without training probes")
+                measurements.append(Measurement(TimePoint(*time), seconds, training, held_out))
+            phases = tuple(_phase_from_dict(phase) for phase in state["phases"])
+            return cls(tuple(measurements), phases, dict(state["settings"]))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"History: expected a whole history of version {VERSION}, got a broken one: {error!r}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the history to a file that loads with ``weights_only=True``."""
+        torch.save(self.to_dict(), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "History":
+        """Read a history from a file.
+
+        Raises:
+            ValueError: If the file is not one that :meth:`save` wrote, of this version.
+        """
+        try:
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(f"History: expected a file written by History.save at {path}, got one that cannot be read") from error
+        if not isinstance(state, dict):
+            raise ValueError(f"History: expected a file written by History.save at {path}, got {type(state).__name__}")
+        return cls.from_dict(state)
+
+
+def _in_words(findings: Findings) -> str:
+    """Word what a test rests on."""
+    if "share_before" in findings:
+        return (
+            f"the share of generalizable strength fell from its maximum of {findings['share_before']:.2f} to "
+            f"{findings['share_after']:.2f}, and on {findings['more']:.0f} of {findings['probes']:.0f} probes"
         )
-
-    def __str__(self) -> str:
-        """Print one row a measurement; intervals are 95 %, over the draw of probes."""
-        return tabulate(
-            [_row(measurement, phase) for measurement, phase in zip(self.measurements, self.phases, strict=True)],
-            headers=_HEADERS,
-            floatfmt=".3f",
-            missingval="-",
-        )
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Where a phase begins, seen in hindsight.
-
-    Attributes:
-        phase: Number of the phase.
-        epoch: Completed epochs at the boundary.
-        step: Optimizer steps taken then.
-        interval: 95 % interval for it over the draw of probes, completed epochs.
-        online_epoch: Completed epochs at the first onset that was called online; ``None`` if the phase never was.
-        measurements_late: By how many measurements that onset lies after the boundary; ``None`` if there is none, or its place
-            is not known.
-    """
-
-    phase: int
-    epoch: int
-    step: int
-    interval: Interval
-    online_epoch: int | None
-    measurements_late: int | None
-
-    def __str__(self) -> str:
-        """Say the boundary and the online onset in one line."""
-        online = "not called online" if self.online_epoch is None else f"online since epoch {self.online_epoch}"
-        between = f"{self.interval.low:.0f} to {self.interval.high:.0f}"
-        return f"phase {self.phase} in hindsight since epoch {self.epoch} ({between}), {online}"
-
-
-_HEADERS = (
-    "epoch",
-    "step",
-    "training loss",
-    "held-out loss",
-    "generalizable",
-    "non-generalizable",
-    "share",
-    "(interval)",
-    "chance",
-    "mean order",
-    "excess gap",
-    "(interval)",
-    "phase",
-    "seconds",
-)
-
-
-def _row(measurement: Measurement, phase: Phase) -> Sequence[float | int | str | None]:
-    training, held_out = measurement.training_summary, measurement.held_out_summary
-    return (
-        measurement.epoch,
-        measurement.global_step,
-        training.loss,
-        None if held_out is None else held_out.loss,
-        training.generalizable,
-        training.non_generalizable,
-        training.share,
-        _ends(measurement.training_intervals.share),
-        training.share_chance,
-        training.mean_order,
-        None if held_out is None else measurement.excess_gap,
-        None if held_out is None else _ends(measurement.excess_gap_interval),
-        phase.number,
-        measurement.seconds,
+    words = (
+        f"salient strength above chance changed by {findings['generalizable']:+.2f} generalizable and "
+        f"{findings['non_generalizable']:+.2f} non-generalizable, the latter by more on {findings['more']:.0f} of "
+        f"{findings['probes']:.0f} probes; "
     )
+    if "loss_before" in findings:
+        words += f"the expected test loss went from {findings['loss_before']:.3f} to {findings['loss_after']:.3f}"
+    else:
+        words += "no loss is known"
+    if "excess_gap" in findings:
+        words += f", the excess gap changed by {findings['excess_gap']:+.3f}"
+    return words
 
 
-def _ends(interval: Interval) -> str:
-    return f"{interval.low:.2f}..{interval.high:.2f}"
+def _condensed(measurement: Measurement) -> Measurement:
+    held_out = None if measurement.held_out is None else measurement.held_out.condensed()
+    return replace(measurement, training=measurement.training.condensed(), held_out=held_out)
+
+
+def _columns(splits: Sequence[SplitMeasurement | None]) -> dict[str, Any]:
+    """Stack one split's measurements: a few large tensors are smaller and faster to save than many small ones."""
+    there = [split for split in splits if split is not None]
+    return {
+        "present": [split is not None for split in splits],
+        "condensed": [split.is_condensed for split in there],
+        "inputs": {name: torch.stack([getattr(split, name) for split in there]) for name in INPUT_FIELDS},
+        "strength": {
+            kind: {
+                name: _stacked([getattr(split.strength, name) for split in there if split.is_condensed == (kind == "condensed")])
+                for name in STRENGTHS
+            }
+            for kind in ("condensed", "full")
+        },
+    }
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(tensors)) if tensors else None
+
+
+def _split_measurements(columns: Mapping[str, Any]) -> list[SplitMeasurement | None]:
+    rows = {name: iter(column.unbind()) for name, column in columns["inputs"].items()}
+    strengths = {
+        kind: {name: iter(() if stack is None else stack.unbind()) for name, stack in stacks.items()}
+        for kind, stacks in columns["strength"].items()
+    }
+    condensed = iter(columns["condensed"])
+    found: list[SplitMeasurement | None] = []
+    for present in columns["present"]:
+        if not present:
+            found.append(None)
+            continue
+        of_kind = strengths["condensed" if next(condensed) else "full"]
+        # Rows of their own, so that none keeps the whole stack alive.
+        strength = OrderStrength(**{name: next(column).clone() for name, column in of_kind.items()})
+        found.append(SplitMeasurement(**{name: next(column).clone() for name, column in rows.items()}, strength=strength))
+    return found
+
+
+def _phase_to_dict(phase: Phase) -> dict[str, Any]:
+    return {
+        "number": phase.number,
+        "onset": [phase.onset.epoch, phase.onset.step],
+        "detected": [phase.detected.epoch, phase.detected.step],
+        "confidence": phase.confidence,
+        "findings": dict(phase.findings),
+        "tests": [[one.phase, one.onset.epoch, one.onset.step, one.p_value, dict(one.findings)] for one in phase.tests],
+    }
+
+
+def _phase_from_dict(state: Mapping[str, Any]) -> Phase:
+    return Phase(
+        number=state["number"],
+        onset=TimePoint(*state["onset"]),
+        detected=TimePoint(*state["detected"]),
+        confidence=state["confidence"],
+        findings=dict(state["findings"]),
+        tests=tuple(PhaseTest(one[0], TimePoint(one[1], one[2]), one[3], dict(one[4])) for one in state["tests"]),
+    )

@@ -1,12 +1,13 @@
-"""What is known of inputs: the probes, their interactions, and what evidence says of them."""
+"""What is known of inputs: their interactions, and what evidence says of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["EFFECT_TYPES", "SIGNS", "Certificate", "Interactions", "Probes", "SampledInteractions", "Verdict"]
+__all__ = ["EFFECT_TYPES", "SIGNS", "Certificate", "EvidenceWeights", "Interactions", "SampledInteractions"]
 
 EFFECT_TYPES = ("and", "or")
 """Meaning of an axis named ``types``."""
@@ -15,26 +16,50 @@ SIGNS = ("positive", "negative")
 """Meaning of an axis named ``signs``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Interactions:
     """Sparse AND and OR effects that add up to the values: exactly, unless a noise tolerance was asked for.
 
     Attributes:
-        and_effects: ``[inputs, coalitions]``, score units; ``and_effects[i, S]`` counts when all players of ``S`` are
-            unmasked. Column 0 is zero.
-        or_effects: ``[inputs, coalitions]``, score units; counts when at least one player of ``S`` is unmasked. Column 0
-            is zero, and so are single players: their OR is the same trigger as their AND and is folded into it.
+        effects: ``[inputs, types, coalitions]``, score units, types in the order of :data:`EFFECT_TYPES`. An AND effect counts
+            when all players of its set are unmasked, an OR effect when at least one is. Column 0 is zero, and so are the ORs
+            of single players: such an OR is the same trigger as the AND and is folded into it.
         offset: ``[inputs]``, score units; the value ``v(∅)`` of the fully masked input.
     """
 
-    and_effects: Float[Tensor, "inputs coalitions"]
-    or_effects: Float[Tensor, "inputs coalitions"]
+    effects: Float[Tensor, "inputs types coalitions"]
     offset: Float[Tensor, " inputs"]
 
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __repr__(self) -> str:
+        return f"Interactions(inputs={len(self)}, coalitions={self.effects.shape[-1]}, dtype={self.effects.dtype})"
+
     @property
-    def effects(self) -> Float[Tensor, "inputs types coalitions"]:
-        """Both kinds of effects on one axis, in the order of :data:`EFFECT_TYPES`."""
-        return torch.stack([self.and_effects, self.or_effects], dim=1)
+    def and_effects(self) -> Float[Tensor, "inputs coalitions"]:
+        """AND effects, a view."""
+        return self.effects[:, 0]
+
+    @property
+    def or_effects(self) -> Float[Tensor, "inputs coalitions"]:
+        """OR effects, a view."""
+        return self.effects[:, 1]
+
+    @property
+    def full_score(self) -> Float[Tensor, " inputs"]:
+        """``v(N)``, score units: on the whole input every interaction counts."""
+        return self.offset + self.effects.sum(dim=(1, 2))
+
+    def to(self, *args: object, **kwargs: object) -> "Interactions":
+        """Convert dtype or device, as :meth:`torch.Tensor.to` does."""
+        return Interactions(self.effects.to(*args, **kwargs), self.offset.to(*args, **kwargs))  # type: ignore[call-overload]
+
+    def select(self, rows: Tensor | Sequence[int]) -> "Interactions":
+        """Return the interactions of some inputs, by index or mask."""
+        index = torch.as_tensor(rows, device=self.offset.device)
+        index = index if index.dtype == torch.bool else index.long()
+        return Interactions(self.effects[index], self.offset[index])
 
 
 @dataclass(frozen=True)
@@ -105,33 +130,17 @@ class SampledInteractions:
         return torch.where(self.rms_error > 0, self.rms_error / self.spread, 0.0)
 
 
-@dataclass(frozen=True)
-class Probes:
-    """The fixed inputs on which every measurement of a run is made.
-
-    Attributes:
-        inputs: ``[inputs, ...]``, what the model takes.
-        targets: ``[inputs, ...]``, what the score looks at; for the log-odds the classes ``[inputs]`` or ``[inputs, 1]``.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, eq=False)
+class EvidenceWeights:
     """How far evidence takes each interaction for generalizable.
 
     Attributes:
-        weights: ``[inputs, types, coalitions]`` in [0, 1]; 1 is generalizable, 0 is not.
+        weights: ``[inputs, types, coalitions]`` in [0, 1]; 1 is generalizable, 0 is not, NaN where it cannot be said.
         chance_weights: The same weights as evidence that knows nothing of the input's target would give them, on average.
-        peer_score: ``[inputs]``, score units; the mean score of other models that have not seen the input. ``None`` if the
+        rater_score: ``[inputs]``, score units; the mean score of other models that have not seen the input. ``None`` if the
             evidence asks no other model.
     """
 
     weights: Float[Tensor, "inputs types coalitions"]
     chance_weights: Float[Tensor, "inputs types coalitions"]
-    peer_score: Float[Tensor, " inputs"] | None = None
+    rater_score: Float[Tensor, " inputs"] | None = None

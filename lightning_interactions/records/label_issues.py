@@ -1,4 +1,4 @@
-"""Which inputs a model has memorised."""
+"""Which labels a model had to memorise."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Suspects"]
+__all__ = ["LabelIssues"]
 
 
 @dataclass(frozen=True)
-class Suspects:
-    """How suspect each input is; NaN where the output was not finite, or no evidence may judge the input.
+class LabelIssues:
+    """How likely each label is an issue; NaN where the output was not finite, or no evidence may judge the input.
 
     Attributes:
         share: ``[inputs]`` in [0, 1]; the part of its salient strength that does not generalize. NaN where nothing is salient.

@@ -1,0 +1,1 @@
+"""Fitting reference models, and evidence that fits itself when training starts."""

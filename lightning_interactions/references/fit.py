@@ -10,19 +10,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils._pytree import tree_leaves
 
-from lightning_interactions.references.loaders import check_repeatable, sampler_pool
-from lightning_interactions.references.hold_out import DataPart
-from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.references.screening import screened
-from lightning_interactions.references.saved_models import ReferenceCache
-from lightning_interactions.references.trainer import Fitter, accelerator
-from lightning_interactions.references.keys import describe, describe_data
-from lightning_interactions.references.folds import check_settings, find_loader, make_plans
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.game.evaluation import Forward, call_model
 from lightning_interactions.game.losses import Loss
 from lightning_interactions.game.scores import Score, default_loss, log_odds
+from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.probes import Unpack, input_target_pair
+from lightning_interactions.references.folds import check_settings, find_loader, make_plans
+from lightning_interactions.references.hold_out import DataPart
+from lightning_interactions.references.keys import describe, describe_data
+from lightning_interactions.references.loaders import check_repeatable, sampler_pool
+from lightning_interactions.references.saved_models import ReferenceCache
+from lightning_interactions.references.screening import screened
+from lightning_interactions.references.trainer import Fitter, accelerator
 
 __all__ = ["fit_reference_models"]
 

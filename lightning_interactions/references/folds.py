@@ -9,9 +9,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 
-from lightning_interactions.references.loaders import draw_part
 from lightning_interactions.evidence.reference_models import votes_needed
 from lightning_interactions.game.losses import Loss
+from lightning_interactions.references.loaders import draw_part
 
 __all__ = ["Plan", "check_settings", "find_loader", "make_plans"]
 

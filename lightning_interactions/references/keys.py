@@ -16,9 +16,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.probes import Unpack, load_samples
 
 __all__ = ["describe", "describe_data", "describe_module"]

@@ -16,9 +16,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.probes import Unpack, sampled_indices
 
 __all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from lightning_interactions.references.trainer import Fitter
-from lightning_interactions.references.folds import make_plans
 from lightning_interactions.game.margin import label_margin
+from lightning_interactions.references.folds import make_plans
+from lightning_interactions.references.trainer import Fitter
 
 __all__ = ["screened"]
 

@@ -15,19 +15,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_interactions.references.loaders import loader_of_part
-from lightning_interactions.references.fresh_copies import fresh_copy
-from lightning_interactions.references.hold_out import DataPart, itself
-from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.references.saved_models import ReferenceCache
-from lightning_interactions.references.keys import describe, describe_module
-from lightning_interactions.references.folds import Plan
-from lightning_interactions.references.watching import KeepBestWeights, ScoreInputs, SeenInputs
 from lightning_interactions.game.evaluation import Forward
 from lightning_interactions.game.losses import Loss
 from lightning_interactions.game.scores import Score
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.probes import Unpack
+from lightning_interactions.references.folds import Plan
+from lightning_interactions.references.fresh_copies import fresh_copy
+from lightning_interactions.references.hold_out import DataPart, itself
+from lightning_interactions.references.keys import describe, describe_module
+from lightning_interactions.references.loaders import loader_of_part
+from lightning_interactions.references.saved_models import ReferenceCache
+from lightning_interactions.references.watching import KeepBestWeights, ScoreInputs, SeenInputs
 
 __all__ = ["Fitter", "accelerator"]
 

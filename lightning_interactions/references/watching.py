@@ -11,13 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_interactions.measuring.isolation import in_precision_of, leave_no_trace
 from lightning_interactions.callbacks.probe_drawing import to_device
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.evaluation import Forward
 from lightning_interactions.game.losses import Loss, losses_of_inputs
 from lightning_interactions.game.scores import Score
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.isolation import in_precision_of, leave_no_trace
 from lightning_interactions.measuring.probes import Unpack
 
 __all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lightning_interactions.analysis.second_phase import explain_second_phase
 from lightning_interactions.functional.coalitions import coalition_orders
-from lightning_interactions.functional.parameter_noise import noisy_learning_effects
 from lightning_interactions.functional.extraction.extract import extract_interactions
+from lightning_interactions.functional.parameter_noise import noisy_learning_effects
 from lightning_interactions.functional.strength import salient_mask, strength_by_order
 from lightning_interactions.records import History, Interactions, Measurement
-from lightning_interactions.analysis.second_phase import explain_second_phase
 from tests.helpers.games import random_network_tables
 from tests.helpers.histories import history_from_strengths, with_phases
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interactions import ParameterNoise, ReferenceModels, fit_reference_models
-from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape
 from lightning_interactions.functional import salient_mask
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.records import Interactions, Probes
+from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.measuring.meter import interactions_on_probes
+from lightning_interactions.records import Interactions, Probes
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from papers.tasks import TASKS, make_parts

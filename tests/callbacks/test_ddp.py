@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
 from lightning_interactions.evidence import InputAgreement, OrderShape
-from lightning_interactions.records import History
 from lightning_interactions.measuring.schedule import EveryNSteps
+from lightning_interactions.records import History
 from tests.callbacks.runs import (
     RecordingLogger,
     Scripted,

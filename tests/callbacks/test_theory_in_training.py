@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_interactions import InteractionMonitor, ParameterNoise
-from lightning_interactions.functional import total_strength
 from lightning_interactions.analysis.second_phase import explain_second_phase
+from lightning_interactions.functional import total_strength
 from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
 

@@ -7,8 +7,8 @@ from torch import nn
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape
 from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
 from lightning_interactions.functional.coalitions import coalition_orders
-from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.strength import salient_mask, strength_by_order
 from lightning_interactions.records import Interactions, Verdict
 from tests.helpers.games import random_network_tables

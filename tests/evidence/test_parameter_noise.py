@@ -8,8 +8,8 @@ from lightning_interactions.evidence import Evidence, ParameterNoise
 from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.records import Interactions, Probes, Verdict
 from lightning_interactions.measuring.meter import interactions_on_probes
+from lightning_interactions.records import Interactions, Probes, Verdict
 
 THRESHOLD = 0.05
 

@@ -24,8 +24,8 @@ from lightning_interactions.functional import salient_mask
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.records import Probes
 from lightning_interactions.measuring.meter import interactions_on_probes
+from lightning_interactions.records import Probes
 
 NUM_CARRIERS, NUM_CODE_BITS, NUM_INPUTS = 3, 6, 12
 THRESHOLD = 0.05

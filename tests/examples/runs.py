@@ -7,8 +7,8 @@ import torch
 from papers.runs import Run, Setting
 from torch import Tensor
 
-from lightning_interactions.records import History, Interactions, OrderStrength, Phase, SplitMeasurement
 from lightning_interactions.measuring.meter import combine_splits
+from lightning_interactions.records import History, Interactions, OrderStrength, Phase, SplitMeasurement
 
 NUM_INPUTS = 16
 NUM_PLAYERS = 9

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from lightning_interactions.functional.coalitions import coalition_orders
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.parameter_noise import (
     fit_second_phase,
     noisy_learning_effects,
     noisy_learning_strength,
     second_phase_measurements,
 )
-from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.transforms import fold_single_players, reconstruct_values
 from lightning_interactions.records import Interactions
 from tests.helpers import oracles

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement
 from lightning_interactions.measuring.meter import combine_splits
+from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement
 
 NON_SALIENT = 0.125
 """Strength of what is not salient, of every input at every time."""

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_interactions.evidence import Judge
-from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.bootstrap import gap_intervals, split_intervals
+from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
 from lightning_interactions.measuring.meter import (
     UNSEEN_SPREAD,
     Split,
@@ -22,6 +21,7 @@ from lightning_interactions.measuring.meter import (
     measure_splits,
     summarise,
 )
+from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
 from tests.helpers import oracles
 from tests.helpers.games import random_network_tables
 from tests.helpers.histories import EMPTY_SCORE, EXPLAINED_SCORE, NON_SALIENT, held_out_split, split_measurement

@@ -14,8 +14,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_interactions.references.loaders import check_repeatable, draw_part, loader_of_part, sampler_pool
 from lightning_interactions.measuring.probes import input_target_pair
+from lightning_interactions.references.loaders import check_repeatable, draw_part, loader_of_part, sampler_pool
 from tests.helpers.models import GloballyAugmentedDataset, SelfAugmentedDataset, StreamedDataset, tabular_data
 
 DATA = tabular_data(20)

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import ReferenceModels, fit_reference_models
-from lightning_interactions.references.saved_models import ReferenceCache
-from lightning_interactions.references.keys import describe, describe_module
-from lightning_interactions.references.watching import SeenInputs
 from lightning_interactions.game.losses import CrossEntropy
+from lightning_interactions.references.keys import describe, describe_module
+from lightning_interactions.references.saved_models import ReferenceCache
+from lightning_interactions.references.watching import SeenInputs
 from tests.callbacks.runs import TINY_SET_UP
 from tests.helpers.models import (
     Classifier,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lightning_interactions import ReferenceModels, fit_reference_models
-from lightning_interactions.references.watching import KeepBestWeights
 from lightning_interactions.evidence import fingerprints
 from lightning_interactions.game.losses import CrossEntropy
 from lightning_interactions.game.scores import log_odds, prediction
 from lightning_interactions.measuring.probes import input_target_pair
+from lightning_interactions.references.watching import KeepBestWeights
 from tests.callbacks.runs import TINY_SET_UP
 from tests.helpers.models import (
     DictDataset,

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.functional.bootstrap import bootstrap_intervals
 from lightning_interactions.analysis.phases.signals import PhaseColumns
+from lightning_interactions.functional.bootstrap import bootstrap_intervals
 from lightning_interactions.functional.strength import total_strength
 from lightning_interactions.records import Boundary, History, Interval
 

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import infer_num_players
-from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.extraction.exact import sparsest_split
 from lightning_interactions.functional.extraction.tolerant import tolerant_split
+from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.transforms import and_effects, fold_single_players, or_effects
 from lightning_interactions.records import Certificate, Interactions
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
+from lightning_interactions.game.players.base import Players
 from lightning_interactions.game.players.feature_groups import FeatureGroups
 from lightning_interactions.game.players.image_patches import ImagePatches
-from lightning_interactions.game.players.base import Players
 
 __all__ = ["FeatureGroups", "ImagePatches", "Players", "default_players"]
 

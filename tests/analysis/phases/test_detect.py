@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
+from lightning_interactions.tracking import measurement as measuring
 from scipy import stats
 from torch import Generator, Tensor
 
-from lightning_interactions.functional import phase_changes, phase_columns
 from lightning_interactions.analysis.phases.changes import MATERIAL_GROWTH, MATERIAL_RISE, RECENT
 from lightning_interactions.analysis.phases.detect import detect_phases
+from lightning_interactions.functional import phase_changes, phase_columns
 from lightning_interactions.records import Claim, Measurement, OrderStrength, SplitMeasurement
-from lightning_interactions.tracking import measurement as measuring
 from tests.helpers.histories import history_from_strengths
 
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)

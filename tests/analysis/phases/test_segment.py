@@ -4,8 +4,8 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_interactions.functional import segment_phases
 from lightning_interactions.analysis.phases.detect import detect_phases
+from lightning_interactions.functional import segment_phases
 from lightning_interactions.records import History
 from tests.helpers.histories import history_from_strengths, with_phases
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import History, ReferenceModels, fit_reference_models
-from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.analysis.phases.detect import detect_phases
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.scores import default_loss, log_odds
-from lightning_interactions.records import Measurement, Probes
+from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.measuring.meter import Split, combine_splits, interactions_on_probes, measure_splits
+from lightning_interactions.records import Measurement, Probes
 
 __all__ = ["CROSS_FITTED", "REFERENCES", "Run", "Setting", "Size", "load", "load_or_make"]
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.functional.extraction.extract import extract_interactions
-from lightning_interactions.functional.sampled.fit import fit_interactions, predict_values
 from lightning_interactions.functional.sampled.draw import draw_coalitions
+from lightning_interactions.functional.sampled.fit import fit_interactions, predict_values
 from lightning_interactions.records import SampledInteractions
 from tests.helpers.games import ManyPlayerGame, many_player_game
 
