@@ -40,6 +40,11 @@ class Task(ABC):
     def __repr__(self) -> str:
         return describe(self)
 
+    @property
+    def knows_loss(self) -> bool:
+        """Whether the task has a loss of its own."""
+        return type(self).loss is not Task.loss
+
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         """Find inputs and targets in a batch; batches ``(inputs, targets)`` unless overridden.
 
