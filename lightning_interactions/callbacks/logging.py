@@ -50,8 +50,9 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None) -> dict[st
 
 
 def write_scalars(logger: Logger, trainer: Trainer, tags: dict[str, float], step: int) -> None:
-    """Write scalars to a logger at once, with the epoch as Lightning does."""
+    """Write scalars to a logger at once, with the epoch, and let it save them, as Lightning does."""
     logger.log_metrics({**tags, "epoch": trainer.current_epoch}, step=step)
+    logger.save()
 
 
 def print_last(history: History, *, with_header: bool) -> None:

@@ -56,13 +56,15 @@ class Publisher:
         """
         tags = self._scalars(history)
         self._write(write_scalars, trainer, tags, step)
-        self._log(trainer, pl_module, tags, logger=False)
+        self._log(trainer, pl_module, tags)
         self._show_and_tell(trainer, pl_module, history, step)
 
     def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, history: History) -> None:
-        """Publish a measurement at the end of an epoch, through ``self.log``."""
-        self._log(trainer, pl_module, self._scalars(history), logger=None)
-        self._show_and_tell(trainer, pl_module, history, max(steps_logged(trainer) - 1, 0))
+        """Publish a measurement at the end of an epoch, at the step of Lightning's own metrics of the epoch.
+
+        Loggers do not get it from ``self.log``: there Lightning calls them itself, and an error of theirs would end the run.
+        """
+        self.within_epoch(trainer, pl_module, history, step=max(steps_logged(trainer) - 1, 0))
 
     def at_train_end(self, trainer: Trainer, history: History, final: Interactions) -> None:
         """Draw what can be said only when the training is over."""
@@ -71,10 +73,11 @@ class Publisher:
     def _scalars(self, history: History) -> dict[str, float]:
         return scalars(history.measurements[-1], history.phases[-1], self.name)
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, tags: dict[str, float], *, logger: bool | None) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, tags: dict[str, float]) -> None:
+        """Hand scalars to the progress bar and to callbacks that monitor them, not to loggers."""
         for tag, value in tags.items():
             in_bar = tag.endswith("/phase")
-            pl_module.log(tag, value, batch_size=1, prog_bar=in_bar, logger=logger, sync_dist=trainer.world_size > 1)
+            pl_module.log(tag, value, batch_size=1, prog_bar=in_bar, logger=False, sync_dist=trainer.world_size > 1)
 
     def _show_and_tell(self, trainer: Trainer, pl_module: LightningModule, history: History, step: int) -> None:
         self._draw(write_figures, trainer, history, step)
@@ -86,8 +89,9 @@ class Publisher:
                 notify(trainer, pl_module, self.monitor)
 
     def _draw(self, write: Callable[..., None], trainer: Trainer, history: History, *args: Any) -> None:
-        if self.figures and trainer.is_global_zero:
+        if self.figures:
             self._write(write, trainer, history, *args, self.name)
 
     def _write(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
-        write_to_all(write, trainer, *args, raise_errors=self.raise_errors)
+        if trainer.is_global_zero:
+            write_to_all(write, trainer, *args, raise_errors=self.raise_errors)
