@@ -71,7 +71,10 @@ class ReferenceCache:
             return None
 
     def save(self, key: str, model: LightningModule, seen: frozenset[str]) -> tuple[LightningModule, frozenset[str]]:
-        """Write a trained model and the fingerprints of what it has seen, whole or not at all, and return both."""
+        """Write a trained model and the fingerprints of what it has seen, whole or not at all, and return both.
+
+        A file that cannot be written costs a warning, not the model.
+        """
         path = self.path(key)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
         weights, prints = dict(model.state_dict()), sorted(seen)
@@ -83,8 +86,9 @@ class ReferenceCache:
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-        except OSError as error:
-            warnings.warn(f"fit_reference_models: the cache file {path} cannot be written: {error}", stacklevel=4)
+        except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk.
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            warnings.warn(f"fit_reference_models: the cache file {path} cannot be written: {reason}", stacklevel=4)
         finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
