@@ -132,6 +132,7 @@ class Publisher:
 
 def _write_scalars(logger: Logger, _prefix: str, tags: dict[str, float], step: int) -> None:
     logger.log_metrics(tags, step=step)
+    logger.save()
 
 
 def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> None:
