@@ -1,32 +1,30 @@
 """The callback that measures a run's interactions."""
 
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_interactions.analysis.phases.detect import detect_phases
-from lightning_interactions.analysis.second_phase import explain_second_phase
-from lightning_interactions.callbacks.loggers import Publisher, steps_logged
-from lightning_interactions.callbacks.probes import HELD_OUT, TRAINING, ProbeKeeper
-from lightning_interactions.callbacks.split_setup import SplitSetup, check_run
-from lightning_interactions.evidence import Evidence, ReferenceModels, choose_evidence
-from lightning_interactions.game.baselines import Baseline, Constant, Zeros
-from lightning_interactions.game.evaluation import Forward, call_model
-from lightning_interactions.game.losses import Loss, unit_of
+from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
+from lightning_interactions.callbacks.loggers import Logging, Publisher
+from lightning_interactions.callbacks.probes import ProbeKeeper, digest
+from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
+from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players
-from lightning_interactions.game.scores import Score, default_loss, log_odds
-from lightning_interactions.measuring.isolation import leave_no_trace
-from lightning_interactions.measuring.meter import Split, combine_splits
-from lightning_interactions.measuring.probes import Unpack, input_target_pair
-from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule
-from lightning_interactions.measuring.timetable import Timetable
-from lightning_interactions.records import History, Interactions, Phase, Probes, SecondPhase, Suspects
+from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
+from lightning_interactions.measuring.probes import ProbeSampling
+from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
+from lightning_interactions.records import History, Interactions, LabelIssues, Phase, Probes, SecondPhase, TimePoint
+from lightning_interactions.references import FittedEvidence
+from lightning_interactions.references.internals import steps_logged
 
 __all__ = ["InteractionMonitor"]
 
@@ -40,48 +38,31 @@ class InteractionMonitor(Callback):
     modes as they were.
 
     Args:
-        players: The input variables. 3x3 patches of 4-D inputs and features of 2-D inputs if left out.
-        evidence: What decides "generalizable". If left out, what agreed best with reference models of all that needs no other
-            model: :class:`ParameterNoise`; a note at the beginning of the training says by how much, and what agrees better.
-        baseline: What masked players are replaced with: an object of ``lightning_interactions.baselines``, or a
-            tensor that broadcasts to one input; zeros if left out.
-        score: The scalar that is explained; the log-odds of the target class if left out,
-            ``lightning_interactions.scores.prediction`` for regression.
-        loss: What training minimises, a function of scores and targets (``scores.CrossEntropy`` has weights and smoothing). If
-            left out, the cross-entropy of log-odds, the squared error of a prediction, and nothing for another score: losses
-            and gaps are then NaN, and phases are called without.
-        unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
-        forward: Gets logits from the module and inputs; ``model(inputs)`` if left out.
-        num_training_probes: Number of training inputs that are measured.
-        num_held_out_probes: Number of inputs of the first validation loader that are measured; 0 leaves held-out data alone.
-        training_probes: ``(inputs, targets)`` to measure instead of drawing them, as the model takes them.
-        held_out_probes: ``(inputs, targets)`` to measure instead of drawing them, as the model takes them.
-        schedule: When to measure, an object of ``lightning_interactions.measuring.schedule`` or of your own: after some epochs,
-            or after some optimizer steps for trainings of few long epochs; every epoch if left out.
-        threshold: Salience threshold ``τ``, a fraction of an input's largest interaction.
-        noise_tolerance: ``κ``: how far an output may be missed for fewer interactions, a fraction of ``|v(N) - v(∅)|``; 0
-            matches all exactly. It is part of every result: strengths are lower with it.
-        solver_tolerance: Relative duality gap of the sparsest split; see :func:`functional.extract_interactions`. 1e-3 is about
-            ten times as fast as what is taken if left out, and strengths differ by about 2 %. Outputs are matched anyway.
+        players: The input variables. 3x3 patches of images and features of tables if left out.
+        task: Where batches have inputs and targets, what is explained and what is minimised; classification of batches
+            ``(inputs, targets)`` by logits if left out.
+        evidence: What decides "generalizable"; :class:`~lightning_interactions.evidence.ParameterNoise` if left out. Evidence
+            of :mod:`lightning_interactions.references` fits itself when training starts.
+        baseline: What masked players are replaced with; zeros if left out.
+        probes: Which inputs are measured.
+        extraction: How they are evaluated and rewritten as interactions.
+        schedule: When to measure; after every epoch if left out.
         alpha: Probability of a false onset in a whole run that the phase detector allows itself.
-        max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
-        batch_size: Masked inputs in one forward pass; lower it if they do not fit beside the training.
-        trainer_precision: Run the forwards under the Trainer's autocast and TF32 setting, not in the dtype of the weights.
-        figures: Draw figures for TensorBoard at each measurement.
-        raise_logging_errors: Let a failing logger end the run, instead of a warning.
-        verbose: Print a table row at each measurement.
-        seed: Seed of the draw of probes.
+        logging: What is written where.
+        on_error: ``"warn"`` leaves a measurement out that fails in the middle of a run, ``"raise"`` ends the run. The first
+            measurement, and any of a run on several processes, always ends it.
         name: Prefix of the logged names; needed where a Trainer has several monitors.
 
     Attributes:
-        history: All measurements and the phases called at them, a :class:`~lightning_interactions.records.History`.
-        phase: The phase that the run is in; ``None`` before the first measurement.
+        history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
+        meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
             the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
 
     Raises:
-        MisconfigurationException: Before training, if the loaders, players, labels or callbacks are not what is needed.
-        TypeError, ValueError: If ``schedule`` is none; if inputs, outputs or labels do not fit players, baseline or score.
+        MisconfigurationException: Before training, if loaders, callbacks, or the settings of a run that is gone on with are not
+            what is needed.
+        ValueError: If a setting makes no sense; if inputs, outputs or labels do not fit players, baseline or task.
 
     Source:
         He et al. 2025 (arXiv 2505.06993), three phases; Zhang et al. 2024 (arXiv 2405.10262), two phases.
@@ -90,72 +71,48 @@ class InteractionMonitor(Callback):
     def __init__(
         self,
         players: Players | None = None,
+        task: Task | None = None,
         evidence: Evidence | None = None,
-        *,
-        baseline: Baseline | Tensor | None = None,
-        score: Score = log_odds,
-        loss: Loss | None = None,
-        unpack: Unpack = input_target_pair,
-        forward: Forward = call_model,
-        num_training_probes: int = 32,
-        num_held_out_probes: int = 32,
-        training_probes: tuple[Tensor, Tensor] | None = None,
-        held_out_probes: tuple[Tensor, Tensor] | None = None,
+        baseline: Baseline | None = None,
+        probes: ProbeSampling | None = None,
+        extraction: Extraction | None = None,
         schedule: Schedule | None = None,
-        threshold: float = 0.05,
-        noise_tolerance: float = 0.0,
-        solver_tolerance: float | None = None,
         alpha: float = 0.05,
-        max_players: int = 16,
-        batch_size: int = 1024,
-        trainer_precision: bool = False,
-        figures: bool = True,
-        raise_logging_errors: bool = False,
-        verbose: bool = False,
-        seed: int = 0,
+        logging: Logging | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
         name: str | None = None,
     ) -> None:
-        if num_training_probes < 1 or num_held_out_probes < 0 or not 0 < alpha < 1:
-            raise MisconfigurationException(
-                "InteractionMonitor: expected num_training_probes >= 1, num_held_out_probes >= 0 and alpha in (0, 1), "
-                f"got {num_training_probes}, {num_held_out_probes} and {alpha}"
-            )
-        evidence, self._evidence_note = choose_evidence() if evidence is None else (evidence, "")
-        self.evidence = evidence
-        self.loss = default_loss(score) if loss is None else loss
+        if not 0 < alpha < 1:
+            raise ValueError(f"InteractionMonitor: expected alpha in (0, 1), got {alpha}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"InteractionMonitor: expected on_error 'warn' or 'raise', got {on_error!r}")
+        plug_ins = (("players", players, Players), ("task", task, Task), ("evidence", evidence, Evidence), ("baseline", baseline, Baseline))
+        for setting, given, kind in plug_ins:
+            if given is not None and not isinstance(given, kind):
+                raise TypeError(f"InteractionMonitor: expected {setting} to be a {kind.__name__}, got {given!r}")
+        self.players = players
+        self.task = Classification() if task is None else task
+        self.evidence = ParameterNoise() if evidence is None else evidence
+        self.baseline = baseline
+        self.probes = ProbeSampling() if probes is None else probes
+        self.extraction = Extraction() if extraction is None else extraction
         self.alpha = alpha
-        self.seed = seed
+        self.on_error = on_error
         self.name = name
         self.history = History()
+        self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
-        self._setup = SplitSetup(
-            players=players,
-            evidence=evidence,
-            score=score,
-            loss=self.loss,
-            forward=forward,
-            threshold=threshold,
-            noise_tolerance=noise_tolerance,
-            solver_tolerance=solver_tolerance,
-            max_players=max_players,
-            batch_size=batch_size,
-            trainer_precision=trainer_precision,
-        )
-        self._keeper = ProbeKeeper(
-            num_probes={TRAINING: num_training_probes, HELD_OUT: num_held_out_probes},
-            given={TRAINING: training_probes, HELD_OUT: held_out_probes},
-            unpack=unpack,
-            baseline=Constant(baseline) if isinstance(baseline, Tensor) else Zeros() if baseline is None else baseline,
-            refused=evidence.refused if isinstance(evidence, ReferenceModels) else (),
-            seed=seed,
-        )
+        self._tells_evidence = evidence is None
+        self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(EveryNEpochs() if schedule is None else schedule)
-        self._publisher = Publisher(self, name=name, figures=figures, verbose=verbose, raise_errors=raise_logging_errors)
-        self._splits: dict[str, Split] = {}
+        self._publisher = Publisher(name, Logging() if logging is None else logging)
+
+    def __repr__(self) -> str:
+        return f"InteractionMonitor(name={self.name!r}, alpha={self.alpha}, {self.history!r}, {self.meter!r})"
 
     @property
     def phase(self) -> Phase | None:
-        """The phase that the run is in, as called at the last measurement."""
+        """The phase that the run is in, as detected at the last measurement; ``None`` before the first."""
         return self.history.phases[-1] if self.history.phases else None
 
     @property
@@ -165,26 +122,38 @@ class InteractionMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before there is data."""
-        check_run(trainer, [callback.name for callback in trainer.callbacks if isinstance(callback, InteractionMonitor)])
+        names = [callback.name for callback in trainer.callbacks if isinstance(callback, InteractionMonitor)]
+        if len(names) != len(set(names)):
+            raise MisconfigurationException(
+                f"InteractionMonitor: several monitors need different names, got {names}; pass name= to each"
+            )
+        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+            raise MisconfigurationException(
+                f"InteractionMonitor: {type(trainer.strategy).__name__} shards the model, which is not supported; "
+                "measure on one device or with DDP"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
-        epoch, step = trainer.current_epoch, trainer.global_step
-        if self.history and (step == 0 or self.history.steps[-1] > step):
+        begin = time.perf_counter()
+        now = TimePoint(trainer.current_epoch, trainer.global_step)
+        if self.history and (now.step == 0 or self.history.steps[-1] > now.step):
             rank_zero_warn(
-                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step {step}, "
+                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step {now.step}, "
                 "so it is another run: history and probes start anew"
             )
-            self.load_state_dict({})
-        self._setup.tell(self._evidence_note)
-        self._timetable.begin(epoch, step)
-        self._publisher.begin()
-        self._splits = {}
-        self._start_splits(trainer, pl_module, self._keeper.find)
-        untrained = (epoch, step) == (0, 0) and not trainer.fast_dev_run
-        if untrained and self._timetable.due(epoch, step) and TRAINING in self._splits:
-            self._measure(trainer, pl_module, epoch)
-            self._publisher.untrained(trainer, pl_module, self.history)
+            self._forget()
+        self._fit_evidence(trainer, pl_module, anew=not self.history)
+        baseline_values = self.meter.baseline_values
+        self.meter = self._new_meter(trainer)
+        self.meter.baseline_values = baseline_values
+        self._keeper.refused = self.evidence.refused if isinstance(self.evidence, (ReferenceModels, FittedEvidence)) else ()
+        self._timetable.begin(now.epoch, now.step)
+        self._publisher.begin(now.epoch, now.step)
+        self._prepare(trainer, pl_module, self._keeper.find)
+        untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
+        if untrained and self._timetable.due(*vars(now).values()) and TRAINING in self.meter.splits:
+            self._measure(trainer, pl_module, now, step=0, begin=begin)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first batches of training data that cannot be indexed; make up for a measurement that was interrupted.
@@ -210,20 +179,20 @@ class InteractionMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure if the schedule asks for it, log the numbers, and tell the callbacks that listen."""
-        epoch = trainer.current_epoch + 1
+        begin = time.perf_counter()
+        now = TimePoint(trainer.current_epoch + 1, trainer.global_step)
         if self._keeper.waiting:
-            self._start_splits(trainer, pl_module, self._keeper.take_passed)
-        if self._timetable.due(epoch, trainer.global_step) or trainer.fast_dev_run:
-            self._measure(trainer, pl_module, epoch)
-            self._publisher.at_epoch_end(trainer, pl_module, self.history)
+            self._prepare(trainer, pl_module, self._keeper.take_passed)
+        if self._timetable.due(now.epoch, now.step) or trainer.fast_dev_run:
+            self._measure(trainer, pl_module, now, step=max(steps_logged(trainer) - 1, 0), begin=begin)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what can be said only now."""
         if self.final_interactions is not None:
-            self._publisher.at_train_end(trainer, self.history, self.final_interactions)
+            self._publisher.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
 
     def second_phase(self) -> tuple[SecondPhase, History]:
-        """Fit the theory of learning under parameter noise in hindsight; see :func:`explain_second_phase`.
+        """Fit the theory of learning under parameter noise; see :func:`~lightning_interactions.analysis.explain_second_phase`.
 
         Raises:
             ValueError: If nothing was measured yet.
@@ -232,16 +201,16 @@ class InteractionMonitor(Callback):
             raise ValueError("InteractionMonitor: expected at least one measurement, got none; train with this monitor first")
         return explain_second_phase(self.history, self.final_interactions)
 
-    def suspects(self, model: LightningModule, inputs: Tensor, targets: Tensor) -> Suspects:
-        """Find out which inputs a module has memorised rather than understood.
+    def label_issues(self, model: LightningModule, inputs: Any, targets: Any) -> LabelIssues:
+        """Find out which labels a module had to memorise.
 
         Wrong labels rank high: at the onset of phase 3 about as high as by the plain loss; the mean loss of held-out reference
-        models finds them better (``tests/benchmarks/suspects.py``).
+        models finds them better (``tests/benchmarks/label_issues.py``).
 
         Args:
             model: The monitored module, during or after its training; measured by this process alone.
-            inputs: ``[inputs, ...]``, training inputs as the model takes them.
-            targets: ``[inputs, ...]``, the targets that it was trained with.
+            inputs: Training inputs as the model takes them, a tree of tensors ``[inputs, ...]``.
+            targets: The targets that it was trained with.
 
         Returns:
             The loss of each input with and without what does not generalize; NaN for inputs that too many reference models
@@ -250,71 +219,153 @@ class InteractionMonitor(Callback):
         Raises:
             ValueError: If this monitor has watched no training yet, or inputs or targets do not fit.
         """
-        baseline = self._keeper.baseline_value
-        if baseline is None:
+        if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-        probes = Probes(inputs.to(model.device), targets.to(model.device))
-        with self._isolated(model):
-            return self._setup.suspects(model, probes, self._keeper.probes.get(HELD_OUT), baseline)
+        asked = Probes.of((inputs, targets)).to(model.device)
+        refused = self._keeper.refused
+        rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints()])
+        meter = self._new_meter(model._trainer if isinstance(model._trainer, Trainer) else None, alone=True)
+        meter.players, meter.baseline_values = self.meter.players, self.meter.baseline_values
+        held_out = self._keeper.probes.get(HELD_OUT) if isinstance(self.evidence, InputAgreement) else None
+        with_held_out = {} if held_out is None else {HELD_OUT: held_out.to(model.device)}
+        meter.prepare({**with_held_out, "asked": asked.select(rows)}, model=model)
+        found = find_label_issues(meter.measure_splits(model)["asked"])
+        numbers = torch.full((len(vars(found)), len(rows)), torch.nan, dtype=torch.float64)
+        numbers[:, rows] = torch.stack(list(vars(found).values()))
+        return LabelIssues(*numbers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return history, probes, baseline value and up to when it was measured, in primitives and tensors."""
+        """Return history, probes, baseline values and up to when it was measured, in primitives and tensors."""
+        final, baseline = self.final_interactions, self.meter.baseline_values
         return {
             "version": STATE_VERSION,
             "history": self.history.to_dict(),
-            "final_interactions": None if self.final_interactions is None else dict(vars(self.final_interactions)),
+            "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
+            "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
             **self._timetable.state_dict(),
             **self._keeper.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a saved state; missing keys keep their defaults."""
-        self.history = History.from_dict(state_dict["history"]) if "history" in state_dict else History()
-        final = state_dict.get("final_interactions")
+        """Take up a saved state.
+
+        Raises:
+            ValueError: If it is of another version.
+        """
+        if state_dict.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"InteractionMonitor: expected a state of version {STATE_VERSION} in the checkpoint, got version "
+                f"{state_dict.get('version')}; go on with the version of this package that wrote it, or without this callback"
+            )
+        self.history = History.from_dict(state_dict["history"])
+        final = state_dict["final_interactions"]
         self.final_interactions = None if final is None else Interactions(**final)
+        self.meter.baseline_values = state_dict["baseline"]
         self._timetable.load_state_dict(state_dict)
         self._keeper.load_state_dict(state_dict)
 
-    def _isolated(self, pl_module: LightningModule) -> AbstractContextManager[None]:
-        return leave_no_trace(pl_module, pl_module.device, self.seed)
+    def _new_meter(self, trainer: Trainer | None = None, *, alone: bool = False) -> InteractionMeter:
+        """Make a meter with this monitor's settings, for a Trainer's processes or for this one alone."""
+        ranks = Ranks()
+        if trainer is not None and not alone:
+            ranks = Ranks(
+                trainer.global_rank, trainer.world_size, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum")
+            )
+        return InteractionMeter(
+            self.task,
+            self.players,
+            self.baseline,
+            self.evidence,
+            self.extraction,
+            ranks=ranks,
+            forward_context=None if trainer is None else trainer.precision_plugin.forward_context,
+            chance_level=not alone,
+            seed=self.probes.seed,
+        )
 
-    def _start_splits(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[[Trainer], None]) -> None:
-        """Set up each split that has probes now and is not set up yet."""
-        with self._isolated(pl_module):
+    def _forget(self) -> None:
+        """Begin anew."""
+        self.history, self.final_interactions = History(), None
+        self.meter = self._new_meter()
+        self._timetable.load_state_dict({})
+        self._keeper.load_state_dict({})
+
+    def _fit_evidence(self, trainer: Trainer, pl_module: LightningModule, *, anew: bool) -> None:
+        """Say what decides, and let evidence fit itself that does so."""
+        if self._tells_evidence:
+            rank_zero_info(
+                f"InteractionMonitor: {self.evidence!r} decides what generalizes; reference models agree better with models "
+                "trained on held-out data: evidence=CrossFitted() needs no more labels (docs/evidence.md)"
+            )
+        if not self.task.knows_loss:
+            rank_zero_warn(
+                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without; "
+                "give the task a loss(score, targets), such as return (score - targets) ** 2"
+            )
+        if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
+            self.evidence.fit(trainer, pl_module, self.task)
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[[Trainer], None]) -> None:
+        """Prepare each split that has probes now and is not prepared yet."""
+        with preserve_random_state(pl_module.device, self.probes.seed):
             find_probes(trainer)
-            baseline = self._keeper.baseline_value
-            if baseline is not None:  # Else training inputs have yet to pass.
-                new = {name: probes for name, probes in self._keeper.probes.items() if name not in self._splits}
-                self._splits |= self._setup.splits(trainer, pl_module, new, baseline)
+        probes = self._keeper.probes
+        if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
+            return
+        new = {name: own for name, own in probes.items() if name not in self.meter.splits}
+        self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
+        settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
+        different = self.history.different_settings(settings) if self.history else []
+        if different:
+            raise MisconfigurationException(
+                "InteractionMonitor: expected the settings of the run that is gone on with, got others, whose measurements "
+                f"cannot be compared: {'; '.join(different)}; go on with the old settings, or begin a new run"
+            )
+        self.history = History(self.history.measurements, self.history.phases, settings)
 
     def _measure_within_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure if a moment is due and there are probes, and publish it at a loggers' step."""
         if trainer.fast_dev_run or not self._timetable.due(trainer.current_epoch, trainer.global_step):
             return
-        if self._keeper.waiting:
-            self._start_splits(trainer, pl_module, self._keeper.take_complete)
-        if TRAINING in self._splits:
-            self._measure(trainer, pl_module, trainer.current_epoch)
-            self._publisher.within_epoch(trainer, pl_module, self.history, step=step)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         begin = time.perf_counter()
-        with self._isolated(pl_module):
-            splits, found = self._setup.measure(pl_module, self._splits)
-        if TRAINING not in splits:
+        if self._keeper.waiting:
+            self._prepare(trainer, pl_module, self._keeper.take_complete)
+        if TRAINING in self.meter.splits:
+            self._measure(trainer, pl_module, TimePoint(trainer.current_epoch, trainer.global_step), step=step, begin=begin)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float) -> None:
+        """Measure, detect, publish, and tell the callbacks that listen.
+
+        Args:
+            trainer: The Trainer of the run.
+            pl_module: The monitored module.
+            now: The moment of the run.
+            step: Where loggers put it.
+            begin: When the work for this measurement began, by :func:`time.perf_counter`.
+        """
+        if TRAINING not in self.meter.splits:
             raise MisconfigurationException(
                 "InteractionMonitor: no training input has passed in the first epoch, so there is nothing to measure; hand "
-                "probes in with training_probes=(inputs, targets)"
+                "probes in with probes=ProbeSampling(training=(inputs, targets))"
             )
-        measurement = combine_splits(
-            splits[TRAINING],
-            splits.get(HELD_OUT),
-            epoch=epoch,
-            global_step=trainer.global_step,
-            seconds=time.perf_counter() - begin,
-            loss_unit=unit_of(self.loss),
-        )
+        try:
+            measurement = self.meter.measure(pl_module, now)
+        except Exception as error:
+            if self.on_error == "raise" or trainer.world_size > 1 or not self.history:
+                raise
+            warnings.warn(
+                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: {error!r}",
+                stacklevel=2,
+            )
+            return
         phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
         if self.history.onset_epoch(3) is None:
-            self.final_interactions = Interactions(*(part.cpu() for part in vars(found[TRAINING]).values()))
+            self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = self.history.append(measurement, phases[-1])
+        self._publisher.publish(trainer, self.history, step)
+        for callback in trainer.callbacks:
+            if notify := getattr(callback, "on_interactions_measured", None):
+                notify(trainer, pl_module, self)
+        seconds = time.perf_counter() - begin
+        self.history = self.history.with_seconds(seconds)
+        self._publisher.publish_seconds(trainer, seconds, step)

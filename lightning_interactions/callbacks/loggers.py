@@ -1,93 +1,154 @@
-"""Telling loggers, other callbacks and the console what was measured."""
+"""Handing a measurement to loggers, to callbacks that monitor a metric, and to the console."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_interactions.callbacks.logging import print_last, scalars, write_scalars, write_to_all
-from lightning_interactions.callbacks.logging_figures import write_figures, write_theory
+from lightning_interactions.analysis import explain_second_phase, shape_of
+from lightning_interactions.measuring.schedule import DenserEarly, Schedule, Timetable
 from lightning_interactions.records import History, Interactions
+from lightning_interactions.reporting import (
+    history_table,
+    phase_figure,
+    scalars,
+    shape_figure,
+    strength_figure,
+    tag_prefix,
+    theory_figure,
+)
 
-__all__ = ["Publisher", "steps_logged"]
+__all__ = ["Logging", "Publisher"]
+
+MOST_PLAYERS_OF_THEORY = 12
+"""With more players the fit of the theory takes minutes; ask the monitor for it."""
 
 
-def steps_logged(trainer: Trainer) -> int:
-    """Count batches that stepped, as Lightning's loggers do: the first one has step 0.
+@dataclass(frozen=True)
+class Logging:
+    """What is written where.
 
-    That is not the global step where there are several optimizers. In ``on_train_batch_end`` the batch is not counted yet.
+    Attributes:
+        figures: When to draw figures for TensorBoard, of the measurements that there are then; they are drawn at the end
+            besides. ``None`` draws none.
+        verbose: Print a table row at each measurement.
+        raise_errors: Let a failing logger end the run, instead of a warning.
     """
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+    figures: Schedule | None = DenserEarly(shortest=10)
+    verbose: bool = False
+    raise_errors: bool = False
 
 
 class Publisher:
-    """Publishes the last measurement of a history, when it is there.
+    """Publishes the last measurement of a history.
 
     Args:
-        monitor: The monitor that measures; callbacks with a method ``on_interactions_measured`` are handed it.
         name: Name of the monitor, put before every tag.
-        figures: Draw figures for TensorBoard.
-        verbose: Print a table row for each measurement.
-        raise_errors: Raise a logger's error, instead of a warning.
+        logging: What is written where.
     """
 
-    def __init__(self, monitor: Callback, *, name: str | None, figures: bool, verbose: bool, raise_errors: bool) -> None:
-        self.monitor = monitor
+    def __init__(self, name: str | None, logging: Logging) -> None:
         self.name = name
-        self.figures = figures
-        self.verbose = verbose
-        self.raise_errors = raise_errors
+        self.logging = logging
+        self._figures = None if logging.figures is None else Timetable(logging.figures)
+        self._drawn_step: int | None = None
         self._header_printed = False
 
-    def begin(self) -> None:
+    def begin(self, epoch: int, step: int) -> None:
         """Begin a run, and so a table."""
         self._header_printed = False
+        self._drawn_step = None
+        if self._figures is not None:
+            self._figures.begin(epoch, step)
 
-    def untrained(self, trainer: Trainer, pl_module: LightningModule, history: History) -> None:
-        """Publish the measurement of the untrained model; a ``self.log`` before the first epoch would be overwritten."""
-        self._write(write_scalars, trainer, self._scalars(history), 0)
-        self._show_and_tell(trainer, pl_module, history, step=0)
+    def publish(self, trainer: Trainer, history: History, step: int) -> None:
+        """Publish a measurement.
 
-    def within_epoch(self, trainer: Trainer, pl_module: LightningModule, history: History, *, step: int) -> None:
-        """Publish a measurement after an optimizer step.
+        Loggers get it at once and from us: Lightning would pass on what is logged within an epoch only every
+        ``log_every_n_steps``, and a logger that fails would end the run. The numbers are the same on every rank, so none is
+        reduced.
 
-        Loggers get it at once: Lightning would pass on what is logged within an epoch only every ``log_every_n_steps``, and
-        then at every such step until the next measurement.
+        Args:
+            trainer: The Trainer of the run.
+            history: Its measurements.
+            step: Where loggers put it.
         """
-        tags = self._scalars(history)
-        self._write(write_scalars, trainer, tags, step)
-        self._log(trainer, pl_module, tags, logger=False)
-        self._show_and_tell(trainer, pl_module, history, step)
-
-    def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, history: History) -> None:
-        """Publish a measurement at the end of an epoch, through ``self.log``."""
-        self._log(trainer, pl_module, self._scalars(history), logger=None)
-        self._show_and_tell(trainer, pl_module, history, max(steps_logged(trainer) - 1, 0))
-
-    def at_train_end(self, trainer: Trainer, history: History, final: Interactions) -> None:
-        """Draw what can be said only when the training is over."""
-        self._draw(write_theory, trainer, history, final, max(steps_logged(trainer) - 1, 0))
-
-    def _scalars(self, history: History) -> dict[str, float]:
-        return scalars(history.measurements[-1], history.phases[-1], self.name)
-
-    def _log(self, trainer: Trainer, pl_module: LightningModule, tags: dict[str, float], *, logger: bool | None) -> None:
-        for tag, value in tags.items():
-            in_bar = tag.endswith("/phase")
-            pl_module.log(tag, value, batch_size=1, prog_bar=in_bar, logger=logger, sync_dist=trainer.world_size > 1)
-
-    def _show_and_tell(self, trainer: Trainer, pl_module: LightningModule, history: History, step: int) -> None:
-        self._draw(write_figures, trainer, history, step)
-        if self.verbose:
-            print_last(history, with_header=not self._header_printed)
+        tags = scalars(history.measurements[-1], history.phases[-1], self.name)
+        self._publish_metrics(trainer, tags, step, in_bar=f"{tag_prefix(self.name)}/phase")
+        time = history.measurements[-1].time
+        if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
+            self._draw(trainer, history, step)
+        if self.logging.verbose:
+            *header, row = history_table(History(history.measurements[-1:], history.phases[-1:])).splitlines()
+            rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
             self._header_printed = True
-        for callback in trainer.callbacks:
-            if notify := getattr(callback, "on_interactions_measured", None):
-                notify(trainer, pl_module, self.monitor)
 
-    def _draw(self, write: Callable[..., None], trainer: Trainer, history: History, *args: Any) -> None:
-        if self.figures and trainer.is_global_zero:
-            self._write(write, trainer, history, *args, self.name)
+    def publish_seconds(self, trainer: Trainer, seconds: float, step: int) -> None:
+        """Publish how long all that was done for a measurement took."""
+        self._publish_metrics(trainer, {f"{tag_prefix(self.name)}/seconds": seconds}, step)
 
-    def _write(self, write: Callable[..., None], trainer: Trainer, *args: Any) -> None:
-        write_to_all(write, trainer, *args, raise_errors=self.raise_errors)
+    def finish(self, trainer: Trainer, history: History, final: Interactions, step: int) -> None:
+        """Draw the last measurement if it is not drawn yet, and what can be said only when the training is over."""
+        if self._figures is None or not history:
+            return
+        if self._drawn_step != history.measurements[-1].time.step or len(history) == 1:
+            self._draw(trainer, history, step)
+        self._write(trainer, _write_theory, history, final, step)
+
+    def _publish_metrics(self, trainer: Trainer, tags: Mapping[str, float], step: int, in_bar: str | None = None) -> None:
+        tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
+        trainer.callback_metrics.update(tensors)
+        trainer.logged_metrics.update(tensors)
+        if in_bar is not None:
+            trainer.progress_bar_metrics[in_bar] = tags[in_bar]
+        self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
+
+    def _draw(self, trainer: Trainer, history: History, step: int) -> None:
+        self._drawn_step = history.measurements[-1].time.step
+        self._write(trainer, _write_figures, history, step)
+
+    def _write(self, trainer: Trainer, write: Callable[..., None], *args: Any) -> None:
+        """Write to every logger, and let a logging problem end the run only if the user asked for it."""
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            try:
+                write(logger, tag_prefix(self.name), *args)
+            except Exception as error:
+                if self.logging.raise_errors:
+                    raise
+                warnings.warn(
+                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: {error!r}",
+                    stacklevel=4,
+                )
+
+
+def _write_scalars(logger: Logger, _prefix: str, tags: dict[str, float], step: int) -> None:
+    logger.log_metrics(tags, step=step)
+    logger.save()
+
+
+def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> None:
+    """Draw the figures of the last measurement into a TensorBoard logger, at the step of its scalars."""
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    last = history.measurements[-1]
+    logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(last), step)
+    if shape_of(last) is not None:
+        logger.experiment.add_figure(f"{prefix}/decay_and_spindle", shape_figure(last), step)
+    logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
+
+
+def _write_theory(logger: Logger, prefix: str, history: History, final: Interactions, step: int) -> None:
+    """Draw the theory of the second phase into a TensorBoard logger, when the training is over."""
+    if not isinstance(logger, TensorBoardLogger) or final.effects.shape[-1] > 2**MOST_PLAYERS_OF_THEORY:
+        return
+    second_phase, explained = explain_second_phase(history, final)
+    if explained:
+        logger.experiment.add_figure(f"{prefix}/theory", theory_figure(second_phase, explained), step)

@@ -25,15 +25,15 @@ class PhaseStoppingReason(Enum):
 
 
 class PhaseEarlyStopping(Callback):
-    """Stop training when the :class:`InteractionMonitor` of the same Trainer calls a phase.
+    """Stop training when the :class:`InteractionMonitor` of the same Trainer detects a phase.
 
     The position in the list of callbacks does not matter: the monitor tells this callback about every measurement. The
     decision to stop is made once and stays, also where ``min_epochs`` or ``min_steps`` put off the end; a run that is resumed
     after it ends at once, unless with ``log_only``.
 
     With ``restore_best`` the module has, after a stop by this callback, the weights and buffers of the phase's onset: of the
-    measurement from which on the phase is seen, which lies at or before the one at which it is called. Before the phase is
-    called this costs a full checkpoint whenever a measurement may turn out to be the onset. Continue from the onset with
+    measurement from which on the phase is seen, which lies at or before the one at which it is detected. Before the phase
+    is detected this costs a full checkpoint whenever a measurement may turn out to be the onset. Continue from the onset with
     ``trainer.fit(ckpt_path=stopping.best_model_path)``: optimizers and loops are not set back. If training ends in another
     way, the final weights stay. What is restored is what the checkpoint holds, with Lightning's ``WeightAveraging`` the
     average at the onset (phases are always measured on the weights that are trained).
@@ -42,7 +42,7 @@ class PhaseEarlyStopping(Callback):
 
         EarlyStopping("interactions/phase", mode="max", stopping_threshold=2.5, patience=max_epochs,
                       strict=False, check_on_train_epoch_end=True)
-        ModelCheckpoint(monitor="interactions/unseen_loss", mode="min", every_n_epochs=n, save_on_train_epoch_end=True)
+        ModelCheckpoint(monitor="interactions/expected_test_loss", mode="min", every_n_epochs=n, save_on_train_epoch_end=True)
 
     ``check_on_train_epoch_end`` and ``save_on_train_epoch_end`` make them look after the measurement where validation is not
     after each epoch. Where measurements are not (``EveryNEpochs(n)``), ``strict=False`` bears that there is no value at first,
@@ -51,7 +51,7 @@ class PhaseEarlyStopping(Callback):
     Args:
         phase: The phase at whose onset to stop, 2 or 3.
         alpha: Stop only on a confidence of ``1 - alpha`` or more, which is at most the monitor's ``alpha``; the same as the
-            monitor's if left out. A phase called on less counts from the first measurement on that reaches it in the phase.
+            monitor's if left out. A phase detected on less counts from the first measurement on that reaches it in the phase.
         patience: Further measurements that must stay in the phase (or a later one); a return begins anew.
         restore_best: Give the module the weights of the onset when this callback has stopped the run.
         log_only: Note the onset, and with ``restore_best`` keep its checkpoint, but train on and restore nothing.
@@ -64,7 +64,7 @@ class PhaseEarlyStopping(Callback):
         onset_epoch: Completed epochs at the onset of the phase that the run is in, and after the decision of the one that
             decided; ``None`` while there is none.
         onset_step: Optimizer steps taken then.
-        called_epoch: Completed epochs at the measurement at which the phase had confidence enough; ``None`` until then.
+        detected_epoch: Completed epochs at the measurement at which the phase had confidence enough; ``None`` until then.
         wait_count: Measurements in the phase since then.
         stopped_epoch: Lightning's zero-based epoch in which training was stopped; 0 if it was not.
         stopping_reason: A :class:`PhaseStoppingReason`.
@@ -104,7 +104,7 @@ class PhaseEarlyStopping(Callback):
         self._keeper = OnsetKeeper(dirpath, f"{prefix}phase-{phase}-onset")
         self.onset_epoch: int | None = None
         self.onset_step: int | None = None
-        self.called_epoch: int | None = None
+        self.detected_epoch: int | None = None
         self.wait_count = 0
         self.stopped_epoch = 0
         self.stopping_reason = PhaseStoppingReason.NOT_STOPPED
@@ -155,18 +155,18 @@ class PhaseEarlyStopping(Callback):
             return
         phase, agree = monitor.phase, trainer.strategy.reduce_boolean_decision
         if not agree(phase.number >= self.phase, all=False):
-            self.onset_epoch = self.onset_step = self.called_epoch = self._keeper.best_step = None
+            self.onset_epoch = self.onset_step = self.detected_epoch = self._keeper.best_step = None
             self.wait_count = 0
-            self._keep(trainer, {claim.onset_step for claim in phase.claims if claim.phase >= self.phase})
+            self._keep(trainer, {one.onset.step for one in phase.tests if one.phase >= self.phase})
             return
         measurement = monitor.history.measurements[-1]
         if self.onset_step is None:
             self._enter(trainer, phase, measurement)
-        if self.called_epoch is not None:
+        if self.detected_epoch is not None:
             self.wait_count += 1
         elif agree(self._suffices(phase), all=False):
-            self.called_epoch = measurement.epoch
-        if self.called_epoch is not None and self.wait_count >= self.patience:
+            self.detected_epoch = measurement.time.epoch
+        if self.detected_epoch is not None and self.wait_count >= self.patience:
             self._decide(trainer, phase)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,7 +184,7 @@ class PhaseEarlyStopping(Callback):
             "version": STATE_VERSION,
             "onset_epoch": self.onset_epoch,
             "onset_step": self.onset_step,
-            "called_epoch": self.called_epoch,
+            "detected_epoch": self.detected_epoch,
             "wait_count": self.wait_count,
             "stopped_epoch": self.stopped_epoch,
             "stopping_reason": self.stopping_reason.value,
@@ -197,7 +197,7 @@ class PhaseEarlyStopping(Callback):
         """Take up a saved state; missing keys keep their defaults."""
         self.onset_epoch = state_dict.get("onset_epoch")
         self.onset_step = state_dict.get("onset_step")
-        self.called_epoch = state_dict.get("called_epoch")
+        self.detected_epoch = state_dict.get("detected_epoch")
         self.wait_count = state_dict.get("wait_count", 0)
         self.stopped_epoch = state_dict.get("stopped_epoch", 0)
         self.stopping_reason = PhaseStoppingReason(state_dict.get("stopping_reason", PhaseStoppingReason.NOT_STOPPED.value))
@@ -230,31 +230,31 @@ class PhaseEarlyStopping(Callback):
     def _check(self, monitor: InteractionMonitor) -> None:
         if self.alpha is not None and self.alpha > monitor.alpha:
             raise MisconfigurationException(
-                f"PhaseEarlyStopping: expected alpha of at most {monitor.alpha}, on which the monitor calls phases, got "
-                f"{self.alpha}; to stop on less evidence, let the monitor call on less: InteractionMonitor(alpha={self.alpha})"
+                f"PhaseEarlyStopping: expected alpha of at most {monitor.alpha}, on which the monitor detects phases, got "
+                f"{self.alpha}; to stop on less evidence, let the monitor detect on less: InteractionMonitor(alpha={self.alpha})"
             )
 
     def _suffices(self, phase: Phase) -> bool:
-        """Whether this measurement, or the call, has confidence enough that the phase followed has come."""
+        """Whether this measurement, or the detection, has confidence enough that the phase followed has come."""
         if self.alpha is None:
             return True
-        called = phase.number >= self.phase and phase.confidence >= 1 - self.alpha
-        return called or any(claim.level <= self.alpha for claim in phase.claims if claim.phase >= self.phase)
+        detected = phase.number >= self.phase and phase.confidence >= 1 - self.alpha
+        return detected or any(one.p_value <= self.alpha for one in phase.tests if one.phase >= self.phase)
 
     def _enter(self, trainer: Trainer, phase: Phase, measurement: Measurement) -> None:
         """Note the onset, and keep the state that comes nearest to it."""
-        now = measurement.epoch, measurement.global_step
+        now = measurement.time
         # A rank that is overruled knows of no onset.
-        onset = (phase.onset_epoch, phase.onset_step) if phase.number >= self.phase else now
-        self.onset_epoch, self.onset_step = trainer.strategy.broadcast(onset)
+        onset = phase.onset if phase.number >= self.phase else now
+        self.onset_epoch, self.onset_step = trainer.strategy.broadcast((onset.epoch, onset.step))
         if not self.restore_best:
             return
         best = self.onset_step
-        if best not in (*self._keeper.paths, now[1]):
-            best = now[1]
+        if best not in (*self._keeper.paths, now.step):
+            best = now.step
             rank_zero_warn(
-                f"PhaseEarlyStopping: no checkpoint was kept at the onset after epoch {self.onset_epoch}, which no claim "
-                f"announced or whose file is gone, so restore_best keeps the weights of the call, after epoch {now[0]}"
+                f"PhaseEarlyStopping: no checkpoint was kept at the onset after epoch {self.onset_epoch}, which no test "
+                f"announced or whose file is gone, so restore_best keeps the weights of the detection, after epoch {now.epoch}"
             )
         self._keeper.best_step = best
         self._keep(trainer, {best})

@@ -1,52 +1,76 @@
 """What every kind of evidence can do."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records import EvidenceWeights, Interactions, Probes
+from lightning_interactions.records.describe import describe
 
-__all__ = ["Evidence", "InteractionsOf", "Judge"]
-
-
-class InteractionsOf(Protocol):
-    """Extracts a model's interactions on the probes of one split."""
-
-    def __call__(self, model: nn.Module, rows: Sequence[int] | None = None, /) -> Interactions:
-        """Return the interactions of some of the probes, in that order; of all if ``rows`` is left out."""
-        ...
+__all__ = ["Evidence", "ProbeGame"]
 
 
-Judge = Callable[[nn.Module, Interactions, Interactions | None], Verdict]
-"""Judges what the monitored model has on the probes of one split.
+class ProbeGame(ABC):
+    """What evidence may ask about the probes of one split.
 
-Takes the model, its interactions on them, and its interactions on the probes of the other split (held-out for training,
-training for held-out; ``None`` if there is no other).
-"""
+    Attributes:
+        probes: The probes.
+        threshold: Salience threshold ``τ`` for every model.
+    """
+
+    probes: Probes
+    threshold: float
+
+    @abstractmethod
+    def interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+        """Return any model's interactions on some of the probes, in that order; on all if ``rows`` is left out."""
+
+    @abstractmethod
+    def with_other_targets(self) -> "Sequence[ProbeGame]":
+        """Return the same on the same inputs, each with the target of another probe that has a different one.
+
+        For the chance level. Empty if all probes have the same target, or the score does not depend on targets.
+        """
 
 
-@runtime_checkable
-class Evidence(Protocol):
-    """Decides which interactions are taken for generalizable."""
+class Evidence(ABC):
+    """Decides how far interactions are taken for generalizable."""
 
-    def prepare(
-        self,
-        interactions_of: InteractionsOf,
-        threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        """Do once what does not change during a run, and return the judge of one split.
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def prepare(self, game: ProbeGame) -> Any:
+        """Do once for a split what does not change during a run; what is returned comes back in :meth:`weigh`."""
+        return None
+
+    def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
+        """Yield models that are measured beside the monitored one at every measurement; none unless overridden.
 
         Args:
-            interactions_of: Extracts any model's interactions on that split's probes.
-            threshold: Salience threshold ``τ`` for every model.
-            for_other_targets: The same on the same inputs, each with the target of another probe that has a different
-                one; for the chance level. Empty if all probes have the same target.
-            inputs: The probes themselves, ``[inputs, ...]``.
-
-        Returns:
-            A function of the monitored model and its interactions.
+            model: The monitored model; a rater may be this very module with other weights, as long as it is as it was when
+                the next one is asked for.
         """
-        ...
+        yield from ()
+
+    @abstractmethod
+    def weigh(
+        self,
+        interactions: Interactions,
+        threshold: float,
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Say how far each interaction of the monitored model on the probes of one split generalizes.
+
+        Args:
+            interactions: The model's interactions.
+            threshold: Salience threshold ``τ``.
+            prepared: What :meth:`prepare` returned for this split.
+            ratings: Interactions of the :meth:`raters` on the same probes.
+            counterpart: The model's interactions on the other split (held-out for training, training for held-out), if there
+                is one.
+        """

@@ -2,21 +2,19 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from lightning_interactions.evidence.base import InteractionsOf, Judge
+from lightning_interactions.evidence.base import Evidence
 from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
 from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
-from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records import EvidenceWeights, Interactions
 
 __all__ = ["InputAgreement"]
 
 
-@dataclass(frozen=True)
-class InputAgreement:
+class InputAgreement(Evidence):
     """Interactions of an order generalize as far as their means over training and over held-out inputs agree.
 
     For players that mean the same in every input: features of a table, time steps of aligned series. It needs held-out
@@ -27,30 +25,28 @@ class InputAgreement:
         Zhou et al. 2024 (arXiv 2302.13091), generalization of interactions of an order.
     """
 
-    def prepare(
+    def weigh(
         self,
-        interactions_of: InteractionsOf,
+        interactions: Interactions,
         threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        """Return a judge that compares the model's interactions on both splits; see :class:`Evidence`."""
-
-        def judge(_model: nn.Module, interactions: Interactions, counterpart: Interactions | None = None) -> Verdict:
-            effects = interactions.effects
-            if counterpart is None:
-                warnings.warn(
-                    "InputAgreement: there are no held-out probes yet to compare with, so nothing is judged; pass "
-                    "held_out_probes=(inputs, targets) or a validation loader, or other evidence",
-                    stacklevel=2,
-                )
-                unknown = torch.full_like(effects, torch.nan)
-                return Verdict(unknown, unknown)
-            other = Interactions(*(part.to(effects.device) for part in vars(counterpart).values()))
-            orders = coalition_orders(infer_num_players(effects.shape[-1]), effects.device)
-            weights, chance_weights = (
-                compare(interactions, other)[orders].expand_as(effects) for compare in (agreement_by_order, agreement_by_chance)
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Compare the model's interactions on both splits; see :class:`Evidence`."""
+        effects = interactions.effects
+        if counterpart is None:
+            warnings.warn(
+                "InputAgreement: there are no held-out probes yet to compare with, so nothing is judged; pass a validation "
+                "loader, probes=ProbeSampling(held_out=(inputs, targets)), or other evidence",
+                stacklevel=2,
             )
-            return Verdict(weights, chance_weights)
-
-        return judge
+            unknown = torch.full_like(effects, torch.nan)
+            return EvidenceWeights(unknown, unknown)
+        other = counterpart.to(effects.device)
+        orders = coalition_orders(infer_num_players(effects.shape[-1]), effects.device)
+        weights, chance_weights = (
+            compare(interactions, other)[orders].expand_as(effects) for compare in (agreement_by_order, agreement_by_chance)
+        )
+        return EvidenceWeights(weights, chance_weights)

@@ -1,23 +1,22 @@
 """Evidence from the run alone: the decay and the spindle in the strength by order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_interactions.evidence.base import InteractionsOf, Judge
+from lightning_interactions.evidence.base import Evidence
 from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
 from lightning_interactions.functional.decay_spindle import fit_decay_and_spindle
 from lightning_interactions.functional.strength import salient_mask, strength_by_order
-from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records import EvidenceWeights, Interactions
 
 __all__ = ["OrderShape"]
 
 
-@dataclass(frozen=True)
-class OrderShape:
+class OrderShape(Evidence):
     """Interactions generalize as far as the strength of their sign and order belongs to a decay and not to a spindle.
 
     Uses no labels but those in the score, no other model and no other forward. All interactions of one sign and order get
@@ -28,30 +27,28 @@ class OrderShape:
         Cheng et al. 2025 (arXiv 2502.10162): generalizable interactions decay over orders, others form a spindle.
     """
 
-    def prepare(
+    def weigh(
         self,
-        interactions_of: InteractionsOf,
+        interactions: Interactions,
         threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        """Return a judge that fits the strength by order; see :class:`Evidence`."""
-
-        def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
-            effects = interactions.effects
-            salient = salient_mask(interactions, threshold)
-            by_input = strength_by_order(interactions, salient, salient).generalizable
-            strength = by_input.sum(dim=1).nanmean(dim=0)
-            if not bool(strength.isfinite().all()):  # No input could be measured.
-                unknown = torch.full_like(effects, torch.nan)
-                return Verdict(unknown, unknown)
-            weights, chance_weights = (
-                _weights_of_sets(fit_decay_and_spindle(each).weights, effects)
-                for each in (strength, strength.mean(dim=0).expand_as(strength))
-            )
-            return Verdict(weights, chance_weights)
-
-        return judge
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Fit the strength by order; see :class:`Evidence`."""
+        effects = interactions.effects
+        salient = salient_mask(interactions, threshold)
+        by_input = strength_by_order(interactions, salient, salient).generalizable
+        strength = by_input.sum(dim=1).nanmean(dim=0)
+        if not bool(strength.isfinite().all()):  # No input could be measured.
+            unknown = torch.full_like(effects, torch.nan)
+            return EvidenceWeights(unknown, unknown)
+        weights, chance_weights = (
+            _weights_of_sets(fit_decay_and_spindle(each).weights, effects)
+            for each in (strength, strength.mean(dim=0).expand_as(strength))
+        )
+        return EvidenceWeights(weights, chance_weights)
 
 
 def _weights_of_sets(weights: Float[Tensor, "signs orders"], effects: Tensor) -> Float[Tensor, "inputs types coalitions"]:

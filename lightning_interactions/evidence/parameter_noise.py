@@ -1,29 +1,28 @@
 """Evidence from the run alone: interactions that survive noise in the parameters."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_interactions.evidence.base import InteractionsOf, Judge
+from lightning_interactions.evidence.base import Evidence
 from lightning_interactions.functional.generalization import shared_interactions
-from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records import EvidenceWeights, Interactions
 
 __all__ = ["ParameterNoise"]
 
 
-@dataclass(frozen=True)
-class ParameterNoise:
+class ParameterNoise(Evidence):
     """An interaction generalizes if it keeps salience and sign under every draw of noise on the weights.
 
     Each draw adds Gaussian noise to every weight tensor, with a fraction of that tensor's own standard deviation; tensors
     of one element or of constant value stay. The draws are the same at every measurement, and the weights come back
     bit by bit. The chance level is what the noisy selves share of an interaction on other inputs.
 
-    Attributes:
+    Args:
         scale: Standard deviation of the noise as a fraction of the tensor's population standard deviation.
         num_draws: Number of independent draws; each costs as much as the measurement itself.
         seed: Seed of the draws.
@@ -32,39 +31,35 @@ class ParameterNoise:
         ValueError: If ``scale`` is not positive or ``num_draws`` smaller than 1.
 
     Source:
-        Ren et al. 2024 (arXiv 2407.19198): noise in the parameters suppresses high-order interactions. The verdict is our
-        own.
+        Ren et al. 2024 (arXiv 2407.19198): noise in the parameters suppresses high-order interactions. The
+        weights are our own.
     """
 
-    scale: float = 0.6
-    num_draws: int = 2
-    seed: int = 0
+    def __init__(self, scale: float = 0.6, num_draws: int = 2, seed: int = 0) -> None:
+        if not 0 < scale < math.inf or num_draws < 1:
+            raise ValueError(f"ParameterNoise: expected scale > 0 and num_draws >= 1, got scale={scale}, num_draws={num_draws}")
+        self.scale = scale
+        self.num_draws = num_draws
+        self.seed = seed
 
-    def __post_init__(self) -> None:
-        """Refuse settings that add no noise."""
-        if not 0 < self.scale < math.inf or self.num_draws < 1:
-            raise ValueError(
-                f"ParameterNoise: expected scale > 0 and num_draws >= 1, got scale={self.scale}, num_draws={self.num_draws}"
-            )
+    def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
+        """Yield the model with each draw of noise on its weights."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.num_draws):
+            with _noisy_parameters(model, self.scale, generator):
+                yield model
 
-    def prepare(
+    def weigh(
         self,
-        interactions_of: InteractionsOf,
+        interactions: Interactions,
         threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        """Return a judge that compares the model with its noisy selves; see :class:`Evidence`."""
-
-        def judge(model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
-            generator = torch.Generator().manual_seed(self.seed)
-            noisy = []
-            for _ in range(self.num_draws):
-                with _noisy_parameters(model, self.scale, generator):
-                    noisy.append(interactions_of(model))
-            return shared_interactions(interactions, noisy, min_votes=self.num_draws, threshold=threshold)
-
-        return judge
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Compare the model with its noisy selves; see :class:`Evidence`."""
+        return shared_interactions(interactions, ratings, min_votes=self.num_draws, threshold=threshold)
 
 
 @contextmanager

@@ -4,51 +4,65 @@ import copy
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence.base import InteractionsOf, Judge
-from lightning_interactions.functional.generalization import shared_interactions
-from lightning_interactions.records import Interactions, Verdict
-from lightning_interactions.records.inputs import fingerprints
+from lightning_interactions.evidence.base import Evidence, ProbeGame
+from lightning_interactions.functional.generalization import RaterVotes, votes_by_chance, weights_from_votes
+from lightning_interactions.records import EvidenceWeights, Interactions
 
 __all__ = ["VOTES", "ReferenceModels", "votes_needed"]
 
 VOTES = ("any", "majority", "all")
-"""How many of the reference models that judge an input must share an interaction; or a number of them."""
+"""How many of the reference models that rate an input must share an interaction; or a number of them."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
-def votes_needed(vote: str | int, num_voters: int) -> int:
-    """Return how many of an input's voters must share an interaction.
+def votes_needed(vote: str | int, num_raters: int) -> int:
+    """Return how many of an input's raters must share an interaction.
 
     Args:
         vote: ``"any"`` (1), ``"majority"`` (more than half), ``"all"``, or the number itself.
-        num_voters: How many reference models judge each input.
+        num_raters: How many reference models rate each input.
 
     Raises:
-        ValueError: If the vote has no such name, or there are not so many voters.
+        ValueError: If the vote has no such name, or there are not so many raters.
     """
-    named = {"any": 1, "majority": num_voters // 2 + 1, "all": num_voters}
+    named = {"any": 1, "majority": num_raters // 2 + 1, "all": num_raters}
     needed = vote if isinstance(vote, int) and not isinstance(vote, bool) else named.get(str(vote), 0)
-    if not 1 <= needed <= num_voters:
+    if not 1 <= needed <= num_raters:
         raise ValueError(
-            f"ReferenceModels: expected a vote among {VOTES} or a number from 1 to {num_voters}, how many reference models "
-            f"judge each input, got {vote!r}; lower it, or train more reference models"
+            f"ReferenceModels: expected a vote among {VOTES} or a number from 1 to {num_raters}, how many reference models "
+            f"rate each input, got {vote!r}; lower it, or train more reference models"
         )
     return needed
 
 
-class ReferenceModels:
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """What reference models say of one split's probes.
+
+    Attributes:
+        votes: Which interactions each rater has.
+        by_chance: The same of inputs with other targets, one for each draw.
+        score: ``[inputs]``, score units; the raters' mean score.
+    """
+
+    votes: RaterVotes
+    by_chance: tuple[RaterVotes, ...]
+    score: Tensor
+
+
+class ReferenceModels(Evidence):
     """An interaction generalizes if reference models, trained on data that the run never sees, have it too.
 
-    A model never judges an input that it was trained on. Each input is judged by ``num_voters`` models that have not seen
-    it: probe number ``i`` by the first such in circular order from model ``i * num_voters`` on, so that inputs that nobody
+    A model never rates an input that it was trained on. Each input is rated by ``num_raters`` models that have not seen
+    it: probe number ``i`` by the first such in circular order from model ``i * num_raters`` on, so that inputs that nobody
     has seen are spread over the models, and every input has as many votes. Inputs that too many models have seen must not
     be probes.
 
@@ -59,19 +73,19 @@ class ReferenceModels:
     Args:
         models: Trained models that take the same inputs and give the same kind of outputs as the monitored one, of whatever
             architecture; they are copied, and the copies put into evaluation mode.
-        vote: ``"any"`` (the papers' rule), ``"majority"``, ``"all"``, or a number: at least so many of an input's voters.
-        seen: What :func:`fingerprints` returns for the inputs that the models were trained on: one collection for each
-            model, or a single one that holds for all of them. Empty if unknown.
-        num_voters: How many models judge each input; all of them if left out.
+        vote: ``"any"`` (the papers' rule), ``"majority"``, ``"all"``, or a number: at least so many of an input's raters.
+        seen: What :func:`~lightning_interactions.records.fingerprints` returns for the inputs that the models were trained
+            on: one collection for each model, or a single one that holds for all of them. Empty if unknown.
+        num_raters: How many models rate each input; all of them if left out.
 
     Attributes:
         models: The copies.
         vote: As given.
         seen: Fingerprints of what each model was trained on.
-        num_voters: How many models judge each input.
+        num_raters: How many models rate each input.
 
     Raises:
-        ValueError: If there is no model, the vote has no such name or needs more voters than there are, there are more voters
+        ValueError: If there is no model, the vote has no such name or needs more raters than there are, there are more raters
             than models, or ``seen`` has another length than ``models``.
 
     Source:
@@ -84,112 +98,106 @@ class ReferenceModels:
         models: Iterable[nn.Module],
         vote: str | int = "any",
         seen: Iterable[str] | Iterable[Iterable[str]] = (),
-        num_voters: int | None = None,
+        num_raters: int | None = None,
     ) -> None:
         self.models: tuple[nn.Module, ...] = tuple(copy.deepcopy(model).eval() for model in models)
         if not self.models:
             raise ValueError("ReferenceModels: expected at least one trained model, got none")
-        self.num_voters = len(self.models) if num_voters is None else num_voters
-        if not 1 <= self.num_voters <= len(self.models):
+        self.num_raters = len(self.models) if num_raters is None else num_raters
+        if not 1 <= self.num_raters <= len(self.models):
             raise ValueError(
-                f"ReferenceModels: expected num_voters between 1 and the {len(self.models)} models, got {num_voters}"
+                f"ReferenceModels: expected num_raters between 1 and the {len(self.models)} models, got {num_raters}"
             )
-        votes_needed(vote, self.num_voters)
+        votes_needed(vote, self.num_raters)
         self.vote = vote
         self.seen = _seen_by_each(seen, len(self.models))
 
+    def __repr__(self) -> str:
+        kinds = sorted({type(model).__name__ for model in self.models})
+        return f"ReferenceModels({len(self.models)} {'/'.join(kinds)}, vote={self.vote!r}, num_raters={self.num_raters})"
+
     @property
     def refused(self) -> frozenset[str]:
-        """Fingerprints of inputs that too many models have seen for ``num_voters`` to be left: no probes."""
-        spare = len(self.models) - self.num_voters
+        """Fingerprints of inputs that too many models have seen for ``num_raters`` to be left: no probes."""
+        spare = len(self.models) - self.num_raters
         times_seen = Counter(fingerprint for prints in self.seen for fingerprint in prints)
         return frozenset(fingerprint for fingerprint, times in times_seen.items() if times > spare)
 
-    def prepare(
-        self,
-        interactions_of: InteractionsOf,
-        threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        """Extract the reference interactions once, and return the judge that compares with them; see :class:`Evidence`.
+    def prepare(self, game: ProbeGame) -> "Ratings":
+        """Extract the raters' interactions once; see :class:`Evidence`.
 
         Raises:
-            ValueError: If a reference model fails on the probes, too many have seen one of them, or it is known what
-                they have seen but not what the probes are.
+            ValueError: If a reference model fails on the probes, or too many have seen one of them.
         """
-        voters = None if inputs is None else self._voters(inputs)
-        if voters is None and any(self.seen):
-            raise ValueError(
-                "ReferenceModels: expected the probes in prepare(..., inputs=), to tell which models have seen them, got none"
-            )
-        references, *by_chance = (self._votes(extract, voters, inputs) for extract in (interactions_of, *for_other_targets))
-        min_votes = votes_needed(self.vote, self.num_voters)
-        peer_score = torch.stack([one.offset + one.effects.sum(dim=(1, 2)) for one in references]).mean(dim=0)
+        raters = self._raters_of(game.probes.fingerprints())
+        references, *draws = (self._rated(one, raters) for one in (game, *game.with_other_targets()))
+        return Ratings(
+            votes=RaterVotes.of(references, game.threshold),
+            by_chance=votes_by_chance(references, draws, game.threshold),
+            score=torch.stack([one.full_score for one in references]).mean(dim=0),
+        )
 
-        def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
-            verdict = shared_interactions(
-                interactions, references, min_votes=min_votes, threshold=threshold, others_by_chance=by_chance
-            )
-            return replace(verdict, peer_score=peer_score)
+    def weigh(
+        self,
+        interactions: Interactions,
+        threshold: float,
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Compare with what the raters have; see :class:`Evidence`."""
+        known: Ratings = prepared
+        weights = weights_from_votes(
+            interactions, known.votes, min_votes=votes_needed(self.vote, self.num_raters), by_chance=known.by_chance
+        )
+        return replace(weights, rater_score=known.score)
 
-        return judge
-
-    def _voters(self, inputs: Tensor) -> Tensor:
-        """Find who judges each input: positions of models, ``[voters, inputs]``."""
+    def _raters_of(self, prints: Sequence[str]) -> list[list[int]]:
+        """Find who rates each input: positions of models, for each rater's place the one of every input."""
         by_input = []
-        for row, fingerprint in enumerate(fingerprints(inputs)):
-            circle = [(row * self.num_voters + step) % len(self.models) for step in range(len(self.models))]
+        for row, fingerprint in enumerate(prints):
+            circle = [(row * self.num_raters + step) % len(self.models) for step in range(len(self.models))]
             eligible = [position for position in circle if fingerprint not in self.seen[position]]
-            if len(eligible) < self.num_voters:
+            if len(eligible) < self.num_raters:
                 raise ValueError(
-                    f"ReferenceModels: expected probes that {self.num_voters} of the {len(self.models)} models were not "
+                    f"ReferenceModels: expected probes that {self.num_raters} of the {len(self.models)} models were not "
                     f"trained on, but probe {row} was seen by all but {len(eligible)}; use other probes, or reference "
                     "models trained on other data"
                 )
-            by_input.append(eligible[: self.num_voters])
-        return torch.tensor(by_input, dtype=torch.long).reshape(-1, self.num_voters).T
+            by_input.append(eligible[: self.num_raters])
+        return [list(place) for place in zip(*by_input, strict=True)]
 
-    def _votes(self, extract: InteractionsOf, voters: Tensor | None, inputs: Tensor | None) -> list[Interactions]:
-        """Evaluate every model on the inputs that it judges: as many interactions of all inputs as there are voters."""
-        num_models = len(self.models)
-        rows_of: list[list[int] | None] = [None] * num_models
-        if voters is not None:
-            judged = [(voters == position).any(dim=0) for position in range(num_models)]
-            rows_of = [None if bool(own.all()) else own.nonzero()[:, 0].tolist() for own in judged]
-        found = [self._extracted(extract, position, inputs, rows) for position, rows in enumerate(rows_of)]
-        if voters is None:  # Only now it is known how many inputs there are.
-            starts = self.num_voters * torch.arange(len(found[0].offset))
-            voters = (torch.arange(self.num_voters)[:, None] + starts) % num_models
-        # Where each input stands among those that a model was asked about.
-        places = torch.zeros(num_models, voters.shape[1], dtype=torch.long)
-        for position, rows in enumerate(rows_of):
-            asked = list(range(voters.shape[1])) if rows is None else rows
-            places[position, asked] = torch.arange(len(asked))
-        return [
-            Interactions(
-                *(
-                    torch.stack([parts[model][places[model, row]] for row, model in enumerate(slot.tolist())])
-                    for parts in zip(*(vars(interactions).values() for interactions in found), strict=True)
+    def _rated(self, game: ProbeGame, raters: Sequence[Sequence[int]]) -> list[Interactions]:
+        """Evaluate every model on the inputs that it rates: as many interactions of all inputs as there are raters."""
+        num_inputs = len(game.probes)
+        places: list[Interactions | None] = [None] * len(raters)
+        for position in range(len(self.models)):
+            rows = [row for row in range(num_inputs) if any(place[row] == position for place in raters)]
+            if not rows:
+                continue
+            found = self._extracted(game, position, None if len(rows) == num_inputs else rows)
+            for number, place in enumerate(raters):
+                own = [row for row in rows if place[row] == position]
+                part = found.select([rows.index(row) for row in own])
+                whole = places[number] or Interactions(
+                    part.effects.new_zeros(num_inputs, *part.effects.shape[1:]), part.offset.new_zeros(num_inputs)
                 )
-            )
-            for slot in voters
-        ]
+                whole.effects[own], whole.offset[own] = part.effects, part.offset
+                places[number] = whole
+        return [place for place in places if place is not None]
 
-    def _extracted(
-        self, extract: InteractionsOf, position: int, inputs: Tensor | None, rows: Sequence[int] | None
-    ) -> Interactions:
+    def _extracted(self, game: ProbeGame, position: int, rows: Sequence[int] | None) -> Interactions:
         model = self.models[position]
         try:
-            return extract(model) if rows is None else extract(model, rows)
+            return game.interactions(model, rows)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            of_shape = "" if inputs is None else f" of shape {tuple(inputs.shape)}"
             raise ValueError(
                 f"ReferenceModels: expected models that take the same inputs and give the same kind of outputs as the "
-                f"monitored one, but model {position} ({type(model).__name__}) fails on the probes{of_shape}: {error!r}; train "
-                "it on such inputs, or wrap it in a module that converts inputs and outputs"
+                f"monitored one, but model {position} ({type(model).__name__}) fails on the probes ({game.probes!r}): "
+                f"{error!r}; train it on such inputs, or wrap it in a module that converts inputs and outputs"
             ) from error
 
     def save(self, path: str | Path) -> None:
@@ -197,7 +205,7 @@ class ReferenceModels:
         state = {
             "version": FORMAT_VERSION,
             "vote": self.vote,
-            "num_voters": self.num_voters,
+            "num_raters": self.num_raters,
             "seen": [sorted(prints) for prints in self.seen],
             "state_dicts": [model.state_dict() for model in self.models],
         }
@@ -238,7 +246,7 @@ class ReferenceModels:
                 raise ValueError(
                     f"ReferenceModels: the weights in {path} do not fit {type(loaded).__name__}: {error}"
                 ) from error
-        return cls(models, state["vote"], state["seen"], state["num_voters"])
+        return cls(models, state["vote"], state["seen"], state["num_raters"])
 
 
 def _seen_by_each(seen: Iterable[str] | Iterable[Iterable[str]], num_models: int) -> tuple[frozenset[str], ...]:

@@ -1,18 +1,19 @@
-"""A model and a batch become values: the score of the model on every masked version of every input."""
+"""A model and probes become values: the score of the model on every masked version of every input."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.game.players.base import Players
-from lightning_interactions.game.scores import Score, log_odds, prediction
-from lightning_interactions.records import Probes
+from lightning_interactions.game.tasks import Task
+from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
 
-__all__ = ["Forward", "Game", "call_model", "evaluate_coalitions"]
+__all__ = ["Game"]
 
 MOST_PLAYERS = 64
 """Players whose coalitions an integer can number."""
@@ -20,155 +21,178 @@ MOST_PLAYERS = 64
 MOST_PLAYERS_OF_ALL = 30
 """Players of whom all coalitions can be listed at all: a billion."""
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
-"""Runs a model on inputs and returns its logits; the second line of an adapter."""
 
-
-def call_model(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Call the model on the inputs as they are."""
-    output: Tensor = model(inputs)
-    return output
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Game:
     """Everything but the model that decides the values.
 
     Attributes:
         probes: Inputs and targets, on the device that the model runs on.
         players: The input variables.
-        baseline: Baseline value that broadcasts to one input.
-        score: The scalar that is explained.
-        forward: How to get logits from a model and inputs.
+        baseline: Baseline value of each masked tensor, which broadcasts to one row of it.
+        task: Runs the model and scores its outputs.
         batch_size: Masked inputs in one forward pass.
-        full_precision: Whether forwards run outside autocast and TF32.
+        forward_context: In which forwards run, such as an autocast; in the dtype of the weights, without autocast and
+            TF32, if ``None``.
     """
 
     probes: Probes
     players: Players
-    baseline: Tensor
-    score: Score = log_odds
-    forward: Forward = call_model
+    baseline: Mapping[str, Tensor]
+    task: Task
     batch_size: int = 1024
-    full_precision: bool = True
+    forward_context: Callable[[], AbstractContextManager[object]] | None = None
 
     @property
     def num_players(self) -> int:
-        """Number of players ``n``."""
-        return self.players.num_players(self.probes.inputs)
+        """Number of players ``n``.
 
-    def select(self, rows: Sequence[int]) -> "Game":
+        Raises:
+            ValueError: If groups of probes have different numbers of players.
+        """
+        numbers = [self.players.num_players(group.inputs) for group in self.probes.groups]
+        if len(set(numbers)) != 1:
+            raise ValueError(
+                f"players: expected as many players in every group of probes of equal shapes, got {numbers}; choose players "
+                "whose number does not depend on the size of an input"
+            )
+        return numbers[0]
+
+    def select(self, rows: Tensor | Sequence[int]) -> "Game":
         """Return the same game on some of its inputs."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.probes.inputs.device)
-        return replace(self, probes=Probes(self.probes.inputs[index], self.probes.targets[index]))
+        return replace(self, probes=self.probes.select(rows))
 
     def with_other_targets(self, max_games: int = 3) -> "list[Game]":
         """Return games on the same inputs, in which each has the target of another probe with a different one.
 
         Args:
-            max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal or
-                the score is a prediction, which does not depend on targets.
+            max_games: Number of games; there are fewer if there are fewer different targets, and none if all are equal, have
+                different shapes, or the score does not depend on targets.
         """
-        if self.score is prediction:
+        groups = self.probes.groups
+        if not self.task.score_depends_on_targets or len({group.targets.row_shapes for group in groups}) > 1:
             return []
-        targets = [str(target) for target in self.probes.targets.tolist()]
-        num_games = min(max_games, len(set(targets)) - 1)
+        targets = groups[0].targets.join([group.targets for group in groups[1:]])
+        prints = fingerprints(targets)
+        num_games = min(max_games, len(set(prints)) - 1)
         # Counted from each probe on, so that no probe lends its target to all.
-        circle = [[(own + step) % len(targets) for step in range(1, len(targets))] for own in range(len(targets))]
-        others = [[i for i in row if targets[i] != targets[own]] for own, row in enumerate(circle)]
-        lenders = ([row[game * len(row) // num_games] for row in others] for game in range(num_games))
-        return [replace(self, probes=Probes(self.probes.inputs, self.probes.targets[rows])) for rows in lenders]
-
-    def in_dtype_of(self, model: nn.Module) -> "Game":
-        """Return the same game with inputs and baseline value in the model's own floating-point dtype."""
-        dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
-        if dtype is None or not self.probes.inputs.is_floating_point():
-            return self
-        probes = Probes(self.probes.inputs.to(dtype), self.probes.targets)
-        return replace(self, probes=probes, baseline=self.baseline.to(dtype))
+        circle = [[(own + step) % len(prints) for step in range(1, len(prints))] for own in range(len(prints))]
+        others = [[i for i in row if prints[i] != prints[own]] for own, row in enumerate(circle)]
+        return [
+            self._with_targets(targets.select([row[game * len(row) // num_games] for row in others]))
+            for game in range(num_games)
+        ]
 
     def check(self, model: nn.Module) -> None:
-        """Score the unmasked inputs, to find out early whether model, adapter and labels fit.
+        """Score the unmasked inputs, to find out early whether model, task and labels fit.
 
         Raises:
-            ValueError: If outputs or targets do not fit the score.
+            ValueError: If outputs, targets, scores or losses do not fit the task.
         """
-        inputs, targets = self.in_dtype_of(model).probes.inputs, self.probes.targets
         with torch.no_grad():
-            for rows in torch.arange(len(inputs), device=inputs.device).split(self.batch_size):
-                self.score(self.forward(model, inputs[rows]), targets[rows])
+            for group in self.probes.groups:
+                inputs = _in_dtype_of(model, group.inputs)
+                for rows in torch.arange(len(group)).split(self.batch_size):
+                    self._scores(model, inputs.select(rows), group.targets.select(rows))
+                self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
 
     def values(
         self, model: nn.Module, masks: Bool[Tensor, "coalitions players"] | None = None
     ) -> Float[Tensor, "inputs coalitions"]:
-        """Evaluate a model on every coalition, or on given ones, of every input; see :func:`evaluate_coalitions`."""
-        if not self.full_precision:
-            return evaluate_coalitions(model, self, masks)
-        with full_precision(self.probes.inputs.device):
-            return evaluate_coalitions(model, self, masks)
+        """Score masked versions of every input, in batches that run across inputs.
+
+        Masked versions of an input that are equal are evaluated once. The model is used in the mode that it is in; put it into
+        evaluation mode first.
+
+        Args:
+            model: Any module that the task can run.
+            masks: The coalitions of up to 64 players, true for the players that stay; all ``2^n``, in the order of their
+                index, if left out, for up to 30.
+
+        Returns:
+            Values ``v(T)``, float32 or the model's wider dtype; NaN and infinity are kept.
+
+        Raises:
+            ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do
+                not fit the task.
+        """
+        context = full_precision(self.probes.device) if self.forward_context is None else nullcontext()
+        with torch.no_grad(), context:
+            coalitions = self._numbers_of(masks)
+            return torch.cat([self._values_of_group(model, group, coalitions) for group in self.probes.groups])
+
+    def _with_targets(self, targets: Rows) -> "Game":
+        starts = zip(self.probes.starts, self.probes.groups, strict=True)
+        groups = (ProbeGroup(group.inputs, targets.select(range(start, start + len(group)))) for start, group in starts)
+        return replace(self, probes=Probes(tuple(groups)))
+
+    def _numbers_of(self, masks: Tensor | None) -> Int[Tensor, " coalitions"]:
+        """Number the coalitions: bit ``i`` for player ``i``."""
+        num_players, device = self.num_players, self.probes.device
+        if num_players > (MOST_PLAYERS_OF_ALL if masks is None else MOST_PLAYERS):
+            raise ValueError(
+                f"Game.values: expected at most {MOST_PLAYERS_OF_ALL} players for all 2^n coalitions and {MOST_PLAYERS} "
+                f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for "
+                "fit_interactions"
+            )
+        if masks is None:
+            return torch.arange(2**num_players, device=device)
+        if masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players:
+            raise ValueError(
+                f"Game.values: expected boolean masks [coalitions, {num_players}], one column a player, "
+                f"got {masks.dtype} of shape {tuple(masks.shape)}; draw_coalitions({num_players}, ...) makes such masks"
+            )
+        return (masks.to(device) * (1 << torch.arange(num_players, device=device))).sum(dim=1)
+
+    def _values_of_group(
+        self, model: nn.Module, group: ProbeGroup, coalitions: Int[Tensor, " coalitions"]
+    ) -> Float[Tensor, "inputs coalitions"]:
+        inputs = _in_dtype_of(model, group.inputs)
+        masked_leaves = {name: inputs.leaves[name] for name in self.players.leaves(inputs)}
+        if not len(group) or not len(coalitions):
+            dtype = torch.promote_types(next(iter(masked_leaves.values())).dtype, torch.float32)
+            return torch.zeros(len(group), len(coalitions), dtype=dtype, device=coalitions.device)
+        baseline = {name: self.baseline[name].to(leaf) for name, leaf in masked_leaves.items()}
+        players = torch.arange(self.players.num_players(inputs), device=coalitions.device)
+        # The largest coalition with the very same masked input stands for all of them.
+        at_baseline = self._players_at_baseline(inputs, players, baseline)
+        largest = coalitions | (at_baseline * (1 << players)).sum(dim=1, keepdim=True)
+        distinct, position = zip(*(row.unique(return_inverse=True) for row in largest), strict=True)
+        counts = [len(numbers) for numbers in distinct]
+        rows = torch.arange(len(group)).repeat_interleave(torch.tensor(counts))
+        scores = []
+        for own_rows, numbers in zip(rows.split(self.batch_size), torch.cat(distinct).split(self.batch_size), strict=True):
+            stay = (numbers[:, None] >> players & 1).bool()
+            masked = self.players.mask(inputs.select(own_rows), stay, baseline)
+            scores.append(self._scores(model, masked, group.targets.select(own_rows)))
+        by_input = torch.cat(scores).split(counts)
+        return torch.stack([values[own_position] for values, own_position in zip(by_input, position, strict=True)])
+
+    def _players_at_baseline(
+        self, inputs: Rows, players: Int[Tensor, " players"], baseline: Mapping[str, Tensor]
+    ) -> Bool[Tensor, "inputs players"]:
+        """Which players have their baseline value anyway, such as patches of black background: masking them changes nothing."""
+
+        def is_unchanged(player: Tensor) -> Bool[Tensor, " inputs"]:
+            masked = self.players.mask(inputs, (players != player).expand(len(inputs), -1), baseline)
+            same = [(masked.leaves[name] == inputs.leaves[name]).flatten(1).all(dim=1) for name in baseline]
+            return torch.stack(same).all(dim=0)
+
+        return torch.stack([is_unchanged(player) for player in players], dim=1)
+
+    def _scores(self, model: nn.Module, inputs: Rows, targets: Rows) -> Float[Tensor, " rows"]:
+        with nullcontext() if self.forward_context is None else self.forward_context():
+            scores = self.task.scores(model, inputs.tree, targets.tree)
+        if not isinstance(scores, Tensor) or scores.shape != (len(inputs),):
+            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"score: expected one number for each of {len(inputs)} inputs, a tensor [inputs], got {got}; take no mean over "
+                "inputs in the task's score, and reshape [inputs, 1] to [inputs]"
+            )
+        return scores
 
 
-@torch.no_grad()
-def evaluate_coalitions(
-    model: nn.Module, game: Game, masks: Bool[Tensor, "coalitions players"] | None = None
-) -> Float[Tensor, "inputs coalitions"]:
-    """Score masked versions of every input, in batches that run across inputs.
-
-    Masked versions of an input that are equal are evaluated once. The model is used in the mode that it is in; put it into
-    evaluation mode first.
-
-    Args:
-        model: Any module that ``game.forward`` can run.
-        game: Inputs, players, baseline value and score.
-        masks: The coalitions of up to 64 players, true for the players that stay; all ``2^n``, in the order of their index,
-            if left out, for up to 30.
-
-    Returns:
-        Values ``v(T)`` of shape ``[inputs, coalitions]``, float32 or the model's wider dtype; NaN and infinity are kept.
-
-    Raises:
-        ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do not
-            fit the score.
-    """
-    inputs, targets, num_players = game.probes.inputs, game.probes.targets, game.num_players
-    players = torch.arange(num_players, device=inputs.device)
-    if num_players > (MOST_PLAYERS_OF_ALL if masks is None else MOST_PLAYERS):
-        raise ValueError(
-            f"evaluate_coalitions: expected at most {MOST_PLAYERS_OF_ALL} players for all 2^n coalitions and {MOST_PLAYERS} "
-            f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for fit_interactions"
-        )
-    if masks is None:
-        indices = torch.arange(2**num_players, device=inputs.device)
-    elif masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_players:
-        raise ValueError(
-            f"evaluate_coalitions: expected boolean masks [coalitions, {num_players}], one column a player, "
-            f"got {masks.dtype} of shape {tuple(masks.shape)}; draw_coalitions({num_players}, ...) makes such masks"
-        )
-    else:
-        indices = (masks.to(inputs.device) * (1 << players)).sum(dim=1)
-    if not len(inputs) or not len(indices):
-        dtype = torch.promote_types(inputs.dtype, torch.float32)
-        return torch.zeros(len(inputs), len(indices), dtype=dtype, device=inputs.device)
-    # The largest coalition with the very same masked input stands for all of them.
-    largest = indices | (_players_at_baseline(game) * (1 << players)).sum(dim=1, keepdim=True)
-    different, position = zip(*(row.unique(return_inverse=True) for row in largest), strict=True)
-    counts = torch.tensor([len(row) for row in different])
-    rows = torch.arange(len(inputs)).repeat_interleave(counts).to(inputs.device)
-    scores = []
-    for own_rows, coalitions in zip(rows.split(game.batch_size), torch.cat(different).split(game.batch_size), strict=True):
-        masked = game.players.mask(inputs[own_rows], (coalitions[:, None] >> players & 1).bool(), game.baseline)
-        outputs = game.forward(model, masked)
-        outputs = outputs.float() if isinstance(outputs, Tensor) and outputs.dtype.itemsize < 4 else outputs
-        scores.append(game.score(outputs, targets[own_rows]))
-    by_input = torch.cat(scores).split(counts.tolist())
-    return torch.stack([values[own_position] for values, own_position in zip(by_input, position, strict=True)])
-
-
-def _players_at_baseline(game: Game) -> Bool[Tensor, "inputs players"]:
-    """Which players have their baseline value anyway, such as patches of black background: masking them changes nothing."""
-    inputs = game.probes.inputs
-    players = torch.arange(game.num_players, device=inputs.device)
-    unchanged = [
-        game.players.mask(inputs, (players != player).expand(len(inputs), -1), game.baseline) == inputs for player in players
-    ]
-    return torch.stack([same.flatten(1).all(dim=1) for same in unchanged], dim=1)
+def _in_dtype_of(model: nn.Module, inputs: Rows) -> Rows:
+    """Convert floating-point inputs to the model's own floating-point dtype."""
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+    return inputs if dtype is None else inputs.map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)

@@ -1,26 +1,13 @@
-"""Scores: one number of a model's output that the game is about, and the losses that go with them."""
-
-from typing import Protocol
+"""Scores: one number of a model's output that the game is about, as functions of outputs and targets."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
+__all__ = ["joint_log_odds", "label_margin", "log_odds", "prediction"]
 
-__all__ = ["CrossEntropy", "Loss", "Score", "SquaredError", "default_loss", "log_odds", "prediction"]
-
-
-class Score(Protocol):
-    """Turns model outputs and targets into one scalar for each input."""
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
-        """Return the score of each input.
-
-        Raises:
-            ValueError: If outputs or targets are not what the score is defined for.
-        """
-        ...
+NEGLIGIBLE = 40.0
+"""Logit ``z`` from which on ``log softplus(-z)`` is ``-z`` in any dtype."""
 
 
 def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
@@ -40,18 +27,55 @@ def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     Source:
         He et al. 2025 (arXiv 2505.06993), the scalar output of a classifier.
     """
-    if not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2) or not outputs.is_floating_point():
-        got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"score: expected logits [inputs, classes] or one logit [inputs] from the model, got {got}; find them in the "
-            "output with forward=lambda model, inputs: model(inputs)['logits'] or the like"
-        )
-    logits = outputs.reshape(len(outputs), -1)
+    logits = _logits(outputs, "logits [inputs, classes] or one logit [inputs]", (1, 2))
+    logits = logits.reshape(len(logits), -1)
     classes = _class_indices(targets, len(logits), max(logits.shape[1], 2)).to(logits.device)
     if logits.shape[1] == 1:
         return logits[:, 0] * (2 * classes - 1)
     target = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     return logits[target] - logits.masked_fill(target, -torch.inf).logsumexp(dim=1)
+
+
+def label_margin(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+    """Compare the label with the most likely other class: difference of their logits, ``[inputs]`` in nats.
+
+    Raises:
+        ValueError: If the outputs are no logits or the targets no classes; see :func:`log_odds`.
+    """
+    score = log_odds(outputs, targets)
+    logits = outputs.reshape(len(outputs), -1)
+    if logits.shape[1] == 1:
+        return score
+    labelled = torch.nn.functional.one_hot(targets.reshape(-1).long().to(logits.device), logits.shape[1]).bool()
+    return logits[labelled] - logits.masked_fill(labelled, -torch.inf).amax(dim=1)
+
+
+def joint_log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+    """Compute the log-odds that all labels of an input are right, ``log P/(1-P)`` of the product ``P`` of their probabilities.
+
+    Args:
+        outputs: Logits ``[inputs, labels]``, one for each label that an input may have or not.
+        targets: 0 or 1, ``[inputs, labels]``.
+
+    Returns:
+        Scores ``[inputs]`` in nats. The sum of the labels' binary cross-entropies is ``softplus`` of minus the score.
+
+    Raises:
+        ValueError: If outputs and targets are not so.
+    """
+    logits = _logits(outputs, "logits [inputs, labels]", (2,))
+    if targets.shape != logits.shape or not bool(((targets == 0) | (targets == 1)).all()):
+        raise ValueError(
+            f"score: expected targets 0 and 1 of the shape {tuple(logits.shape)} of the logits, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}; for one class out of several use tasks.Classification, else write a Task of your own"
+        )
+    margins = logits * (2 * targets.to(logits) - 1)
+    losses = -torch.nn.functional.logsigmoid(margins)
+    # The score is -log(e^s - 1) with s the sum of the losses, which may be too small for a number of its own.
+    log_losses = torch.where(margins > NEGLIGIBLE, -margins, losses.log())
+    total, log_total = losses.sum(dim=1), log_losses.logsumexp(dim=1)
+    small = total.clamp(torch.finfo(total.dtype).tiny, 0.5)
+    return -torch.where(total < 0.5, log_total + (small.expm1() / small).log(), total + (-(-total).exp()).log1p())
 
 
 def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
@@ -67,33 +91,28 @@ def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     Raises:
         ValueError: If there are several outputs or targets for an input.
     """
-    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or not outputs.is_floating_point():
-        got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"score: expected predictions [inputs] or [inputs, 1] from the model, got {got}; find them in the output with "
-            "forward=lambda model, inputs: model(inputs)['prediction'] or the like"
-        )
+    outputs = _logits(outputs, "predictions [inputs] or [inputs, 1]", None)
     if outputs.numel() != len(outputs):
         raise ValueError(
             f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(outputs.shape)}; explain "
-            "one of them with score=lambda outputs, targets: outputs[:, 0], and "
-            "loss=lambda score, targets: (score - targets[:, 0]) ** 2"
+            "one of them with a Task whose score(outputs, targets) returns outputs[:, 0]"
         )
     if targets.ndim == 0 or targets.numel() != len(outputs) != 0:
         raise ValueError(
-            f"score: expected one target for each of {len(outputs)} inputs, got shape {tuple(targets.shape)}; pick one with "
-            "unpack=lambda batch: (batch[0], batch[1][:, 0]) or the like"
+            f"score: expected one target for each of {len(outputs)} inputs, got shape {tuple(targets.shape)}; pick one in the "
+            "task's unpack(batch), such as return batch[0], batch[1][:, 0]"
         )
     return outputs.reshape(-1)
 
 
-def default_loss(score: Score) -> Loss | None:
-    """Return the loss that is minimised where a score is explained: :class:`CrossEntropy` for the log-odds,
-    :class:`SquaredError` for a prediction, ``None`` for a score that is not known.
-    """
-    if score is log_odds:
-        return CrossEntropy()
-    return SquaredError() if score is prediction else None
+def _logits(outputs: object, expected: str, axes: tuple[int, ...] | None) -> Tensor:
+    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim and (axes is None or outputs.ndim in axes):
+        return outputs
+    got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise ValueError(
+        f"score: expected {expected} from the model, got {got}; find them in the output with the task's "
+        "forward(model, inputs), such as return model(inputs)['logits']"
+    )
 
 
 def _class_indices(targets: Tensor, num_inputs: int, num_classes: int) -> Tensor:
@@ -101,8 +120,8 @@ def _class_indices(targets: Tensor, num_inputs: int, num_classes: int) -> Tensor
     if len(classes) != num_inputs or not bool((classes == classes.long()).all()):
         raise ValueError(
             f"score: expected one class index for each of {num_inputs} inputs, got targets of shape {tuple(targets.shape)} "
-            f"and {targets.dtype}; pass score=lightning_interactions.scores.prediction for regression, or a score and loss "
-            "of your own for soft labels"
+            f"and {targets.dtype}; pass task=lightning_interactions.tasks.Regression() for regression, tasks.MultiLabel() for "
+            "several labels an input, or a Task of your own for soft labels"
         )
     outside = classes[(classes < 0) | (classes >= num_classes)]
     if len(outside):

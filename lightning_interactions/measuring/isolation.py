@@ -7,22 +7,9 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_interactions.game.evaluation import Forward
-
-__all__ = ["in_precision_of", "leave_no_trace", "preserve_random_state"]
-
-
-def in_precision_of(trainer: Trainer, forward: Forward) -> Forward:
-    """Run a forward under the Trainer's autocast, as its steps are."""
-
-    def run(model: nn.Module, inputs: Tensor) -> Tensor:
-        with trainer.precision_plugin.forward_context():
-            return forward(model, inputs)
-
-    return run
+__all__ = ["leave_no_trace", "preserve_random_state"]
 
 
 @contextmanager

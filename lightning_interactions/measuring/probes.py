@@ -1,56 +1,71 @@
-"""Probe inputs: drawn once, without touching what training will draw."""
+"""Probe inputs: chosen once, without touching what training will draw."""
 
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_interactions.evidence import fingerprints
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.records import Probes
 
-__all__ = ["Drawn", "Unpack", "choose_probes", "input_target_pair", "load_samples", "sampled_indices"]
-
-Unpack = Callable[[Any], tuple[Tensor, Tensor]]
-"""Finds inputs and targets in a batch; the first line of an adapter."""
+__all__ = ["ProbeSampling", "candidate_indices", "choose_probes", "load_samples", "sampled_indices", "without_seen"]
 
 MIN_CANDIDATES = 256
 """At least this many inputs are looked at, to choose probes and to average baseline values over (if there are)."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Probes, and the larger sample of inputs that they were chosen from.
+class ProbeSampling:
+    """Which inputs are measured.
 
     Attributes:
-        probes: The chosen inputs and targets.
-        sample: ``[candidates, ...]``; what training-mean baseline values are averaged over.
-    """
-
-    probes: Probes
-    sample: Tensor
-
-
-def input_target_pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Unpack a batch ``(x, y)``.
+        training: Number of training inputs, drawn from what the training loader gives; or ``(inputs, targets)`` to measure
+            instead, as the model takes them.
+        held_out: Number of inputs of the first validation loader, 0 to leave held-out data alone; or ``(inputs, targets)``.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: If the batch is no pair of tensors.
+        ValueError: If a number is too small, or what is given are no inputs with one target each.
     """
-    if isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
-        return batch[0], batch[1]
-    got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Collection) else type(batch).__name__
-    raise ValueError(
-        f"probes: expected batches (inputs, targets) of two tensors, got {got}; say where they are with the two-line adapter:\n"
-        "    InteractionMonitor(unpack=lambda batch: (batch['image'], batch['label']),\n"
-        "                       forward=lambda model, inputs: model(inputs)['logits'])"
-    )
+
+    training: int | tuple[Any, Any] = 32
+    held_out: int | tuple[Any, Any] = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        for name, least in (("training", 1), ("held_out", 0)):
+            asked = getattr(self, name)
+            if isinstance(asked, int) and not isinstance(asked, bool):
+                if asked < least:
+                    raise ValueError(f"ProbeSampling: expected {name} of at least {least}, got {asked}")
+            elif isinstance(asked, (tuple, list)) and len(asked) == 2:
+                Probes.of((asked[0], asked[1]))
+            else:
+                raise ValueError(
+                    f"ProbeSampling: expected {name} to be a number of probes, or a pair (inputs, targets), got "
+                    f"{type(asked).__name__}"
+                )
+
+    def __repr__(self) -> str:
+        asked = {name: getattr(self, name) for name in ("training", "held_out")}
+        said = (f"{name}={one if isinstance(one, int) else Probes.of(tuple(one))!r}" for name, one in asked.items())
+        return f"ProbeSampling({', '.join(said)}, seed={self.seed})"
+
+    def number(self, split: str) -> int:
+        """How many probes of a split are to be drawn; 0 if they are given."""
+        asked = getattr(self, split)
+        return asked if isinstance(asked, int) else 0
+
+    def given(self, split: str) -> Probes | None:
+        """The probes of a split that are given; ``None`` if they are to be drawn."""
+        asked = getattr(self, split)
+        return None if isinstance(asked, int) else Probes.of((asked[0], asked[1]))
 
 
 def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
@@ -97,42 +112,60 @@ def candidate_indices(pool: Sequence[int], num_probes: int, generator: torch.Gen
     return [pool[position] for position in order.tolist()]
 
 
-def choose_probes(inputs: Tensor, targets: Tensor, num_probes: int, refused: Collection[str], what: str) -> Drawn:
-    """Choose probes among candidates, stratified by class.
-
-    Every class gets its share of the candidates, to within one probe. Inputs that reference models were trained on are
-    left out.
+def without_seen(candidates: Probes, refused: Collection[str], what: str) -> Probes:
+    """Leave out inputs that reference models were trained on, with a warning.
 
     Args:
-        inputs: Candidates, ``[candidates, ...]``.
-        targets: Their targets; integer classes are stratified, other targets are taken as they come.
-        num_probes: How many to choose; all if there are fewer, with a warning.
+        candidates: At least one input.
         refused: Fingerprints of inputs that must not be probes.
         what: Name of the split for messages.
 
     Raises:
-        ValueError: If there is no candidate at all, or reference models were trained on all of them.
+        ValueError: If reference models were trained on all of them.
     """
-    if len(inputs) == 0:
-        raise ValueError(f"probes: expected {num_probes} {what} inputs, the loader gives none")
-    seen = torch.tensor([fingerprint in refused for fingerprint in fingerprints(inputs)]) if refused else None
-    if seen is not None and bool(seen.any()):
-        if bool(seen.all()):
-            raise ValueError(
-                f"probes: the reference models were trained on all of the {what} inputs, so their verdict would be no "
-                "evidence; train them on a third part of the data"
-            )
+    if not refused:
+        return candidates
+    seen = torch.tensor([fingerprint in refused for fingerprint in candidates.fingerprints()])
+    if bool(seen.all()):
+        raise ValueError(
+            f"probes: the reference models were trained on all of the {what} inputs, so their weights would be no "
+            "evidence; train them on a third part of the data"
+        )
+    if bool(seen.any()):
         warnings.warn(
-            f"probes: the reference models were trained on {int(seen.sum())} of {len(inputs)} {what} inputs looked at; none of "
-            "these becomes a probe",
+            f"probes: the reference models were trained on {int(seen.sum())} of {len(candidates)} {what} inputs looked at; "
+            "none of these becomes a probe",
             stacklevel=2,
         )
-        inputs, targets = inputs[~seen], targets[~seen]
-    if len(inputs) < num_probes:
-        warnings.warn(f"probes: {num_probes} {what} inputs asked for, {len(inputs)} used: there are no more", stacklevel=2)
-        num_probes = len(inputs)
-    flat = targets.reshape(len(targets), -1)
-    stratified = flat.shape[1] == 1 and bool((flat == flat.long()).all())
-    order = flat[:, 0].argsort(stable=True) if stratified else torch.arange(len(inputs))
-    chosen = order[(torch.arange(num_probes) * 2 + 1) * len(inputs) // (2 * num_probes)]
-    return Drawn(Probes(inputs[chosen], targets[chosen]), inputs)
+        candidates = candidates.select(~seen)
+    return candidates
+
+
+def choose_probes(candidates: Probes, num_probes: int, what: str) -> Probes:
+    """Choose probes among candidates, stratified by class: every class gets its share of them, to within one probe.
+
+    Args:
+        candidates: Inputs with targets; integer classes are stratified, other targets are taken as they come.
+        num_probes: How many to choose; all if there are fewer, with a warning.
+        what: Name of the split for messages.
+
+    Raises:
+        ValueError: If there is no candidate at all.
+    """
+    if len(candidates) == 0:
+        raise ValueError(f"probes: expected {num_probes} {what} inputs, the loader gives none")
+    if len(candidates) < num_probes:
+        warnings.warn(f"probes: {num_probes} {what} inputs asked for, {len(candidates)} used: there are no more", stacklevel=2)
+        num_probes = len(candidates)
+    classes = _classes(candidates)
+    order = torch.arange(len(candidates)) if classes is None else classes.argsort(stable=True)
+    return candidates.select(order[(torch.arange(num_probes) * 2 + 1) * len(candidates) // (2 * num_probes)])
+
+
+def _classes(probes: Probes) -> torch.Tensor | None:
+    """The class of each probe; ``None`` if targets are not one whole number each."""
+    targets = [list(group.targets.leaves.values()) for group in probes.groups]
+    if not all(len(own) == 1 and own[0].numel() == len(own[0]) for own in targets):
+        return None
+    flat = torch.cat([own[0].reshape(-1).cpu() for own in targets])
+    return flat if bool((flat == flat.long()).all()) else None

@@ -1,35 +1,26 @@
 """When to measure: schedules, which are asked about epochs, about optimizer steps, or about both."""
 
+from abc import ABC
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
-__all__ = ["DenserEarly", "EpochSchedule", "EveryNEpochs", "EveryNSteps", "Schedule", "StepSchedule"]
+__all__ = ["DenserEarly", "EveryNEpochs", "EveryNSteps", "Schedule", "Timetable"]
 
 
-@runtime_checkable
-class EpochSchedule(Protocol):
-    """Chooses the epochs after which a measurement is made."""
+class Schedule(ABC):  # noqa: B024  # either method may be left as it is
+    """Chooses the moments at which something is done; a schedule overrides one of its methods, or both."""
 
     def due(self, epoch: int) -> bool:
-        """Say whether to measure after this many completed epochs; 0 is the untrained model."""
-        ...
-
-
-@runtime_checkable
-class StepSchedule(Protocol):
-    """Chooses the optimizer steps after which a measurement is made."""
+        """Say whether this many completed epochs are such a moment; 0 is the untrained model."""
+        return False
 
     def due_at_step(self, step: int) -> bool:
-        """Say whether to measure after this many optimizer steps; 0 is the untrained model."""
-        ...
-
-
-Schedule = EpochSchedule | StepSchedule
-"""A schedule of either kind; one that has both methods measures at the moments of both."""
+        """Say whether this many optimizer steps are such a moment; 0 is the untrained model."""
+        return False
 
 
 @dataclass(frozen=True)
-class EveryNEpochs:
+class EveryNEpochs(Schedule):
     """Measure the untrained model and then after every ``n`` epochs.
 
     Attributes:
@@ -47,12 +38,12 @@ class EveryNEpochs:
             raise ValueError(f"schedule: expected to measure every n >= 1 epochs, got n={self.n}")
 
     def due(self, epoch: int) -> bool:
-        """Say whether ``epoch`` is a multiple of ``n``; see :class:`EpochSchedule`."""
+        """Say whether ``epoch`` is a multiple of ``n``; see :class:`Schedule`."""
         return epoch % self.n == 0
 
 
 @dataclass(frozen=True)
-class EveryNSteps:
+class EveryNSteps(Schedule):
     """Measure the untrained model and then after every ``n`` optimizer steps, for trainings of few long epochs.
 
     Steps are Lightning's ``trainer.global_step``: batches of accumulated gradients count once, and several optimizers count
@@ -74,12 +65,12 @@ class EveryNSteps:
             raise ValueError(f"schedule: expected to measure every n >= 1 steps, got n={self.n}")
 
     def due_at_step(self, step: int) -> bool:
-        """Say whether ``step`` is a multiple of ``n``; see :class:`StepSchedule`."""
+        """Say whether ``step`` is a multiple of ``n``; see :class:`Schedule`."""
         return step % self.n == 0
 
 
 @dataclass(frozen=True)
-class DenserEarly:
+class DenserEarly(Schedule):
     """Measure the untrained model, often at first, and then whenever the time has grown by about a quarter.
 
     The first phases of a training are short and its last one is long: 16 measurements see as much of 45 epochs as 46 do.
@@ -110,11 +101,11 @@ class DenserEarly:
             )
 
     def due(self, epoch: int) -> bool:
-        """Say whether ``epoch`` is due, if time is counted in epochs; see :class:`EpochSchedule`."""
+        """Say whether ``epoch`` is due, if time is counted in epochs; see :class:`Schedule`."""
         return self.unit == "epochs" and self._chosen(epoch)
 
     def due_at_step(self, step: int) -> bool:
-        """Say whether ``step`` is due, if time is counted in steps; see :class:`StepSchedule`."""
+        """Say whether ``step`` is due, if time is counted in steps; see :class:`Schedule`."""
         return self.unit == "steps" and self._chosen(step)
 
     def _chosen(self, time: int) -> bool:
@@ -126,3 +117,71 @@ class DenserEarly:
                 return (time - moment) % self.longest == 0 or time == self.last
             moment += distance
         return time in (moment, self.last)
+
+
+class Timetable:
+    """Goes through the moments of a run, and says at which of them the schedule wants a measurement.
+
+    Each moment is asked about when the run is there, or the next time that somebody asks: several optimizers may step in one
+    batch, and a checkpoint may have been written between a step and the measurement after it.
+
+    Args:
+        schedule: What to ask.
+
+    Raises:
+        TypeError: If it is no schedule.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(
+                f"schedule: expected a Schedule, such as EveryNEpochs(5) or EveryNSteps(100), got {schedule!r}; subclass "
+                "Schedule for one of your own"
+            )
+        self.schedule = schedule
+        self._asked: tuple[int, int] | None = None
+        self._measured_step: int | None = None
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Begin a run or go on with one.
+
+        Args:
+            epoch: Completed epochs.
+            step: Optimizer steps taken so far.
+        """
+        if (epoch, step) == (0, 0):
+            self._asked = (-1, -1)
+        elif self._asked is None or self._asked[0] > epoch or self._asked[1] > step:
+            self._asked = (epoch, step)
+        self._measured_step = None
+
+    def due(self, epoch: int, step: int) -> bool:
+        """Say whether to measure now.
+
+        Args:
+            epoch: Completed epochs.
+            step: Optimizer steps taken so far.
+
+        Returns:
+            Whether the schedule wanted a measurement at any moment since the last call. Never twice after the same step:
+            where an epoch is cut short after a measurement, its end brings no other.
+        """
+        assert self._asked is not None, "begin comes first"
+        new_epochs, new_steps = range(self._asked[0] + 1, epoch + 1), range(self._asked[1] + 1, step + 1)
+        self._asked = (epoch, step)
+        if step == self._measured_step:
+            return False
+        schedule = self.schedule
+        due = any(map(schedule.due, new_epochs)) or any(map(schedule.due_at_step, new_steps))
+        if due and step > 0:  # A run that steps its optimizers past the Trainer stays at 0.
+            self._measured_step = step
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return up to where the schedule was asked, in primitives."""
+        return {"asked": None if self._asked is None else list(self._asked)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a saved state; a missing key means that the next run begins where it is."""
+        asked = state_dict.get("asked")
+        self._asked = None if asked is None else (int(asked[0]), int(asked[1]))

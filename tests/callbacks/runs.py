@@ -93,11 +93,29 @@ class RecordingLogger(Logger):
 
 
 class FailingLogger(RecordingLogger):
-    """Breaks down where the monitor itself writes to it: at step 0, before training."""
+    """Breaks down at step 0, before training."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if step == 0:
+            raise OSError("disk full")
+        super().log_metrics(metrics, step)
+
+
+class RefusingLogger(RecordingLogger):
+    """Breaks down at whatever holds one tag, at any step.
+
+    Args:
+        tag: The tag.
+    """
+
+    def __init__(self, tag: str) -> None:
+        super().__init__()
+        self.tag = tag
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.tag in metrics:
             raise OSError("disk full")
         super().log_metrics(metrics, step)
 

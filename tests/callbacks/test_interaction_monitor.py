@@ -1,3 +1,4 @@
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader, SubsetRandomSampler
@@ -21,6 +22,7 @@ from tests.callbacks.runs import (
     TINY_SET_UP,
     FailingLogger,
     RecordingLogger,
+    RefusingLogger,
     SinglePlayers,
     log_odds_of,
     other_references,
@@ -94,6 +96,22 @@ def measured_tags(calls: list[tuple[int | None, dict[str, float]]]) -> list[tupl
 def probes_of(monitor: InteractionMonitor, split: str) -> Tensor:
     inputs: Tensor = monitor.state_dict()["probes"][split]["inputs"]
     return inputs
+
+
+class LogsEpochs(TabularClassifier):
+    """Logs a number of its own for each epoch."""
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss = super().training_step(batch, batch_index)
+        self.log("epoch_loss", loss, on_step=False, on_epoch=True, batch_size=8)
+        return loss
+
+
+class LaterEpochs:
+    """A schedule that leaves the untrained model alone."""
+
+    def due(self, epoch: int) -> bool:
+        return epoch > 0
 
 
 def test_every_tag_of_five_players_is_logged_before_training_and_after_each_epoch(tmp_path: Path) -> None:
@@ -299,7 +317,7 @@ def test_a_name_prefixes_the_tags_and_two_named_monitors_go_side_by_side(tmp_pat
     fit(tmp_path, coarse, fine, logger=logger, max_epochs=1)
     tags = expected_tags("coarse/interactions", 2) | expected_tags("fine/interactions", 4)
     assert set().union(*(names for step, names in measured_tags(logger.calls) if step == 0)) == tags
-    assert measured_tags(logger.calls)[-1] == (BATCHES - 1, tags)
+    assert set().union(*(names for step, names in measured_tags(logger.calls) if step == BATCHES - 1)) == tags
     assert coarse.state_key != fine.state_key
     assert coarse.history.epochs == fine.history.epochs == [0, 1]
     assert coarse.history.measurements[0].training.strength.generalizable.shape[-1] == 3
@@ -528,6 +546,34 @@ def test_a_failing_logger_ends_the_run_if_asked_to(tmp_path: Path) -> None:
         fit(tmp_path, few(raise_logging_errors=True), logger=FailingLogger())
 
 
+@pytest.mark.parametrize("untrained", [True, False])
+def test_a_logger_that_fails_at_the_end_of_an_epoch_is_warned_about_and_the_run_goes_on(
+    tmp_path: Path, untrained: bool
+) -> None:
+    logger, monitor = RefusingLogger("interactions/phase"), few(schedule=EveryNEpochs(1) if untrained else LaterEpochs())
+    trainer: Trainer
+    with pytest.warns(UserWarning, match="write_scalars to RefusingLogger failed and is left out: OSError"):
+        trainer = fit(tmp_path, monitor, model=LogsEpochs(), logger=logger)
+    assert monitor.history.epochs == ([0, 1, 2] if untrained else [1, 2])
+    assert trainer.callback_metrics["interactions/phase"] == 1.0
+    # What the module logs arrives.
+    assert measured_tags(logger.calls) == [(2, {"epoch_loss"}), (5, {"epoch_loss"})]
+
+
+def test_a_logger_that_fails_at_the_end_of_an_epoch_ends_the_run_if_asked_to(tmp_path: Path) -> None:
+    monitor = few(schedule=LaterEpochs(), raise_logging_errors=True)
+    with pytest.raises(OSError, match="disk full"):
+        fit(tmp_path, monitor, logger=RefusingLogger("interactions/phase"))
+    assert monitor.history.epochs == [1]
+
+
+def test_a_failing_logger_does_not_keep_measurements_from_another_one(tmp_path: Path) -> None:
+    loggers = [RefusingLogger("interactions/phase"), RecordingLogger()]
+    with pytest.warns(UserWarning, match="RefusingLogger failed"):
+        fit(tmp_path, few(), logger=loggers)
+    assert [step for step, _ in measured_tags(loggers[1].calls)] == [0, 2, 5]
+
+
 @pytest.mark.parametrize("raise_logging_errors", [False, True])
 def test_a_failing_figure_is_a_logging_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raise_logging_errors: bool
@@ -645,6 +691,40 @@ def test_tensorboard_gets_the_scalars_and_the_figures(tmp_path: Path) -> None:
         assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in written.Images(tag))
     assert expected_tags("interactions", num_players=4) <= set(written.Tags()["scalars"])
     assert [event.step for event in written.Scalars("interactions/share")] == [0, 2, 5]
+
+
+def test_a_csv_file_has_measurements_and_what_the_module_logs_at_the_same_step(tmp_path: Path) -> None:
+    class Reading(Callback):
+        """Reads what is in the file during training, after the first epoch."""
+
+        rows: int
+
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                self.rows = len(rows())
+
+    def rows() -> list[dict[str, str]]:
+        with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    logger, monitor, reading = CSVLogger(tmp_path), few(), Reading()
+    fit(tmp_path, monitor, reading, model=LogsEpochs(), logger=logger)
+    assert reading.rows == 3
+    ours = [row for row in rows() if row["interactions/share"]]
+    assert [(row["step"], row["epoch"]) for row in ours] == [("0", "0"), ("2", "0"), ("5", "1")]
+    assert [(row["step"], row["epoch"]) for row in rows() if row["epoch_loss"]] == [("2", "0"), ("5", "1")]
+    for row, measurement in zip(ours, monitor.history.measurements, strict=True):
+        assert float(row["interactions/share"]) == measurement.training_summary.share
+        assert all(row[tag] for tag in expected_tags("interactions", num_players=4))
+
+
+def test_tensorboard_has_measurements_and_what_the_module_logs_at_the_same_step(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    fit(tmp_path, few(), model=LogsEpochs(), logger=logger)
+    written = events(logger)
+    for tag in expected_tags("interactions", num_players=4):
+        assert [event.step for event in written.Scalars(tag)] == [0, 2, 5]
+    assert [event.step for event in written.Scalars("epoch_loss")] == [2, 5]
 
 
 def test_figures_stand_at_the_step_of_the_scalars_also_with_two_optimizers(tmp_path: Path) -> None:

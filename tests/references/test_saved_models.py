@@ -1,4 +1,5 @@
 import copy
+import errno
 import os
 import signal
 import subprocess
@@ -262,6 +263,29 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be written"):
         references = fit(tmp_path / "file", num_models=1)
+    assert_same(references, fit(None, num_models=1))
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ((torch, "save"), RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file")),
+        ((torch, "save"), OSError(errno.ENOSPC, "No space left on device")),
+        ((os, "fsync"), OSError(errno.ENOSPC, "No space left on device")),
+    ],
+    ids=["torch's writer", "disk", "fsync"],
+)
+def test_a_disk_that_fills_costs_a_warning_and_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str], error: Exception
+) -> None:
+    def full(*_args: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, full)
+        with pytest.warns(UserWarning, match="cache file .* cannot be written: .*(failed writing file|No space left)"):
+            references = fit(tmp_path, num_models=1)
+    assert files(tmp_path) == []
     assert_same(references, fit(None, num_models=1))
 
 

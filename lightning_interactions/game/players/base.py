@@ -1,55 +1,107 @@
-"""What every kind of players can do."""
+"""What every kind of players can do, and what those share that mask one tensor of the inputs."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["Players", "mask_by_assignment"]
+from lightning_interactions.records import Rows
+from lightning_interactions.records.describe import describe
+from lightning_interactions.records.trees import describe_tree
+
+__all__ = ["LeafPlayers", "Players"]
 
 
-@runtime_checkable
-class Players(Protocol):
+class Players(ABC):
     """The input variables of a model, and how to mask some of them."""
 
-    def num_players(self, inputs: Tensor) -> int:
-        """Count the players of a batch of inputs.
+    def __repr__(self) -> str:
+        return describe(self)
+
+    @abstractmethod
+    def leaves(self, inputs: Rows) -> tuple[str, ...]:
+        """Name the tensors of the inputs that are masked.
 
         Raises:
-            ValueError: If inputs of this shape do not have such players.
+            ValueError: If inputs of these shapes do not have such players.
         """
-        ...
 
-    def mask(self, inputs: Tensor, coalitions: Bool[Tensor, "inputs players"], baseline: Tensor) -> Tensor:
-        """Keep the players of one coalition for each input and replace the others with the baseline value.
+    @abstractmethod
+    def num_players(self, inputs: Rows) -> int:
+        """Count the players of some rows.
+
+        Raises:
+            ValueError: If inputs of these shapes do not have such players.
+        """
+
+    @abstractmethod
+    def mask(self, inputs: Rows, coalitions: Bool[Tensor, "inputs players"], baseline: Mapping[str, Tensor]) -> Rows:
+        """Keep the players of one coalition for each row and replace the others with the baseline value.
 
         Every entry of an input belongs to one player: what replaces it does not depend on the other players. So a player
         whose masking changes nothing when all others are there never changes anything.
 
         Args:
-            inputs: A batch of inputs.
+            inputs: Some rows.
             coalitions: True for the players that stay, one row for each input.
-            baseline: Baseline value that broadcasts to one input.
+            baseline: For each masked tensor a baseline value that broadcasts to one row of it.
 
         Returns:
-            Masked inputs of the shape of ``inputs``.
+            Masked inputs of the same shapes.
         """
-        ...
 
 
-def mask_by_assignment(inputs: Tensor, coalitions: Tensor, baseline: Tensor, assignment: Tensor) -> Tensor:
-    """Mask inputs where a fixed map says which player each entry belongs to.
+class LeafPlayers(Players):
+    """Players of one tensor, each entry of which belongs to one player, the same in every row.
 
     Args:
-        inputs: ``[inputs, ...]``.
-        coalitions: ``[inputs, players]``, true for the players that stay.
-        baseline: Baseline value that broadcasts to one input.
-        assignment: Player of each entry; broadcasts to one input from the right.
-
-    Returns:
-        Masked inputs of the shape of ``inputs``.
+        leaf: Name of the tensor among the inputs, such as ``"image"``; the only one that fits if left out.
     """
-    keep = coalitions[:, assignment.to(coalitions.device)]
-    keep = keep.reshape(len(inputs), *[1] * (inputs.ndim - 1 - assignment.ndim), *assignment.shape)
-    return torch.where(keep, inputs, baseline)
+
+    def __init__(self, leaf: str | None = None) -> None:
+        self.leaf = leaf
+
+    @property
+    @abstractmethod
+    def expects(self) -> str:
+        """What a tensor must be to have such players, in words."""
+
+    @abstractmethod
+    def fits(self, tensor: Tensor) -> bool:
+        """Say whether a tensor ``[inputs, ...]`` has such players."""
+
+    @abstractmethod
+    def assignment(self, tensor: Tensor) -> Int[Tensor, "..."]:
+        """Say which player each entry of a row belongs to; broadcasts to one row from the right."""
+
+    def leaves(self, inputs: Rows) -> tuple[str]:
+        """Name the masked tensor; see :class:`Players`."""
+        tensors = inputs.leaves
+        if self.leaf is not None:
+            if self.leaf not in tensors or not self.fits(tensors[self.leaf]):
+                raise ValueError(
+                    f"players: {self!r} expects {self.expects}, named {self.leaf!r}, got {describe_tree(inputs.tree)}"
+                )
+            return (self.leaf,)
+        fitting = [name for name, tensor in tensors.items() if self.fits(tensor)]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"players: {self!r} expects {self.expects}, the only one of the inputs, got {describe_tree(inputs.tree)}"
+                + (f"; say which with leaf= one of {fitting}" if fitting else "; pass other players")
+            )
+        return (fitting[0],)
+
+    def num_players(self, inputs: Rows) -> int:
+        """Count the players; see :class:`Players`."""
+        return int(self.assignment(inputs.leaves[self.leaves(inputs)[0]]).max()) + 1
+
+    def mask(self, inputs: Rows, coalitions: Bool[Tensor, "inputs players"], baseline: Mapping[str, Tensor]) -> Rows:
+        """Replace the entries of players that are not in the coalition; see :class:`Players`."""
+        (name,) = self.leaves(inputs)
+        tensor = inputs.leaves[name]
+        assignment = self.assignment(tensor)
+        keep = coalitions[:, assignment.to(coalitions.device)]
+        keep = keep.reshape(len(tensor), *[1] * (tensor.ndim - 1 - assignment.ndim), *assignment.shape)
+        return inputs.replace({name: torch.where(keep, tensor, baseline[name])})

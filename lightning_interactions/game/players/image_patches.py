@@ -1,60 +1,47 @@
 """Patches of an image as players."""
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from lightning_interactions.game.players.base import mask_by_assignment
+from lightning_interactions.game.players.base import LeafPlayers
 
 __all__ = ["ImagePatches"]
 
 
-@dataclass(frozen=True)
-class ImagePatches:
+class ImagePatches(LeafPlayers):
     """A grid of image patches, all channels together; any image size, patches at most one pixel unequal.
 
-    Attributes:
+    Player ``r * cols + c`` is the patch in row ``r`` and column ``c``.
+
+    Args:
         rows: Number of patches from top to bottom.
         cols: Number of patches from left to right.
+        leaf: Name of the images ``[inputs, channels, height, width]`` among the inputs; the only one that fits if left out.
 
     Raises:
         ValueError: If ``rows`` or ``cols`` is smaller than 1.
     """
 
-    rows: int
-    cols: int
+    def __init__(self, rows: int, cols: int, leaf: str | None = None) -> None:
+        if rows < 1 or cols < 1:
+            raise ValueError(f"players: expected at least one row and one column of patches, got {rows}x{cols}")
+        super().__init__(leaf)
+        self.rows = rows
+        self.cols = cols
 
-    def __post_init__(self) -> None:
-        """Refuse an empty grid."""
-        if self.rows < 1 or self.cols < 1:
-            raise ValueError(f"players: expected at least one row and one column of patches, got {self.rows}x{self.cols}")
+    @property
+    def expects(self) -> str:
+        """What a tensor must be, in words."""
+        return f"images [inputs, channels, height, width] of at least {self.rows}x{self.cols} pixels"
 
-    def num_players(self, inputs: Float[Tensor, "inputs channels height width"]) -> int:
-        """Count the patches: ``rows * cols``; player ``r * cols + c`` is the patch in row ``r`` and column ``c``.
+    def fits(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is a batch of images that are large enough for the grid."""
+        return tensor.ndim == 4 and tensor.shape[-2] >= self.rows and tensor.shape[-1] >= self.cols
 
-        Raises:
-            ValueError: If the inputs are no images, or too small for the grid.
-        """
-        if inputs.ndim != 4 or inputs.shape[-2] < self.rows or inputs.shape[-1] < self.cols:
-            raise ValueError(
-                f"players: {self.rows}x{self.cols} patches need a batch of images [inputs, channels, height, width] with at "
-                f"least {self.rows}x{self.cols} pixels, got input of shape {tuple(inputs.shape)}"
-            )
-        return self.rows * self.cols
-
-    def mask(
-        self,
-        inputs: Float[Tensor, "inputs channels height width"],
-        coalitions: Bool[Tensor, "inputs players"],
-        baseline: Tensor,
-    ) -> Float[Tensor, "inputs channels height width"]:
-        """Replace the patches that are not in the coalition; see :class:`Players`."""
-        return mask_by_assignment(inputs, coalitions, baseline, self._assignment(inputs))
-
-    def _assignment(self, inputs: Tensor) -> Int[Tensor, "height width"]:
-        height, width = inputs.shape[-2:]
-        row = torch.arange(height, device=inputs.device) * self.rows // height
-        col = torch.arange(width, device=inputs.device) * self.cols // width
+    def assignment(self, tensor: Tensor) -> Int[Tensor, "height width"]:
+        """Say which patch each pixel belongs to."""
+        height, width = tensor.shape[-2:]
+        row = torch.arange(height, device=tensor.device) * self.rows // height
+        col = torch.arange(width, device=tensor.device) * self.cols // width
         return row[:, None] * self.cols + col

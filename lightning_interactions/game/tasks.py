@@ -1,0 +1,283 @@
+"""Tasks: where a batch has its inputs and targets, how the model runs on them, what is explained and what is minimised."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction
+from lightning_interactions.records import Rows
+from lightning_interactions.records.describe import describe
+
+__all__ = ["BinaryClassification", "Classification", "MultiLabel", "Regression", "Task"]
+
+
+class Task(ABC):
+    """What differs between projects. A task of your own takes five lines::
+
+        class Captioned(tasks.Classification):
+            def unpack(self, batch):
+                return batch["image"], batch["label"]
+
+            def forward(self, model, inputs):
+                return model(inputs)["logits"]
+
+    Inputs and targets are trees of tensors (a tensor, or tuples, dicts and dataclasses of them) whose first axis is the row.
+    """
+
+    score_is_log_odds: ClassVar[bool] = False
+    """Whether the score is the log-odds of a label, in nats, so that a negative one means that the label is unlikely."""
+
+    score_depends_on_targets: ClassVar[bool] = True
+    """Whether the same outputs have other scores for other targets."""
+
+    loss_unit: ClassVar[str] = ""
+    """Unit of the loss, for labels."""
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    @property
+    def knows_loss(self) -> bool:
+        """Whether the task has a loss of its own."""
+        return type(self).loss is not Task.loss
+
+    def unpack(self, batch: Any) -> tuple[Any, Any]:
+        """Find inputs and targets in a batch; batches ``(inputs, targets)`` unless overridden.
+
+        Raises:
+            ValueError: If the batch is no pair.
+        """
+        if isinstance(batch, Sequence) and len(batch) == 2 and not isinstance(batch, str):
+            return batch[0], batch[1]
+        got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Collection) else type(batch).__name__
+        raise ValueError(
+            f"task: expected batches (inputs, targets), got {got}; say where they are with a task of your own:\n"
+            "    class MyTask(tasks.Classification):\n"
+            "        def unpack(self, batch):\n"
+            "            return batch['image'], batch['label']\n"
+            "    InteractionMonitor(task=MyTask())"
+        )
+
+    def forward(self, model: nn.Module, inputs: Any) -> Any:
+        """Run the model; ``model(inputs)`` unless overridden."""
+        return model(inputs)
+
+    @abstractmethod
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the scalar that is explained, one for each row.
+
+        Raises:
+            ValueError: If outputs or targets are not what the score is defined for.
+        """
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"] | None:
+        """Return what training minimises as a function of the score, such that its mean is the loss of training.
+
+        Args:
+            score: Finite scores, float64 on the CPU.
+            targets: Their targets on the CPU.
+
+        Returns:
+            One number a row; ``None``, unless overridden, where the loss is not known: losses and gaps are then NaN.
+        """
+        return None
+
+    def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Run the model and score its outputs, in float32 or wider."""
+        outputs = self.forward(model, inputs)
+        narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
+        return self.score(outputs.float() if narrow else outputs, targets)
+
+    def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
+        """Apply the loss to the rows with finite scores.
+
+        Args:
+            score: Scores, float64 on the CPU; NaN for a row that is left out.
+            targets: One for each row, on any device.
+
+        Returns:
+            Losses, NaN where a row is left out, and everywhere where the loss is not known.
+
+        Raises:
+            ValueError: If the loss does not give one number for each row.
+        """
+        losses = torch.full_like(score, torch.nan)
+        finite = score.isfinite()
+        if not bool(finite.any()):
+            return losses
+        found = self.loss(score[finite], targets.select(finite).to("cpu").tree)
+        if found is None:
+            return losses
+        if not isinstance(found, Tensor) or found.shape != score[finite].shape:
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"loss: expected one number for each of {int(finite.sum())} inputs, a tensor [inputs], got {got}; take no mean "
+                "over inputs (reduction='none'), and reshape targets [inputs, 1] to [inputs]"
+            )
+        losses[finite] = found.detach().to(losses)
+        return losses
+
+
+class Classification(Task):
+    """One class out of several (or of two, by one logit); explains the log-odds ``v`` of the target class.
+
+    - The loss is the cross-entropy: exactly ``softplus(-v)``.
+    - With class weights it is ``w_y softplus(-v)`` over the mean weight of the inputs that are measured together. A mean
+      over them is then ``Σ w_y l / Σ w_y``, PyTorch's weighted mean, exactly; an input of a heavy class counts more.
+    - With label smoothing the probabilities of the other classes count too, and ``v`` only tells their sum: they are assumed
+      to be equal, ``(1 - p)/(C - 1)`` each. That is exact for two classes and where the other logits are equal, else a lower
+      bound.
+
+    Args:
+        class_weights: ``[classes]``, at least 0; the ``weight`` of :func:`torch.nn.functional.cross_entropy`.
+        label_smoothing: Part of each target that is spread evenly over all classes, in [0, 1].
+        num_classes: Number of classes ``C``; needed for label smoothing without class weights.
+
+    Raises:
+        ValueError: If these are not such numbers, or do not agree; or, when called, if a label has no weight.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), the scalar output; Szegedy et al. 2016 (arXiv 1512.00567), label smoothing.
+    """
+
+    score_is_log_odds = True
+    loss_unit = "nats"
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        num_classes: int | None = None,
+    ) -> None:
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"Classification: expected label_smoothing in [0, 1], got {label_smoothing}")
+        weights = None
+        if class_weights is not None:
+            weights = torch.as_tensor(class_weights, dtype=torch.float64)
+            if weights.ndim != 1 or not bool((weights >= 0).all()) or num_classes not in (None, len(weights)):
+                raise ValueError(
+                    "Classification: expected class_weights of at least 0, one for each class, got "
+                    f"{weights.tolist()} and num_classes={num_classes}"
+                )
+        elif label_smoothing and (num_classes is None or num_classes < 2):
+            raise ValueError(
+                f"Classification: label_smoothing={label_smoothing} needs the number of classes, got "
+                f"num_classes={num_classes}; pass num_classes=10 or the like"
+            )
+        self.class_weights = None if weights is None else tuple(weights.tolist())
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the log-odds of the target class, nats; see :func:`~lightning_interactions.game.scores.log_odds`."""
+        return log_odds(outputs, targets)
+
+    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the logit of the label minus the largest other one, nats."""
+        return label_margin(outputs, targets)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return the cross-entropy of each row in nats; see the class."""
+        of_target = torch.nn.functional.softplus(-score)
+        if self.class_weights is None and not self.label_smoothing:
+            return of_target
+        own_or_equal = (1.0,) * (self.num_classes or 0) if self.class_weights is None else self.class_weights
+        weights = torch.tensor(own_or_equal, dtype=torch.float64).to(score)
+        classes = targets.reshape(-1).long().to(score.device)
+        outside = (classes < 0) | (classes >= len(weights))
+        if len(classes) != len(score) or bool(outside.any()):
+            raise ValueError(
+                f"Classification: expected one label from 0 to {len(weights) - 1} for each of {len(score)} inputs, got "
+                f"{classes[outside][:5].tolist() or tuple(targets.shape)}; pass one class weight for each "
+                "class, or the right num_classes"
+            )
+        own = weights[classes]
+        loss = (1 - self.label_smoothing) * own * of_target
+        if self.label_smoothing:
+            # -log of the probability of each other class, if they are equal.
+            of_other = torch.nn.functional.softplus(score) + torch.tensor(len(weights) - 1).to(score).log()
+            loss = loss + self.label_smoothing / len(weights) * (own * of_target + (weights.sum() - own) * of_other)
+        return loss / own.mean()
+
+
+class BinaryClassification(Classification):
+    """Two classes by one logit ``z``; explains ``±z``, the log-odds of the target class.
+
+    The loss is that of :class:`torch.nn.BCEWithLogitsLoss`: ``softplus(-v)``, times ``pos_weight`` where the target is 1.
+
+    Args:
+        pos_weight: Weight of class 1, above 0.
+
+    Raises:
+        ValueError: If the weight is not above 0; or, when called, if there is more than one logit an input.
+    """
+
+    def __init__(self, pos_weight: float = 1.0) -> None:
+        if not pos_weight > 0:
+            raise ValueError(f"BinaryClassification: expected pos_weight above 0, got {pos_weight}")
+        super().__init__()
+        self.pos_weight = pos_weight
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the log-odds of the target class, nats."""
+        score = super().score(outputs, targets)
+        if outputs.numel() != len(outputs):
+            raise ValueError(
+                f"BinaryClassification: expected one logit for each input, got shape {tuple(outputs.shape)}; pass "
+                "task=tasks.Classification() for one logit a class"
+            )
+        return score
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return the weighted binary cross-entropy of each row in nats."""
+        positive: Tensor = targets.reshape(-1).to(score)
+        return torch.nn.functional.softplus(-score) * (1 + (self.pos_weight - 1) * positive)
+
+
+class MultiLabel(Task):
+    """Several labels that an input may have or not, one logit each; explains the log-odds that all of them are right.
+
+    The loss is that of :class:`torch.nn.BCEWithLogitsLoss`: the mean of the labels' cross-entropies, exactly
+    ``softplus(-v)`` over their number.
+    """
+
+    score_is_log_odds = True
+    loss_unit = "nats"
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the joint log-odds, nats; see :func:`~lightning_interactions.game.scores.joint_log_odds`."""
+        return joint_log_odds(outputs, targets)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return the mean binary cross-entropy of each row in nats."""
+        num_labels: int = targets.shape[1]
+        return -torch.nn.functional.logsigmoid(score) / num_labels
+
+
+class Regression(Task):
+    """One number an input; explains the prediction ``v`` itself. The loss is the squared error ``(v - y)²``."""
+
+    score_depends_on_targets = False
+    loss_unit = "target units²"
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the prediction in target units; see :func:`~lightning_interactions.game.scores.prediction`."""
+        return prediction(outputs, targets)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return the squared error of each row.
+
+        Raises:
+            ValueError: If there is not one target for each row.
+        """
+        if targets.numel() != len(score) or targets.ndim == 0:
+            raise ValueError(
+                f"Regression: expected one target for each of {len(score)} inputs, got shape {tuple(targets.shape)}; pick one "
+                "in the task's unpack(batch), such as return batch[0], batch[1][:, 0]"
+            )
+        numbers: Tensor = targets.reshape(-1).to(score)
+        return (score - numbers).square()

@@ -1,0 +1,5 @@
+"""Kinds of players: what the input variables of a model are, and how to mask them."""
+
+from lightning_interactions.game.players import FeatureGroups, ImagePatches, LeafPlayers, Players, default_players
+
+__all__ = ["FeatureGroups", "ImagePatches", "LeafPlayers", "Players", "default_players"]

@@ -1,0 +1,5 @@
+"""Schedules: when to measure, and when to draw figures."""
+
+from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps, Schedule
+
+__all__ = ["DenserEarly", "EveryNEpochs", "EveryNSteps", "Schedule"]
