@@ -47,8 +47,8 @@ def _reinitialised(model: LightningModule) -> LightningModule:
         fresh = copy.deepcopy(model).cpu()
     except Exception as error:
         raise MisconfigurationException(
-            f"reference models: {type(model).__name__} cannot be copied: {error}; call self.save_hyperparameters() in the module, "
-            "or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
+            f"reference models: {type(model).__name__} cannot be copied: {error}; call self.save_hyperparameters() in the "
+            "module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
         ) from error
     with torch.no_grad():
         for parameter in fresh.parameters():

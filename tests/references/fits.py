@@ -30,7 +30,9 @@ def fit(model: LightningModule | None = None, data: Any = None, **options: Any) 
     own = ("task", "folds", "num_models", "vote", "screen_labels", "resume_from")
     of_fit = {"num_models": 2, **{name: options.pop(name) for name in own if name in options}}
     loader = shuffled() if data is None else data
-    return fit_reference_models(PlainTabularClassifier() if model is None else model, loader, **of_fit, training=trained(**options))
+    return fit_reference_models(
+        PlainTabularClassifier() if model is None else model, loader, **of_fit, training=trained(**options)
+    )
 
 
 def shuffled(data: Any = DATA) -> DataLoader[Any]:

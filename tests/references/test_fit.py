@@ -200,7 +200,9 @@ def test_impossible_settings_are_named_before_any_training(options: dict[str, An
 
 
 def test_defaults_are_three_models_and_any_vote() -> None:
-    references = fit_reference_models(PlainTabularClassifier(), shuffled(), training=ReferenceTraining(1, trainer={"accelerator": "cpu"}))
+    references = fit_reference_models(
+        PlainTabularClassifier(), shuffled(), training=ReferenceTraining(1, trainer={"accelerator": "cpu"})
+    )
     assert (len(references.models), references.vote) == (3, "any")
 
 

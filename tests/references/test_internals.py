@@ -31,7 +31,9 @@ class Notes(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.moved = to_device(trainer, next(iter(tabular_loader(16))))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.steps.append(steps_logged(trainer))
         self.batches.append(batch)
 
