@@ -193,7 +193,7 @@ def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tenso
     return generalizable.sum() / salient.sum()
 
 
-def above_chance(share: Float[Tensor, ""], chance: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def above_chance(share: Float[Tensor, "*resamples"], chance: Float[Tensor, "*resamples"]) -> Float[Tensor, "*resamples"]:
     """Rescale a share so that its chance level is 0 and a full share is 1: ``(share - chance) / (1 - chance)``."""
     return (share - chance) / (1 - chance)
 
