@@ -53,8 +53,8 @@ class Game:
         numbers = [self.players.num_players(group.inputs) for group in self.probes.groups]
         if len(set(numbers)) != 1:
             raise ValueError(
-                f"players: expected as many players in every group of probes of equal shapes, got {numbers}; choose players whose "
-                "number does not depend on the size of an input"
+                f"players: expected as many players in every group of probes of equal shapes, got {numbers}; choose players "
+                "whose number does not depend on the size of an input"
             )
         return numbers[0]
 
@@ -78,7 +78,10 @@ class Game:
         # Counted from each probe on, so that no probe lends its target to all.
         circle = [[(own + step) % len(prints) for step in range(1, len(prints))] for own in range(len(prints))]
         others = [[i for i in row if prints[i] != prints[own]] for own, row in enumerate(circle)]
-        return [self._with_targets(targets.select([row[game * len(row) // num_games] for row in others])) for game in range(num_games)]
+        return [
+            self._with_targets(targets.select([row[game * len(row) // num_games] for row in others]))
+            for game in range(num_games)
+        ]
 
     def check(self, model: nn.Module) -> None:
         """Score the unmasked inputs, to find out early whether model, task and labels fit.
@@ -130,7 +133,8 @@ class Game:
         if num_players > (MOST_PLAYERS_OF_ALL if masks is None else MOST_PLAYERS):
             raise ValueError(
                 f"Game.values: expected at most {MOST_PLAYERS_OF_ALL} players for all 2^n coalitions and {MOST_PLAYERS} "
-                f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for fit_interactions"
+                f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for "
+                "fit_interactions"
             )
         if masks is None:
             return torch.arange(2**num_players, device=device)

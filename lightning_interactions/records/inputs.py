@@ -303,7 +303,9 @@ def _rebuilt(node: Any, children: list[Any]) -> Any:
         return type(node)(*children)
     if isinstance(node, (list, tuple)):
         return type(node)(children)
-    return dataclasses.replace(node, **{field.name: child for field, child in zip(dataclasses.fields(node), children, strict=True)})
+    return dataclasses.replace(
+        node, **{field.name: child for field, child in zip(dataclasses.fields(node), children, strict=True)}
+    )
 
 
 def _walk(node: Any, name: str, num_rows: int | None) -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,6 @@ def default_players(inputs: Rows) -> Players:
     got = ", ".join(f"{name!r}: {leaf.dtype} of shape {tuple(leaf.shape)}" for name, leaf in inputs.leaves.items())
     raise ValueError(
         "players: only a single floating-point image [inputs, channels, height, width] or table [inputs, features] has default "
-        f"players, got {got}; pass players=, such as players.FeatureGroups(leaf='...'), and where the inputs are elsewhere in a "
-        "batch, a task whose unpack(batch) finds them"
+        f"players, got {got}; pass players=, such as players.FeatureGroups(leaf='...'), and where the inputs are elsewhere in "
+        "a batch, a task whose unpack(batch) finds them"
     )
