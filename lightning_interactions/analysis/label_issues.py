@@ -1,12 +1,11 @@
 """Inputs whose score rests on interactions that do not generalize."""
 
-from lightning_interactions.functional.strength import total_strength
-from lightning_interactions.records import SplitMeasurement, Suspects
+from lightning_interactions.records import LabelIssues, SplitMeasurement
 
-__all__ = ["find_suspects"]
+__all__ = ["find_label_issues"]
 
 
-def find_suspects(split: SplitMeasurement) -> Suspects:
+def find_label_issues(split: SplitMeasurement) -> LabelIssues:
     """Find out how far each input's label rests on what does not generalize.
 
     A network that has memorised a wrong label has a small loss on it. What generalizes still speaks against the label, so that
@@ -15,6 +14,9 @@ def find_suspects(split: SplitMeasurement) -> Suspects:
 
     Args:
         split: One measurement of training inputs.
+
+    Returns:
+        Share and losses of each input, and their ranking.
     """
-    generalizable, other = total_strength(split.strength.generalizable), total_strength(split.strength.non_generalizable)
-    return Suspects(share=other / (generalizable + other), loss=split.loss, explained_loss=split.explained_loss)
+    salient = split.generalizable + split.non_generalizable
+    return LabelIssues(share=split.non_generalizable / salient, loss=split.loss, explained_loss=split.explained_loss)

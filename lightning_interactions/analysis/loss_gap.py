@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from lightning_interactions.analysis.summary import share_of
 from lightning_interactions.functional.bootstrap import bootstrap_intervals
-from lightning_interactions.records import ExplainedGrowth, Interval, Measurement, SplitMeasurement
+from lightning_interactions.records import Estimate, ExplainedGrowth, Measurement, SplitMeasurement
 
 __all__ = ["explained_growth"]
 
@@ -40,33 +42,34 @@ def explained_growth(measurements: Sequence[Measurement], begin: int | None = No
     if not known:
         raise ValueError(
             "explained_growth: expected measurements on held-out probes, got none; measure with a validation loader or "
-            "held_out_probes=(inputs, targets)"
+            "with held-out probes of your own"
         )
     if begin is None:
-        begin = max(known, key=lambda index: _or_lowest(measurements[index].training_summary.share))
+        begin = max(known, key=lambda index: _or_lowest(share_of(measurements[index].training)))
     first, last = measurements[begin], measurements[-1 if end is None else end]
     columns = []
     for before, after in ((first.training, last.training), (first.held_out, last.held_out)):
-        if before is None or after is None or len(before.loss) != len(after.loss):
+        if before is None or after is None or len(before) != len(after):
             raise ValueError(
                 "explained_growth: expected two measurements on the same training and held-out probes, got those of epochs "
-                f"{first.epoch} and {last.epoch}; choose others with begin and end"
+                f"{first.time.epoch} and {last.time.epoch}; choose others with begin and end"
             )
         columns.append(_growth_of_losses(before, after))
 
-    def statistics(of_training: Tensor, of_held_out: Tensor) -> Tensor:
+    def statistics(of_training: Float[Tensor, "2 resamples"], of_held_out: Float[Tensor, "2 resamples"]) -> Tensor:
         growth, excess = of_held_out - of_training
         return torch.stack([growth, excess, excess / growth])
 
-    growth, excess, share = statistics(*(sample.mean(dim=1, keepdim=True) for sample in columns))[:, 0].tolist()
-    of_growth, of_excess, of_share = (Interval(*ends) for ends in bootstrap_intervals(statistics, *columns).T.tolist())
-    if of_growth.low <= 0 <= of_growth.high and math.isfinite(share):
-        of_share = Interval(-math.inf, math.inf)
-    return ExplainedGrowth(first.epoch, last.epoch, growth, excess, share, of_growth, of_excess, of_share)
+    values = statistics(*(sample.mean(dim=1, keepdim=True) for sample in columns))[:, 0]
+    found = torch.cat([values[None], bootstrap_intervals(statistics, *columns)])
+    growth, excess, share = (Estimate(*ends) for ends in found.T.tolist())
+    if growth.low <= 0 <= growth.high and math.isfinite(share.value):
+        share = Estimate(share.value, -math.inf, math.inf)
+    return ExplainedGrowth(first.time, last.time, growth, excess, share)
 
 
-def _growth_of_losses(before: SplitMeasurement, after: SplitMeasurement) -> Tensor:
-    """``[2, inputs]``: growth of the loss and of what non-generalizable interactions add to it."""
+def _growth_of_losses(before: SplitMeasurement, after: SplitMeasurement) -> Float[Tensor, "2 measured"]:
+    """Growth of the loss, and of what non-generalizable interactions add to it."""
     both = before.measured & after.measured
     loss, explained = after.loss - before.loss, after.explained_loss - before.explained_loss
     return torch.stack([loss, loss - explained])[:, both]

@@ -74,8 +74,8 @@ class ReferenceModels(Evidence):
         models: Trained models that take the same inputs and give the same kind of outputs as the monitored one, of whatever
             architecture; they are copied, and the copies put into evaluation mode.
         vote: ``"any"`` (the papers' rule), ``"majority"``, ``"all"``, or a number: at least so many of an input's raters.
-        seen: What :func:`~lightning_interactions.records.fingerprints` returns for the inputs that the models were trained on: one collection for each
-            model, or a single one that holds for all of them. Empty if unknown.
+        seen: What :func:`~lightning_interactions.records.fingerprints` returns for the inputs that the models were trained
+            on: one collection for each model, or a single one that holds for all of them. Empty if unknown.
         num_raters: How many models rate each input; all of them if left out.
 
     Attributes:
@@ -196,8 +196,8 @@ class ReferenceModels(Evidence):
         except Exception as error:
             raise ValueError(
                 f"ReferenceModels: expected models that take the same inputs and give the same kind of outputs as the "
-                f"monitored one, but model {position} ({type(model).__name__}) fails on the probes ({game.probes!r}): {error!r}; "
-                "train it on such inputs, or wrap it in a module that converts inputs and outputs"
+                f"monitored one, but model {position} ({type(model).__name__}) fails on the probes ({game.probes!r}): "
+                f"{error!r}; train it on such inputs, or wrap it in a module that converts inputs and outputs"
             ) from error
 
     def save(self, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_interactions.records.describe import describe
 
-__all__ = ["Baseline", "Constant", "TrainingMean", "Zeros"]
+__all__ = ["Baseline", "Constant", "TrainingMean", "Zeros", "check_baseline"]
 
 
 class Baseline(ABC):
@@ -45,13 +45,13 @@ class TrainingMean(Baseline):
 
     def value(self, training_inputs: Sequence[Tensor]) -> Tensor:
         """Return the mean; see :class:`Baseline`."""
-        shapes = [tuple(one.shape[1:]) for one in training_inputs]
-        if len(shapes) > 1:
+        kinds = sorted({f"{one.dtype} {tuple(one.shape[1:])}" for one in training_inputs})
+        if len(kinds) > 1 or not training_inputs[0].is_floating_point():
             raise ValueError(
-                f"baseline: TrainingMean expects inputs of one shape, got {shapes}; use Zeros() or Constant(...) for inputs of "
-                "different shapes"
+                f"baseline: TrainingMean expects floating-point inputs of one shape, got {', '.join(kinds)}; use Zeros() or "
+                "Constant(...)"
             )
-        return training_inputs[0].mean(dim=0)
+        return torch.cat(list(training_inputs)).mean(dim=0)
 
 
 class Constant(Baseline):
@@ -67,14 +67,19 @@ class Constant(Baseline):
     def value(self, training_inputs: Sequence[Tensor]) -> Tensor:
         """Return the given value; see :class:`Baseline`."""
         for one in training_inputs:
-            shape = one.shape[1:]
-            try:
-                fits = torch.broadcast_shapes(self.constant.shape, shape) == shape
-            except RuntimeError:
-                fits = False
-            if not fits:
-                raise ValueError(
-                    f"baseline: expected a value that broadcasts to one input of shape {tuple(shape)}, got shape "
-                    f"{tuple(self.constant.shape)}; leave out the batch axis"
-                )
+            check_baseline(self.constant, one)
         return self.constant.to(training_inputs[0])
+
+
+def check_baseline(value: Tensor, inputs: Tensor) -> None:
+    """Refuse a baseline value that does not broadcast to one row of inputs ``[inputs, ...]``."""
+    shape = inputs.shape[1:]
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"baseline: expected a value that broadcasts to one input of shape {tuple(shape)}, got shape {tuple(value.shape)}; "
+            "leave out the batch axis, and use Zeros() for inputs of different shapes"
+        )

@@ -53,8 +53,8 @@ class Game:
         numbers = [self.players.num_players(group.inputs) for group in self.probes.groups]
         if len(set(numbers)) != 1:
             raise ValueError(
-                f"players: expected as many players in every group of probes of equal shapes, got {numbers}; choose players whose "
-                "number does not depend on the size of an input"
+                f"players: expected as many players in every group of probes of equal shapes, got {numbers}; choose players "
+                "whose number does not depend on the size of an input"
             )
         return numbers[0]
 
@@ -78,20 +78,23 @@ class Game:
         # Counted from each probe on, so that no probe lends its target to all.
         circle = [[(own + step) % len(prints) for step in range(1, len(prints))] for own in range(len(prints))]
         others = [[i for i in row if prints[i] != prints[own]] for own, row in enumerate(circle)]
-        return [self._with_targets(targets.select([row[game * len(row) // num_games] for row in others])) for game in range(num_games)]
+        return [
+            self._with_targets(targets.select([row[game * len(row) // num_games] for row in others]))
+            for game in range(num_games)
+        ]
 
     def check(self, model: nn.Module) -> None:
         """Score the unmasked inputs, to find out early whether model, task and labels fit.
 
         Raises:
-            ValueError: If outputs, targets or losses do not fit the task.
+            ValueError: If outputs, targets, scores or losses do not fit the task.
         """
-        for group in self.probes.groups:
-            inputs = _in_dtype_of(model, group.inputs)
-            with torch.no_grad():
+        with torch.no_grad():
+            for group in self.probes.groups:
+                inputs = _in_dtype_of(model, group.inputs)
                 for rows in torch.arange(len(group)).split(self.batch_size):
-                    self.task.scores(model, inputs.select(rows).tree, group.targets.select(rows).tree)
-            self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
+                    self._scores(model, inputs.select(rows), group.targets.select(rows))
+                self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
 
     def values(
         self, model: nn.Module, masks: Bool[Tensor, "coalitions players"] | None = None
@@ -113,10 +116,9 @@ class Game:
             ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do
                 not fit the task.
         """
-        device = self.probes.device if self.probes.groups else torch.device("cpu")
-        context = full_precision(device) if self.forward_context is None else nullcontext()
+        context = full_precision(self.probes.device) if self.forward_context is None else nullcontext()
         with torch.no_grad(), context:
-            coalitions = self._numbers_of(masks, device)
+            coalitions = self._numbers_of(masks)
             return torch.cat([self._values_of_group(model, group, coalitions) for group in self.probes.groups])
 
     def _with_targets(self, targets: Rows) -> "Game":
@@ -124,13 +126,14 @@ class Game:
         groups = (ProbeGroup(group.inputs, targets.select(range(start, start + len(group)))) for start, group in starts)
         return replace(self, probes=Probes(tuple(groups)))
 
-    def _numbers_of(self, masks: Tensor | None, device: torch.device) -> Int[Tensor, " coalitions"]:
+    def _numbers_of(self, masks: Tensor | None) -> Int[Tensor, " coalitions"]:
         """Number the coalitions: bit ``i`` for player ``i``."""
-        num_players = self.num_players
+        num_players, device = self.num_players, self.probes.device
         if num_players > (MOST_PLAYERS_OF_ALL if masks is None else MOST_PLAYERS):
             raise ValueError(
                 f"Game.values: expected at most {MOST_PLAYERS_OF_ALL} players for all 2^n coalitions and {MOST_PLAYERS} "
-                f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for fit_interactions"
+                f"for given masks, got {num_players}; group players, or draw coalitions with draw_coalitions for "
+                "fit_interactions"
             )
         if masks is None:
             return torch.arange(2**num_players, device=device)
@@ -145,38 +148,48 @@ class Game:
         self, model: nn.Module, group: ProbeGroup, coalitions: Int[Tensor, " coalitions"]
     ) -> Float[Tensor, "inputs coalitions"]:
         inputs = _in_dtype_of(model, group.inputs)
-        names = self.players.leaves(inputs)
-        baseline = {name: self.baseline[name].to(inputs.leaves[name]) for name in names}
+        masked_leaves = {name: inputs.leaves[name] for name in self.players.leaves(inputs)}
+        if not len(group) or not len(coalitions):
+            dtype = torch.promote_types(next(iter(masked_leaves.values())).dtype, torch.float32)
+            return torch.zeros(len(group), len(coalitions), dtype=dtype, device=coalitions.device)
+        baseline = {name: self.baseline[name].to(leaf) for name, leaf in masked_leaves.items()}
         players = torch.arange(self.players.num_players(inputs), device=coalitions.device)
-        if not len(coalitions):
-            dtype = torch.promote_types(inputs.leaves[names[0]].dtype, torch.float32)
-            return torch.zeros(len(group), 0, dtype=dtype, device=coalitions.device)
         # The largest coalition with the very same masked input stands for all of them.
-        at_baseline = self._players_at_baseline(inputs, baseline)
+        at_baseline = self._players_at_baseline(inputs, players, baseline)
         largest = coalitions | (at_baseline * (1 << players)).sum(dim=1, keepdim=True)
         distinct, position = zip(*(row.unique(return_inverse=True) for row in largest), strict=True)
-        counts = torch.tensor([len(row) for row in distinct])
-        rows = torch.arange(len(group)).repeat_interleave(counts)
+        counts = [len(numbers) for numbers in distinct]
+        rows = torch.arange(len(group)).repeat_interleave(torch.tensor(counts))
         scores = []
         for own_rows, numbers in zip(rows.split(self.batch_size), torch.cat(distinct).split(self.batch_size), strict=True):
             stay = (numbers[:, None] >> players & 1).bool()
             masked = self.players.mask(inputs.select(own_rows), stay, baseline)
-            with nullcontext() if self.forward_context is None else self.forward_context():
-                scores.append(self.task.scores(model, masked.tree, group.targets.select(own_rows).tree))
-        by_input = torch.cat(scores).split(counts.tolist())
+            scores.append(self._scores(model, masked, group.targets.select(own_rows)))
+        by_input = torch.cat(scores).split(counts)
         return torch.stack([values[own_position] for values, own_position in zip(by_input, position, strict=True)])
 
-    def _players_at_baseline(self, inputs: Rows, baseline: Mapping[str, Tensor]) -> Bool[Tensor, "inputs players"]:
+    def _players_at_baseline(
+        self, inputs: Rows, players: Int[Tensor, " players"], baseline: Mapping[str, Tensor]
+    ) -> Bool[Tensor, "inputs players"]:
         """Which players have their baseline value anyway, such as patches of black background: masking them changes nothing."""
-        tensors = inputs.leaves
-        players = torch.arange(self.players.num_players(inputs), device=next(iter(tensors.values())).device)
 
         def is_unchanged(player: Tensor) -> Bool[Tensor, " inputs"]:
-            masked = self.players.mask(inputs, (players != player).expand(len(inputs), -1), baseline).leaves
-            same = [(masked[name] == tensors[name]).flatten(1).all(dim=1) for name in baseline]
+            masked = self.players.mask(inputs, (players != player).expand(len(inputs), -1), baseline)
+            same = [(masked.leaves[name] == inputs.leaves[name]).flatten(1).all(dim=1) for name in baseline]
             return torch.stack(same).all(dim=0)
 
         return torch.stack([is_unchanged(player) for player in players], dim=1)
+
+    def _scores(self, model: nn.Module, inputs: Rows, targets: Rows) -> Float[Tensor, " rows"]:
+        with nullcontext() if self.forward_context is None else self.forward_context():
+            scores = self.task.scores(model, inputs.tree, targets.tree)
+        if not isinstance(scores, Tensor) or scores.shape != (len(inputs),):
+            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"score: expected one number for each of {len(inputs)} inputs, a tensor [inputs], got {got}; take no mean over "
+                "inputs in the task's score, and reshape [inputs, 1] to [inputs]"
+            )
+        return scores
 
 
 def _in_dtype_of(model: nn.Module, inputs: Rows) -> Rows:

@@ -6,6 +6,9 @@ from torch import Tensor
 
 __all__ = ["joint_log_odds", "label_margin", "log_odds", "prediction"]
 
+NEGLIGIBLE = 40.0
+"""Logit ``z`` from which on ``log softplus(-z)`` is ``-z`` in any dtype."""
+
 
 def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     """Compute the log-odds of the target class, ``log p/(1-p)``, stably from logits.
@@ -66,11 +69,13 @@ def joint_log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]
             f"score: expected targets 0 and 1 of the shape {tuple(logits.shape)} of the logits, got {targets.dtype} of shape "
             f"{tuple(targets.shape)}; for one class out of several use tasks.Classification, else write a Task of your own"
         )
-    log_p = -torch.nn.functional.softplus(-logits * (2 * targets.to(logits) - 1)).sum(dim=1)
-    # log(1 - e^x) loses all digits close to x = 0 in one form and far from it in the other.
-    near = log_p > -0.5
-    of_near = log_p.where(near, -0.5).expm1().neg().log()
-    return log_p - torch.where(near, of_near, (-log_p.where(~near, -1.0).exp()).log1p())
+    margins = logits * (2 * targets.to(logits) - 1)
+    losses = torch.nn.functional.softplus(-margins)
+    # The score is -log(e^s - 1) with s the sum of the losses, which may be too small for a number of its own.
+    log_losses = torch.where(margins > NEGLIGIBLE, -margins, losses.log())
+    total, log_total = losses.sum(dim=1), log_losses.logsumexp(dim=1)
+    small = total.clamp(torch.finfo(total.dtype).tiny, 0.5)
+    return -torch.where(total < 0.5, log_total + (small.expm1() / small).log(), total + (-(-total).exp()).log1p())
 
 
 def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:

@@ -148,7 +148,10 @@ class Classification(Task):
     loss_unit = "nats"
 
     def __init__(
-        self, class_weights: Sequence[float] | Tensor | None = None, label_smoothing: float = 0.0, num_classes: int | None = None
+        self,
+        class_weights: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        num_classes: int | None = None,
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"Classification: expected label_smoothing in [0, 1], got {label_smoothing}")
@@ -251,7 +254,8 @@ class MultiLabel(Task):
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the mean binary cross-entropy of each row in nats."""
-        return torch.nn.functional.softplus(-score) / targets.shape[1]
+        num_labels: int = targets.shape[1]
+        return torch.nn.functional.softplus(-score) / num_labels
 
 
 class Regression(Task):
@@ -275,4 +279,5 @@ class Regression(Task):
                 f"Regression: expected one target for each of {len(score)} inputs, got shape {tuple(targets.shape)}; pick one "
                 "in the task's unpack(batch), such as return batch[0], batch[1][:, 0]"
             )
-        return (score - targets.reshape(-1).to(score)).square()
+        numbers: Tensor = targets.reshape(-1).to(score)
+        return (score - numbers).square()

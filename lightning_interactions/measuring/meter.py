@@ -362,6 +362,6 @@ def _check_baseline(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) 
             fits = False
         if not fits:
             raise ValueError(
-                f"baseline: expected a value that broadcasts to one input of shape {tuple(shape)}, got shape {tuple(value.shape)}; "
-                "leave out the batch axis, and use Zeros() for inputs of different shapes"
+                f"baseline: expected a value that broadcasts to one input of shape {tuple(shape)}, got shape "
+                f"{tuple(value.shape)}; leave out the batch axis, and use Zeros() for inputs of different shapes"
             )

@@ -133,8 +133,8 @@ def without_seen(candidates: Probes, refused: Collection[str], what: str) -> Pro
         )
     if bool(seen.any()):
         warnings.warn(
-            f"probes: the reference models were trained on {int(seen.sum())} of {len(candidates)} {what} inputs looked at; none "
-            "of these becomes a probe",
+            f"probes: the reference models were trained on {int(seen.sum())} of {len(candidates)} {what} inputs looked at; "
+            "none of these becomes a probe",
             stacklevel=2,
         )
         candidates = candidates.select(~seen)

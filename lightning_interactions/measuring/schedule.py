@@ -135,8 +135,8 @@ class Timetable:
     def __init__(self, schedule: Schedule) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(
-                f"schedule: expected a Schedule, such as EveryNEpochs(5) or EveryNSteps(100), got {schedule!r}; subclass Schedule for "
-                "one of your own"
+                f"schedule: expected a Schedule, such as EveryNEpochs(5) or EveryNSteps(100), got {schedule!r}; subclass "
+                "Schedule for one of your own"
             )
         self.schedule = schedule
         self._asked: tuple[int, int] | None = None

@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
+from enum import Enum
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 __all__ = ["describe"]
@@ -21,6 +24,8 @@ def describe(value: Any) -> str:
             return f"tensor({value.item()})"
         content = value.detach().cpu().contiguous().double().numpy().tobytes()
         return f"tensor({tuple(value.shape)}, {hashlib.sha256(content).hexdigest()[:12]})"
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return repr(value)
     if isinstance(value, Mapping):
@@ -33,5 +38,11 @@ def describe(value: Any) -> str:
         return f"partial({describe(value.func)}, {describe(value.args)}, {describe(value.keywords)})"
     if hasattr(value, "__qualname__"):
         return str(getattr(value, "__qualname__", value))
-    attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    if isinstance(value, Enum):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        return describe(torch.as_tensor(value))
+    if not hasattr(value, "__dict__"):  # Devices, dtypes, ranges, paths.
+        return repr(value)
+    attributes = {name: item for name, item in vars(value).items() if not name.startswith("_")}
     return f"{type(value).__name__}({', '.join(f'{name}={describe(item)}' for name, item in attributes.items())})"

@@ -39,14 +39,13 @@ def to_shapiq(interactions: Interactions, effect_type: str) -> "list[Interaction
     except ImportError as error:
         raise ImportError("to_shapiq: shapiq is not installed; pip install 'lightning-interactions[shapiq]'") from error
 
-    is_and = effect_type == "and"
-    effects = interactions.and_effects if is_and else interactions.or_effects
-    num_players = infer_num_players(effects.shape[1])
+    effects = interactions.effects[:, EFFECT_TYPES.index(effect_type)].double().cpu()
+    num_players = infer_num_players(effects.shape[-1])
     converted = []
-    for row, offset in zip(effects.double().cpu(), interactions.offset.tolist(), strict=True):
+    for row, offset in zip(effects, interactions.offset.tolist(), strict=True):
         found = row.nonzero().flatten().tolist()
         players = [tuple(player for player in range(num_players) if coalition >> player & 1) for coalition in found]
-        baseline = offset if is_and else 0.0
+        baseline = offset if effect_type == "and" else 0.0
         converted.append(
             InteractionValues(
                 {(): baseline, **dict(zip(players, row[found].tolist(), strict=True))},
@@ -89,11 +88,11 @@ def from_shapiq(
             f"from_shapiq: expected Möbius coefficients (index {INDEX!r}), got {sorted(indices)}; other indices mix the "
             "effects of many sets"
         )
-    effects = torch.zeros(2, len(and_values), 2 ** players.pop(), dtype=torch.float64)
-    for by_type, inputs in zip(effects, (and_values, or_values), strict=True):
+    effects = torch.zeros(len(and_values), len(EFFECT_TYPES), 2 ** players.pop(), dtype=torch.float64)
+    for by_type, inputs in zip(effects.unbind(dim=1), (and_values, or_values), strict=True):
         for row, values in zip(by_type, inputs, strict=False):
             for members, effect in values.interactions.items():
                 row[sum(2**player for player in members)] = float(effect)
-    offset = effects[:, :, 0].sum(dim=0)
+    offset = effects[:, :, 0].sum(dim=1)
     effects[:, :, 0] = 0
-    return Interactions(effects[0], effects[1], offset)
+    return Interactions(effects, offset)

@@ -1,15 +1,14 @@
 """Synthetic measurements: runs whose strengths and excess losses are given input by input."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lightning_interactions.measuring.meter import combine_splits
-from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement
+from lightning_interactions.records import History, Measurement, OrderStrength, Phase, SplitMeasurement, TimePoint
 
 NON_SALIENT = 0.125
 """Strength of what is not salient, of every input at every time."""
@@ -17,6 +16,9 @@ NON_SALIENT = 0.125
 EMPTY_SCORE = -1.0
 EXPLAINED_SCORE = 0.0
 """Score without the non-generalizable interactions: a loss of log 2, so that an excess may be negative, too."""
+
+FALL = {"share_before": 0.75, "share_after": 0.5, "more": 30.0, "probes": 32.0}
+"""Findings of a fall of the share."""
 
 
 def history_from_strengths(
@@ -26,8 +28,8 @@ def history_from_strengths(
     *,
     training_excess: Float[Tensor, "times inputs"] | None = None,
     held_out_strengths: tuple[Float[Tensor, "times held_out_inputs"], Float[Tensor, "times held_out_inputs"]] | None = None,
-    unseen_loss: Float[Tensor, "times inputs"] | None = None,
-    peer_score: Float[Tensor, " inputs"] | None = None,
+    expected_test_loss: Float[Tensor, "times inputs"] | None = None,
+    rater_score: Float[Tensor, " inputs"] | None = None,
     chance: float = 0.0,
     epochs: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
@@ -44,8 +46,8 @@ def history_from_strengths(
             held-out probes if left out.
         training_excess: The same on each training probe; zero if left out.
         held_out_strengths: ``G`` and ``U`` of each held-out probe at each time; one and one if left out.
-        unseen_loss: Loss expected of each training probe if it were not trained on; its loss if left out.
-        peer_score: Score of each training probe by other models, at all times; no other model is asked if left out.
+        expected_test_loss: Loss expected of each training probe if it were not trained on; its loss if left out.
+        rater_score: Score of each training probe by other models, at all times; no other model is asked if left out.
         chance: Part of the salient strength of every probe with given strengths that chance calls generalizable.
         epochs: Completed epochs at each time; 0, 1, 2 … if left out.
         steps: Optimizer steps taken at each time; ten an entry if left out.
@@ -64,19 +66,18 @@ def history_from_strengths(
         return split_measurement(*(strength[time] for strength in held_out_strengths), held_out_excess[time], chance)
 
     return tuple(
-        combine_splits(
-            split_measurement(
+        Measurement(
+            time=TimePoint(time if epochs is None else epochs[time], 10 * time if steps is None else steps[time]),
+            seconds=0.5,
+            training=split_measurement(
                 generalizable[time],
                 non_generalizable[time],
                 training_excess[time],
                 chance,
-                unseen_loss=None if unseen_loss is None else unseen_loss[time],
-                peer_score=peer_score,
+                expected_test_loss=None if expected_test_loss is None else expected_test_loss[time],
+                rater_score=rater_score,
             ),
-            held_out(time),
-            epoch=time if epochs is None else epochs[time],
-            global_step=10 * time if steps is None else steps[time],
-            seconds=0.5,
+            held_out=held_out(time),
         )
         for time in range(len(generalizable))
     )
@@ -87,8 +88,8 @@ def split_measurement(
     non_generalizable: Float[Tensor, " inputs"],
     excess: Float[Tensor, " inputs"],
     chance: float = 0.0,
-    unseen_loss: Float[Tensor, " inputs"] | None = None,
-    peer_score: Float[Tensor, " inputs"] | None = None,
+    expected_test_loss: Float[Tensor, " inputs"] | None = None,
+    rater_score: Float[Tensor, " inputs"] | None = None,
 ) -> SplitMeasurement:
     """Make one split's measurement; an input that is NaN anywhere is NaN everywhere, as in a real one.
 
@@ -106,7 +107,9 @@ def split_measurement(
     full_score = -loss.expm1().log() + left_out
     explained_score = EXPLAINED_SCORE + left_out
     return SplitMeasurement(
-        strength=OrderStrength(g + by_order, u + by_order, rest + by_order),
+        generalizable=generalizable.double() + left_out,
+        non_generalizable=non_generalizable.double() + left_out,
+        non_salient=NON_SALIENT + left_out,
         chance_generalizable=chance * (generalizable + non_generalizable).double() + left_out,
         empty_score=EMPTY_SCORE + left_out,
         # softplus(-v) is the loss.
@@ -114,8 +117,9 @@ def split_measurement(
         explained_score=explained_score,
         loss=softplus(-full_score),
         explained_loss=softplus(-explained_score),
-        unseen_loss=(loss if unseen_loss is None else unseen_loss.double()) + left_out,
-        peer_score=torch.full_like(total, torch.nan) if peer_score is None else peer_score.double(),
+        expected_test_loss=(loss if expected_test_loss is None else expected_test_loss.double()) + left_out,
+        rater_score=torch.full_like(total, torch.nan) if rater_score is None else rater_score.double(),
+        strength=OrderStrength(g + by_order, u + by_order, rest + by_order),
     )
 
 
@@ -125,9 +129,10 @@ def held_out_split(excess: Float[Tensor, " held_out_inputs"]) -> SplitMeasuremen
     return split_measurement(ones, ones, excess)
 
 
-def begun(number: int, epoch: int, confidence: float, reason: str) -> Phase:
-    """Make a phase that is called at its onset, ten steps an epoch."""
-    return Phase(number, epoch, 10 * epoch, epoch, 10 * epoch, confidence, reason)
+def begun(number: int, epoch: int, confidence: float, findings: Mapping[str, float] | None = None) -> Phase:
+    """Make a phase that is detected at its onset, ten steps an epoch; without findings if they are left out."""
+    time = TimePoint(epoch, 10 * epoch)
+    return Phase(number, time, time, confidence, {} if findings is None else findings)
 
 
 def with_phases(measurements: Sequence[Measurement], numbers: Sequence[int]) -> History:
@@ -136,8 +141,7 @@ def with_phases(measurements: Sequence[Measurement], numbers: Sequence[int]) -> 
     for measurement, number in zip(measurements, numbers, strict=True):
         phase = history.phases[-1] if history.phases else None
         if phase is None or phase.number != number:
-            confidence = math.nan if number == 1 else 0.99
-            moment = measurement.epoch, measurement.global_step
-            phase = Phase(number, *moment, *moment, confidence, f"made up at epoch {measurement.epoch}")
+            time = measurement.time
+            phase = Phase(number, time, time, math.nan if number == 1 else 0.99, {} if number == 1 else FALL)
         history = history.append(measurement, phase)
     return history

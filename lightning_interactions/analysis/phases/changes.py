@@ -2,18 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from jaxtyping import Float
-from scipy import special
+from scipy.stats import binomtest
 from torch import Tensor
 
-from lightning_interactions.analysis.phases.signals import PhaseColumns
+from lightning_interactions.analysis.phases.signals import PhaseSignals
 
 __all__ = ["Change", "first_changes", "next_changes"]
 
 RECENT = 3
-"""A change is one from the median of so many measurements around the onset to that of the last ones, so that no single one can
-call it."""
+"""A change is one from the median of so many measurements around the onset to that of the last ones, so that no single one
+suffices."""
 
 MATERIAL_GROWTH = 0.05
 """Growth of salient strength since the onset, as a fraction, under which nothing is said to be learned."""
@@ -27,30 +28,28 @@ RETURN = -1
 BUDGET_SHARES = {2: 0.25, 3: 0.5, RETURN: 0.25}
 """Part of ``α`` for each kind of onset."""
 
-NOTHING_SINCE = "too little was measured since it could have begun"
 
-
-def first_changes(columns: PhaseColumns) -> "dict[int, Change]":
+def first_changes(signals: PhaseSignals) -> "dict[int, Change]":
     """List the changes to follow in phase 1, by the phase that they begin."""
-    medians = columns.medians(RECENT)
-    return {2: _FallOfShare(columns, medians), 3: _Memorising(columns, medians)}
+    medians = signals.medians(RECENT)
+    return {2: _FallOfShare(signals, medians), 3: _NonGeneralizableGain(signals, medians)}
 
 
 def next_changes(changes: "dict[int, Change]", number: int, look: int) -> "dict[int, Change]":
-    """List the changes to follow after one was called.
+    """List the changes to follow after one was detected.
 
     Args:
         changes: The changes that were followed, by the phase that they begin.
-        number: The one that was called. It stays, with its beginning as it is.
-        look: Index of the measurement at which it was called.
+        number: The one that was detected. It stays, with its beginning as it is.
+        look: Index of the measurement at which it was detected.
     """
-    called, memorising = changes[number], changes[3]
-    called.fixed = True
+    detected, third = changes[number], changes[3]
+    detected.fixed = True
     if number == 3:
-        return {2: _Recovery(called.columns, called.medians, look), 3: called}
-    if memorising.fixed:
-        memorising = _Memorising(called.columns, called.medians, look)
-    return {2: called, 3: memorising}
+        return {2: _GeneralizableGain(detected.signals, detected.medians, look), 3: detected}
+    if third.fixed:
+        third = _NonGeneralizableGain(detected.signals, detected.medians, look)
+    return {2: detected, 3: third}
 
 
 class Change(ABC):
@@ -58,54 +57,54 @@ class Change(ABC):
 
     Attributes:
         since: Index of the measurement at which it would have begun: the last one, or where it was at the last look.
-        fixed: Whether it was called, so that its beginning no longer moves.
-        reason: What was found at the last look, in words with numbers.
+        fixed: Whether it was detected, so that its beginning no longer moves.
+        findings: The numbers that were found at the last look; none if too little was measured since the beginning.
     """
 
     kind: int
 
-    def __init__(self, columns: PhaseColumns, medians: PhaseColumns, since: int = 0) -> None:
-        self.columns = columns
+    def __init__(self, signals: PhaseSignals, medians: PhaseSignals, since: int = 0) -> None:
+        self.signals = signals
         self.medians = medians
         self.since = since
         self.fixed = False
-        self.reason = NOTHING_SINCE
-        self._level = math.inf
+        self.findings: Mapping[str, float] = {}
+        self._p_value = math.inf
 
     def look(self, look: int) -> float:
-        """Return the smallest ``α`` of the whole run at which the change would be called at this measurement.
+        """Return the adjusted p-value: the smallest ``α`` of the whole run at which the change would be detected now.
 
         The significance may come from any look since the beginning, each at its own part of the budget; all else must
         hold now.
         """
         if not self.fixed and self.begins_anew(look):
-            self.since, self._level, self.reason = look, math.inf, NOTHING_SINCE
+            self.since, self._p_value, self.findings = look, math.inf, {}
             return math.inf
         if look - self.since < RECENT:
             return math.inf
-        differences, holds, self.reason = self.compare(look)
-        self._level = min(self._level, _sign_test(differences) / _budget(self.kind, look))
-        return self._level if holds else math.inf
+        differences, holds, self.findings = self.compare(look)
+        self._p_value = min(self._p_value, _sign_test(differences) / _budget(self.kind, look))
+        return self._p_value if holds else math.inf
 
     @abstractmethod
     def begins_anew(self, look: int) -> bool:
         """Say whether the change can only begin at this measurement or later."""
 
     @abstractmethod
-    def compare(self, look: int) -> tuple[Float[Tensor, " probes"], bool, str]:
+    def compare(self, look: int) -> tuple[Float[Tensor, " measured"], bool, dict[str, float]]:
         """Compare the last measurements with the beginning.
 
         Returns:
-            What must be positive on most probes, whether all other conditions hold, and what was found in words.
+            What must be positive on most probes, whether all other conditions hold, and the numbers that were found.
         """
 
     def before(self, name: str) -> Tensor:
-        """Median of a column over the measurement at the beginning and those beside it, ``[times, ...]`` to ``[...]``."""
+        """Median of a signal over the measurement at the beginning and those beside it, ``[times, ...]`` to ``[...]``."""
         column: Tensor = getattr(self.medians, name)
         return column[max(0, self.since - RECENT // 2)]
 
     def risen(self, name: str, look: int) -> Tensor:
-        """Change of a column from around the beginning to the last measurements, ``[times, ...]`` to ``[...]``."""
+        """Change of a signal from around the beginning to the last measurements, ``[times, ...]`` to ``[...]``."""
         column: Tensor = getattr(self.medians, name)
         return column[look - RECENT + 1] - self.before(name)
 
@@ -116,54 +115,55 @@ class _FallOfShare(Change):
     kind = 2
 
     def begins_anew(self, look: int) -> bool:
-        newest, largest = self.columns.pooled_share[look].item(), self.columns.pooled_share[self.since].item()
+        newest, largest = self.signals.pooled_share[look].item(), self.signals.pooled_share[self.since].item()
         return newest >= largest or (math.isnan(largest) and not math.isnan(newest))
 
-    def compare(self, look: int) -> tuple[Tensor, bool, str]:
+    def compare(self, look: int) -> tuple[Float[Tensor, " measured"], bool, dict[str, float]]:
         before = self.before("pooled_share").item()
-        recent = before + self.risen("pooled_share", look).item()
+        after = before + self.risen("pooled_share", look).item()
         falls = _finite(-self.risen("share", look))
-        reason = (
-            f"the share of generalizable strength fell from its maximum of {before:.2f} to {recent:.2f}, and on "
-            f"{int((falls > 0).sum())} of {len(falls)} probes"
-        )
-        return falls, recent < before, reason
+        findings = {
+            "share_before": before,
+            "share_after": after,
+            "more": float((falls > 0).sum()),
+            "probes": float(len(falls)),
+        }
+        return falls, after < before, findings
 
 
 class _GainOfOneKind(Change):
     """The strength gained is mostly of one kind."""
 
-    def gains(self, look: int) -> tuple[Tensor, Tensor, str]:
-        """Gains in learned and in memorised strength of each probe, and both in words."""
-        learned, memorised = self.risen("learned", look), self.risen("memorised", look)
-        measured = learned.isfinite() & memorised.isfinite()
-        learned, memorised = learned[measured], memorised[measured]
-        more = int((memorised > learned).sum())
-        words = (
-            f"salient strength above chance changed by {learned.mean():+.2f} generalizable and {memorised.mean():+.2f} "
-            f"non-generalizable, the latter by more on {more} of {len(learned)} probes"
-        )
-        return learned, memorised, words
+    def gains(self, look: int) -> tuple[Float[Tensor, " measured"], Float[Tensor, " measured"], dict[str, float]]:
+        """Gains in generalizable and non-generalizable strength of each probe, and the numbers that sum them up."""
+        generalizable, non_generalizable = self.risen("generalizable", look), self.risen("non_generalizable", look)
+        measured = generalizable.isfinite() & non_generalizable.isfinite()
+        generalizable, non_generalizable = generalizable[measured], non_generalizable[measured]
+        findings = {
+            "generalizable": generalizable.mean().item(),
+            "non_generalizable": non_generalizable.mean().item(),
+            "more": float((non_generalizable > generalizable).sum()),
+            "probes": float(len(generalizable)),
+        }
+        return generalizable, non_generalizable, findings
 
-    def cost(self, look: int) -> tuple[float, float, str]:
-        """Expected cost at the beginning and its rise since then, and both in words."""
+    def cost(self, look: int) -> tuple[float, float, dict[str, float]]:
+        """Expected cost at the beginning and its rise since then; the findings are empty if no loss is known."""
         rises = self.risen("cost", look)
         both = rises.isfinite()
         before, rise = self.before("cost")[both].mean().item(), rises[both].mean().item()
-        if not self.columns.loss_known:
-            return before, rise, "no loss is known"
-        words = f"the loss expected on inputs that were not trained on went from {before:.3f} to {before + rise:.3f}"
-        return before, rise, words
+        findings = {"loss_before": before, "loss_after": before + rise} if self.signals.loss_known else {}
+        return before, rise, findings
 
     def newest_cost(self, look: int) -> float:
         """Change of the expected cost from the beginning to the newest measurement; NaN if the newest has none."""
-        cost = self.columns.cost
+        cost = self.signals.cost
         if not cost[self.since].isfinite().any():
             return 0.0
         return (cost[look] - cost[self.since]).nanmean().item()
 
 
-class _Memorising(_GainOfOneKind):
+class _NonGeneralizableGain(_GainOfOneKind):
     """What is gained since the expected cost was smallest is mostly non-generalizable: phase 3 begins."""
 
     kind = 3
@@ -171,24 +171,22 @@ class _Memorising(_GainOfOneKind):
     def begins_anew(self, look: int) -> bool:
         return self.newest_cost(look) <= 0
 
-    def compare(self, look: int) -> tuple[Tensor, bool, str]:
-        learned, memorised, of_gains = self.gains(look)
+    def compare(self, look: int) -> tuple[Float[Tensor, " measured"], bool, dict[str, float]]:
+        generalizable, non_generalizable, of_gains = self.gains(look)
         before, rise, of_cost = self.cost(look)
-        strength = (self.before("learned") + self.before("memorised")).nanmean().item()
+        strength = (self.before("generalizable") + self.before("non_generalizable")).nanmean().item()
         gap_rise = self.risen("excess_gap", look).item()
-        gain = (learned + memorised).mean().item()
-        reason = f"{of_gains}; {of_cost}"
-        if not math.isnan(gap_rise):
-            reason += f", the excess gap changed by {gap_rise:+.3f}"
+        gain = (generalizable + non_generalizable).mean().item()
         holds = (
-            memorised.mean().item() > learned.mean().item()
+            of_gains["non_generalizable"] > of_gains["generalizable"]
             and gain >= MATERIAL_GROWTH * strength
-            and rise >= MATERIAL_RISE * (abs(before) if self.columns.loss_known else strength)
+            and rise >= MATERIAL_RISE * (abs(before) if self.signals.loss_known else strength)
         )
-        return memorised - learned, holds, reason
+        of_gap = {} if math.isnan(gap_rise) else {"excess_gap": gap_rise}
+        return non_generalizable - generalizable, holds, {**of_gains, **of_cost, **of_gap}
 
 
-class _Recovery(_GainOfOneKind):
+class _GeneralizableGain(_GainOfOneKind):
     """What is gained since the expected cost was largest is mostly generalizable: phase 3 goes back to phase 2."""
 
     kind = RETURN
@@ -196,14 +194,14 @@ class _Recovery(_GainOfOneKind):
     def begins_anew(self, look: int) -> bool:
         return self.newest_cost(look) >= 0
 
-    def compare(self, look: int) -> tuple[Tensor, bool, str]:
-        learned, memorised, of_gains = self.gains(look)
+    def compare(self, look: int) -> tuple[Float[Tensor, " measured"], bool, dict[str, float]]:
+        generalizable, non_generalizable, of_gains = self.gains(look)
         before, rise, of_cost = self.cost(look)
-        strength = (self.before("learned") + self.before("memorised")).nanmean().item()
-        holds = learned.mean().item() > max(0.0, memorised.mean().item()) and -rise >= MATERIAL_RISE * (
-            abs(before) if self.columns.loss_known else strength
+        strength = (self.before("generalizable") + self.before("non_generalizable")).nanmean().item()
+        holds = of_gains["generalizable"] > max(0.0, of_gains["non_generalizable"]) and -rise >= MATERIAL_RISE * (
+            abs(before) if self.signals.loss_known else strength
         )
-        return learned - memorised, holds, f"{of_gains}; {of_cost}"
+        return generalizable - non_generalizable, holds, {**of_gains, **of_cost}
 
 
 def _budget(kind: int, look: int) -> float:
@@ -218,13 +216,13 @@ def _finite(values: Tensor) -> Tensor:
     return values[values.isfinite()]
 
 
-def _sign_test(differences: Float[Tensor, " probes"]) -> float:
+def _sign_test(differences: Float[Tensor, " measured"]) -> float:
     """One-sided p-value of an exact sign test that more than half of all inputs have a positive difference.
 
     Ties count against it, and it assumes nothing about the distribution: means of strengths hang on a few inputs, and the
-    levels that many looks leave are far out in the tail, where a t-test is not to be trusted.
+    p-values that many looks leave are far out in the tail, where a t-test is not to be trusted.
     """
     if len(differences) == 0:
         return 1.0
     positive = int((differences > 0).sum())
-    return float(special.bdtrc(positive - 1, len(differences), 0.5))
+    return float(binomtest(positive, len(differences), alternative="greater").pvalue)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_interactions.records import Rows
 from lightning_interactions.records.describe import describe
+from lightning_interactions.records.trees import describe_tree
 
 __all__ = ["LeafPlayers", "Players"]
 
@@ -59,11 +60,13 @@ class LeafPlayers(Players):
         leaf: Name of the tensor among the inputs, such as ``"image"``; the only one that fits if left out.
     """
 
-    expects: str
-    """What a tensor must be to have such players, in words."""
-
     def __init__(self, leaf: str | None = None) -> None:
         self.leaf = leaf
+
+    @property
+    @abstractmethod
+    def expects(self) -> str:
+        """What a tensor must be to have such players, in words."""
 
     @abstractmethod
     def fits(self, tensor: Tensor) -> bool:
@@ -79,13 +82,13 @@ class LeafPlayers(Players):
         if self.leaf is not None:
             if self.leaf not in tensors or not self.fits(tensors[self.leaf]):
                 raise ValueError(
-                    f"players: {self!r} expects {self.expects} named {self.leaf!r} among the inputs, got {_shapes(tensors)}"
+                    f"players: {self!r} expects {self.expects}, named {self.leaf!r}, got {describe_tree(inputs.tree)}"
                 )
             return (self.leaf,)
         fitting = [name for name, tensor in tensors.items() if self.fits(tensor)]
         if len(fitting) != 1:
             raise ValueError(
-                f"players: {self!r} expects {self.expects}, the only one among the inputs, got {_shapes(tensors)}"
+                f"players: {self!r} expects {self.expects}, the only one of the inputs, got {describe_tree(inputs.tree)}"
                 + (f"; say which with leaf= one of {fitting}" if fitting else "; pass other players")
             )
         return (fitting[0],)
@@ -102,7 +105,3 @@ class LeafPlayers(Players):
         keep = coalitions[:, assignment.to(coalitions.device)]
         keep = keep.reshape(len(tensor), *[1] * (tensor.ndim - 1 - assignment.ndim), *assignment.shape)
         return inputs.replace({name: torch.where(keep, tensor, baseline[name])})
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name!r}: {tensor.dtype} of shape {tuple(tensor.shape)}" for name, tensor in tensors.items())

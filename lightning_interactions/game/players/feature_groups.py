@@ -41,7 +41,7 @@ class FeatureGroups(LeafPlayers):
             )
 
     @property
-    def expects(self) -> str:  # type: ignore[override]
+    def expects(self) -> str:
         """What a tensor must be, in words."""
         columns = "features" if self.groups is None else f"the {sum(map(len, self.groups))} features of the groups"
         return f"a table [inputs, {columns}]"

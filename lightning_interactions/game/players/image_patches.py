@@ -31,7 +31,7 @@ class ImagePatches(LeafPlayers):
         self.cols = cols
 
     @property
-    def expects(self) -> str:  # type: ignore[override]
+    def expects(self) -> str:
         """What a tensor must be, in words."""
         return f"images [inputs, channels, height, width] of at least {self.rows}x{self.cols} pixels"
 

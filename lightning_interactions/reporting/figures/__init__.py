@@ -1,6 +1,6 @@
 """Matplotlib figures, made without pyplot so that no global state or display is touched."""
 
-from lightning_interactions.reporting.figures.phases import phase_figure, strength_figure, time_axis
+from lightning_interactions.reporting.figures.phases import phase_figure, strength_figure
 from lightning_interactions.reporting.figures.shapes import shape_figure, theory_figure
 
-__all__ = ["phase_figure", "shape_figure", "strength_figure", "theory_figure", "time_axis"]
+__all__ = ["phase_figure", "shape_figure", "strength_figure", "theory_figure"]

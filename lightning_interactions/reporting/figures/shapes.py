@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
-from lightning_interactions.records import SIGNS, DecaySpindle, OrderStrength, SecondPhase
-from lightning_interactions.reporting.figures.phases import BLUE, GREY, TIME_LABELS, VERMILION
+from lightning_interactions.analysis import shape_of, summarise
+from lightning_interactions.functional.decay_spindle import strength_by_sign
+from lightning_interactions.records import SIGNS, DecaySpindle, History, Measurement, SecondPhase
+from lightning_interactions.reporting.figures.phases import BLUE, GREY, VERMILION, TimeAxis
 
 __all__ = ["shape_figure", "theory_figure"]
 
@@ -23,29 +25,94 @@ PANELS_A_ROW = 3
 """With more panels there are two rows."""
 
 
-def shape_figure(
-    strength: Float[Tensor, "signs orders"],
-    shape: DecaySpindle,
-    epoch: int,
-    measured: OrderStrength | None = None,
-    *,
-    step: int | None = None,
-) -> Figure:
+def shape_figure(measurement: Measurement) -> Figure:
     """Draw one measurement's strength by order with the decays and the spindle that were fitted to it.
 
     Args:
-        strength: Positive and negative strength by order, score units, that the shape was fitted to.
-        shape: The fit.
-        epoch: Completed epochs, for the title.
-        measured: What the evidence calls generalizable and what not; drawn beside it with the same fit, if given.
-        step: Optimizer steps taken, for the title.
+        measurement: Drawn for its training probes, mean over the inputs that were measured.
 
     Returns:
-        A figure with one or two axes: positive effects above and negative ones below; generalizable strength above and
+        A figure with two axes: positive effects above and negative ones below; generalizable strength above and
         non-generalizable below, with the decays of both signs and twice the spindle.
     """
-    figure = Figure(figsize=(7 if measured is None else 11, 4.4), layout="constrained")
-    axes = figure.add_subplot(1, 1 if measured is None else 2, 1)
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    axes, beside = figure.subplots(1, 2)
+    shape = shape_of(measurement)
+    axes.set_title(f"Decay and spindle after epoch {measurement.time.epoch}, step {measurement.time.step}")
+    beside.set_title("The same fit, both signs together, over what generalizes")
+    if shape is None:
+        for empty in (axes, beside):
+            empty.text(0.5, 0.5, "nothing was measured", transform=empty.transAxes, ha="center", va="center", color=GREY)
+            empty.set_axis_off()
+        return figure
+    _draw_fit(axes, strength_by_sign(measurement.training.strength), shape)
+    by_order = summarise(measurement).training.by_order
+    orders = list(range(1, shape.spindle.shape[0]))
+    for strength, fitted, color, marker, direction in (
+        (by_order.generalizable[0], shape.decay.sum(dim=0), BLUE, "o", 1),
+        (by_order.non_generalizable[0], 2 * shape.spindle, VERMILION, "s", -1),
+    ):
+        beside.bar(orders, (direction * strength[1:]).tolist(), color=MEASURED, width=0.8)
+        beside.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=4.5)
+    _finish_orders(axes, [f"{sign}\neffects" for sign in SIGNS])
+    _finish_orders(beside, ["generalizable", "non-\ngeneralizable"])
+    # Strength may lie anywhere over the orders: the legend is kept off the axes.
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
+    return figure
+
+
+def theory_figure(second_phase: SecondPhase, explained: History) -> Figure:
+    """Draw real and predicted strength by order at up to six measurements, and the noise variance over time.
+
+    Args:
+        second_phase: The fit of the theory to at least one measurement.
+        explained: Its part of the history; both are what :func:`~lightning_interactions.analysis.explain_second_phase` returns.
+
+    Returns:
+        A figure with one small axis for each of some evenly spread measurements, and below them one axis of time. A
+        variance of zero or infinity has a triangle at the edge.
+
+    Raises:
+        ValueError: If there is no measurement, or not one for each variance.
+    """
+    axis = TimeAxis.of(explained)
+    times = axis.places(explained)
+    if not times or len(times) != len(second_phase.variance):
+        raise ValueError(
+            f"theory_figure: expected the {len(second_phase.variance)} measurements of the fit, at least one, got "
+            f"{len(times)}; fit the theory to measurements of the second phase"
+        )
+    places = _evenly_spread(len(times), MOST_PANELS)
+    rows = 1 if len(places) <= PANELS_A_ROW else 2
+    columns = -(-len(places) // rows)
+    figure = Figure(figsize=(7.5, 2.2 * rows + 2.4), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns)
+    first: Axes | None = None
+    for number, place in enumerate(places):
+        row, column = divmod(number, columns)
+        panel = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
+        first = first or panel
+        _draw_orders(panel, second_phase, place)
+        panel.set_title(
+            f"{axis.name} {times[place]}: $\\sigma^2$ = {_number(float(second_phase.variance[place]))}, "
+            f"$R^2$ = {_number(float(second_phase.r_squared[place]))}",
+            fontsize="small",
+        )
+        panel.tick_params(labelbottom=number + columns >= len(places), labelleft=column == 0)
+        if column == 0:
+            panel.set_ylabel("Strength\n(score units)")
+        if number + columns >= len(places):
+            panel.set_xlabel("Order")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside upper right", ncols=2)
+    below = figure.add_subplot(grid[rows, :])
+    _draw_variance(below, second_phase, times)
+    below.set_xlabel(axis.label)
+    return figure
+
+
+def _draw_fit(axes: Axes, strength: Float[Tensor, "signs orders"], shape: DecaySpindle) -> None:
+    """Draw the strength of each sign, and the parts of the fit over it."""
     orders = list(range(1, strength.shape[1]))
     parts = (
         (shape.decay, BLUE, "o", "-", f"decay ({_percent(shape.share)} of the fit)"),
@@ -61,69 +128,6 @@ def shape_figure(
                 orders, (direction * part[row, 1:]).tolist(),
                 color=color, marker=marker, markersize=4.5, linestyle=style, label=label if labelled else None,
             )  # fmt: skip
-    _finish_orders(axes, [f"{sign}\neffects" for sign in SIGNS])
-    axes.set_title(f"Decay and spindle after epoch {epoch}" + ("" if step is None else f", step {step}"))
-    if measured is not None:
-        beside = figure.add_subplot(1, 2, 2)
-        for by_input, fitted, color, marker, direction in (
-            (measured.generalizable, shape.decay.sum(dim=0), BLUE, "o", 1),
-            (measured.non_generalizable, 2 * shape.spindle, VERMILION, "s", -1),
-        ):
-            by_order = by_input.sum(dim=(1, 2)).nanmean(dim=0)
-            beside.bar(orders, (direction * by_order[1:]).tolist(), color=MEASURED, width=0.8)
-            beside.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=4.5)
-        _finish_orders(beside, ["generalizable", "non-\ngeneralizable"])
-        beside.set_title("The same fit, both signs together, over what generalizes")
-    # Strength may lie anywhere over the orders: the legend is kept off the axes.
-    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
-    return figure
-
-
-def theory_figure(second_phase: SecondPhase, times: Sequence[int], unit: str = "epoch") -> Figure:
-    """Draw real and predicted strength by order at up to six measurements, and the noise variance over time.
-
-    Args:
-        second_phase: The fit of the theory to at least one measurement.
-        times: When each of its measurements was made.
-        unit: What that is counted in: ``"epoch"`` for completed times, ``"step"`` for optimizer steps.
-
-    Returns:
-        A figure with one small axis for each of some evenly spread measurements, and below them one axis of time. A
-        variance of zero or infinity has a triangle at the edge.
-
-    Raises:
-        ValueError: If there is no measurement, or not one time for each.
-    """
-    if not times or len(times) != len(second_phase.variance):
-        raise ValueError(
-            f"theory_figure: expected the times of the {len(second_phase.variance)} measurements, at least one, got "
-            f"{len(times)}; fit the theory to measurements of the second phase"
-        )
-    places = _evenly_spread(len(times), MOST_PANELS)
-    rows = 1 if len(places) <= PANELS_A_ROW else 2
-    columns = -(-len(places) // rows)
-    figure = Figure(figsize=(7.5, 2.2 * rows + 2.4), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns)
-    first: Axes | None = None
-    for number, place in enumerate(places):
-        row, column = divmod(number, columns)
-        panel = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
-        first = first or panel
-        _draw_orders(panel, second_phase, place)
-        panel.set_title(
-            f"{unit} {times[place]}: $\\sigma^2$ = {_number(float(second_phase.variance[place]))}, "
-            f"$R^2$ = {_number(float(second_phase.r_squared[place]))}",
-            fontsize="small",
-        )
-        panel.tick_params(labelbottom=number + columns >= len(places), labelleft=column == 0)
-        if column == 0:
-            panel.set_ylabel("Strength\n(score units)")
-        if number + columns >= len(places):
-            panel.set_xlabel("Order")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside upper right", ncols=2)
-    _draw_variance(figure.add_subplot(grid[rows, :]), second_phase, times, unit)
-    return figure
 
 
 def _finish_orders(axes: Axes, sides: Sequence[str]) -> None:
@@ -153,7 +157,7 @@ def _draw_orders(axes: Axes, second_phase: SecondPhase, place: int) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int], unit: str) -> None:
+def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int]) -> None:
     variance = second_phase.variance.tolist()
     inside = [value if 0 < value < math.inf else math.nan for value in variance]
     axes.plot(list(times), inside, color=BLUE, marker=".")
@@ -170,7 +174,6 @@ def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int], 
             )  # fmt: skip
             axes.legend(frameon=False, fontsize="small", loc="upper right")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(TIME_LABELS[unit])
     axes.set_ylabel("Noise variance $\\sigma^2$")
     axes.spines[["top", "right"]].set_visible(False)
 
