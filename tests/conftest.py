@@ -1,5 +1,9 @@
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes and types in signatures are checked whenever a test calls a function of the package.
+hook = install_import_hook("lightning_interactions", "beartype.beartype")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
-from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players, sum_by_order
 from lightning_interactions.records import Interactions
 
 __all__ = ["agreement_by_chance", "agreement_by_order"]
@@ -59,10 +58,7 @@ def _overlap_by_order(
     means: Float[Tensor, "types coalitions"], others: Float[Tensor, "types coalitions"]
 ) -> Float[Tensor, " orders"]:
     parts, other_parts = (torch.stack([effects.clamp(min=0), (-effects).clamp(min=0)]) for effects in (means, others))
-    num_players = infer_num_players(means.shape[-1])
-    of_order = torch.nn.functional.one_hot(coalition_orders(num_players, means.device), num_players + 1).to(means)
-    with full_precision(means.device):
-        smaller, larger = (combine(parts, other_parts).sum(dim=(0, 1)) @ of_order for combine in (torch.minimum, torch.maximum))
+    smaller, larger = (sum_by_order(combine(parts, other_parts).sum(dim=(0, 1))) for combine in (torch.minimum, torch.maximum))
     return torch.where(larger > 0, smaller / larger, 0.0)
 
 

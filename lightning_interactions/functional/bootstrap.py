@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -21,7 +20,7 @@ SEED = 0
 
 
 def bootstrap_intervals(
-    statistics: Callable[..., Float[Tensor, "statistics resamples"]], *columns: Float[Tensor, "columns inputs"]
+    statistics: Callable[..., Float[Tensor, "statistics resamples"]], *columns: Float[Tensor, "_ _"]
 ) -> Float[Tensor, "2 statistics"]:
     """Compute 95 % percentile intervals of functions of means over inputs.
 
@@ -33,8 +32,8 @@ def bootstrap_intervals(
     Args:
         statistics: Takes the means of each sample's columns, ``[columns, resamples]`` a sample, and returns the numbers in
             question, ``[statistics, resamples]``.
-        columns: What is known of each input, one tensor for each sample that was drawn independently of the others. The
-            columns of a sample belong to the same inputs and are resampled together.
+        columns: What is known of each input, ``[columns, inputs]`` for each sample that was drawn independently of the
+            others. The columns of a sample belong to the same inputs and are resampled together.
 
     Returns:
         Lower and upper ends, float64; NaN if a sample has fewer than two inputs, and for a statistic that is not
@@ -44,41 +43,27 @@ def bootstrap_intervals(
         Efron & Tibshirani 1993, percentile intervals; Hesterberg 2015 (arXiv 1411.5279), their expansion.
     """
     samples = [sample.detach().cpu().double() for sample in columns]
-    sizes = [sample.shape[1] for sample in samples]
-    if min(sizes) < 2:
-        observed = statistics(*(sample[:, :1].new_full((len(sample), 1), torch.nan) for sample in samples))
+    fewest = min(sample.shape[1] for sample in samples)
+    if fewest < 2:
+        observed = statistics(*(sample.new_full((len(sample), 1), torch.nan) for sample in samples))
         return torch.full((2, len(observed)), torch.nan, dtype=torch.float64)
-
-    def of_rows(*rows: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:  # noqa: ARG001  # SciPy passes it, always the last
-        means = (sample @ _frequencies(np.atleast_2d(own)) for sample, own in zip(samples, rows, strict=True))
-        found = statistics(*means)
-        # SciPy warns of NaN, and of differences of infinities: what is not finite is told apart in a row of its own.
-        told_apart = torch.cat([found.nan_to_num(0, 0, 0), found.isfinite()]).numpy()
-        return told_apart[:, 0] if rows[0].ndim == 1 else told_apart
-
-    level = _expanded(LEVEL, min(sizes))
-    # Row numbers are resampled, so that all statistics share one set of resamples and one product.
-    result = stats.bootstrap(
-        tuple(np.arange(size) for size in sizes),
-        of_rows,
-        n_resamples=NUM_RESAMPLES,
-        confidence_level=level,
-        method="percentile",
-        vectorized=True,
-        random_state=np.random.default_rng(SEED),
-    )
-    ends = torch.from_numpy(np.stack([result.confidence_interval.low, result.confidence_interval.high]))
-    finite = torch.from_numpy(result.bootstrap_distribution).min(dim=1).values > 0
-    return ends[:, : len(finite) // 2].masked_fill(~finite[len(finite) // 2 :], torch.nan)
+    random = np.random.default_rng(SEED)
+    resampled = statistics(*(sample @ _resample(sample.shape[1], random) for sample in samples))
+    finite = resampled.isfinite().all(dim=1)
+    tail = _tail(fewest)
+    ends = np.quantile(resampled.where(finite[:, None], 0.0).numpy(), [tail, 1 - tail], axis=1)
+    return torch.from_numpy(ends).masked_fill(~finite, torch.nan)
 
 
-def _frequencies(rows: NDArray[np.int64]) -> Float[Tensor, "inputs resamples"]:
-    """How often each input is in each resample, over its size."""
-    num_resamples, num_inputs = rows.shape
-    counts = np.bincount((rows + num_inputs * np.arange(num_resamples)[:, None]).ravel(), minlength=rows.size)
-    return torch.from_numpy(counts.reshape(num_resamples, num_inputs) / num_inputs).T
+def _resample(num_inputs: int, random: np.random.Generator) -> Float[Tensor, "inputs resamples"]:
+    """Draw inputs with replacement; tell how often each is in each resample, as a part of all draws."""
+    drawn = random.integers(0, num_inputs, (NUM_RESAMPLES, num_inputs))
+    places = drawn + num_inputs * np.arange(NUM_RESAMPLES)[:, None]
+    counts = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    return torch.from_numpy(counts / num_inputs).T
 
 
-def _expanded(level: float, num_inputs: int) -> float:
-    quantile = stats.t.ppf((1 + level) / 2, num_inputs - 1) * (num_inputs / (num_inputs - 1)) ** 0.5
-    return float(2 * stats.norm.cdf(quantile) - 1)
+def _tail(num_inputs: int) -> float:
+    """The part of the resamples beyond either end: the normal tail at the quantile of Student's t, which is farther out."""
+    quantile = stats.t.ppf((1 + LEVEL) / 2, num_inputs - 1) * (num_inputs / (num_inputs - 1)) ** 0.5
+    return float(stats.norm.cdf(-quantile))

@@ -5,10 +5,12 @@ Bit ``i`` of a coalition's index says whether player ``i`` takes part: index 0 i
 """
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["coalition_masks", "coalition_orders", "infer_num_players"]
+from lightning_interactions.functional.precision import full_precision
+
+__all__ = ["coalition_masks", "coalition_orders", "infer_num_players", "sum_by_order"]
 
 
 def coalition_masks(num_players: int, device: torch.device | str | None = None) -> Bool[Tensor, "coalitions players"]:
@@ -42,6 +44,25 @@ def coalition_orders(num_players: int, device: torch.device | str | None = None)
         Orders ``|S|`` of shape ``[2^n]``.
     """
     return coalition_masks(num_players, device).sum(dim=-1)
+
+
+def sum_by_order(numbers: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch orders"]:
+    """Add up the numbers of all coalitions of an order.
+
+    Args:
+        numbers: Any numbers, one for each coalition along the last axis.
+
+    Returns:
+        Sums, the last axis indexed by the order 0 to n.
+
+    Raises:
+        ValueError: If the last axis does not hold ``2^n`` entries.
+    """
+    num_players = infer_num_players(numbers.shape[-1])
+    # A product with one-hot orders, which gives every rank the same sum to the last bit; index_add on CUDA would not.
+    of_order = torch.nn.functional.one_hot(coalition_orders(num_players, numbers.device), num_players + 1)
+    with full_precision(numbers.device):
+        return numbers @ of_order.to(numbers)
 
 
 def infer_num_players(num_coalitions: int) -> int:

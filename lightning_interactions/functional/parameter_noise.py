@@ -1,7 +1,7 @@
 """The theory of the second phase: what is learned of the final interactions while the parameters are noisy.
 
-Noise in the parameters blurs the trigger of a set ``S`` the more, the larger ``S`` is. Learning is then a regression of the
-values on triggers ``J(T, S) = 1(S ⊆ T)`` with a penalty on each effect that doubles with each player:
+Noise in the parameters blurs the term of a set ``S`` the more, the larger ``S`` is. Learning is then a regression of the
+values on terms ``J(T, S) = 1(S ⊆ T)`` with a penalty on each effect that doubles with each player:
 ``ŵ(σ²) = (JᵀJ + 2^n σ² diag(2^{|S|}))⁻¹ JᵀJ w*``. As the noise variance ``σ²`` falls, low orders are learned first.
 """
 
@@ -14,10 +14,11 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
+from lightning_interactions.functional.coalitions import infer_num_players, sum_by_order
+from lightning_interactions.functional.kronecker import KroneckerProduct, generalized_eigenvectors, power_of_diagonal
 from lightning_interactions.functional.precision import full_precision
-from lightning_interactions.functional.transforms import fold_single_players, kronecker_transform
-from lightning_interactions.records import EFFECT_TYPES, Interactions, SecondPhase
+from lightning_interactions.functional.transforms import fold_single_players
+from lightning_interactions.records import Interactions, SecondPhase
 
 __all__ = ["fit_second_phase", "noisy_learning_effects", "noisy_learning_strength", "second_phase_measurements"]
 
@@ -137,7 +138,7 @@ def second_phase_measurements(mean_orders: Sequence[float], phases: Sequence[int
 
     Args:
         mean_orders: Mean order of the interactions at each measurement; NaN where there are none.
-        phases: The phase called at each measurement; left out if unknown.
+        phases: The phase detected at each measurement; left out if unknown.
 
     Returns:
         Positions from the smallest mean order up to, not including, the measurement of the final interactions ``w*``. Its
@@ -158,58 +159,56 @@ def second_phase_measurements(mean_orders: Sequence[float], phases: Sequence[int
     return range(min(known, key=lambda place: mean_orders[place]), final)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _NoisyLearning:
     """Final interactions in the basis in which learning under noise acts on each coordinate alone.
 
     Attributes:
         coordinates: ``[inputs, types, coalitions]``; the offset and minus the sum of all ORs are the effects of empty sets.
         eigenvalues: ``[coalitions]``; of ``JᵀJ`` in units of the penalty.
-        basis: ``[2, 2]``; from one player's coordinates back to effects.
-        interactions: The final interactions.
+        basis: From coordinates back to effects.
+        dtype: That of the final interactions.
     """
 
     coordinates: Float[Tensor, "inputs types coalitions"]
     eigenvalues: Float[Tensor, " coalitions"]
-    basis: Float[Tensor, "2 2"]
-    interactions: Interactions
+    basis: KroneckerProduct
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, interactions: Interactions) -> "_NoisyLearning":
-        effects = interactions.effects.detach()
+        dtype = interactions.effects.dtype
         # Apple's GPUs have no float64.
-        effects = effects.clone() if effects.device.type == "mps" else effects.double()
-        effects[:, EFFECT_TYPES.index("and"), 0] = interactions.offset.detach().to(effects)
-        effects[:, EFFECT_TYPES.index("or"), 0] = -effects[:, EFFECT_TYPES.index("or"), 1:].sum(dim=1)
+        wide = dtype if interactions.effects.device.type == "mps" else torch.float64
+        effects = interactions.effects.detach().to(wide, copy=True)
+        and_effects, or_effects = effects.unbind(dim=1)
+        and_effects[:, 0] = interactions.offset.detach()
+        or_effects[:, 0] = -or_effects[:, 1:].sum(dim=1)
+        num_players = infer_num_players(effects.shape[-1])
         gram, penalty = (torch.tensor(matrix, dtype=torch.float64) for matrix in (GRAM, PENALTY))
-        # One congruence turns the penalty into the identity and JᵀJ into a diagonal matrix: B'PB = 1, B'GB = Λ.
-        root = penalty.diagonal().rsqrt()
-        spectrum = torch.linalg.eigh(root[:, None] * gram * root)
-        basis = root[:, None] * spectrum.eigenvectors
+        # In this basis the penalty is the identity and JᵀJ is diagonal.
+        eigenvalues, basis = generalized_eigenvectors(gram, penalty)
+        to_coordinates = KroneckerProduct.power(basis.T @ penalty, num_players).to(effects)
         with full_precision(effects.device):
-            coordinates = kronecker_transform(effects, basis.T @ penalty)
-        low, high = spectrum.eigenvalues
-        orders = coalition_orders(infer_num_players(effects.shape[-1]), effects.device)
-        eigenvalues = (low ** (orders.max() - orders) * high**orders).to(effects)
-        return cls(coordinates, eigenvalues, basis, interactions)
+            coordinates = to_coordinates @ effects
+        return cls(
+            coordinates=coordinates,
+            eigenvalues=power_of_diagonal(eigenvalues, num_players).to(coordinates),
+            basis=KroneckerProduct.power(basis, num_players).to(coordinates),
+            dtype=dtype,
+        )
 
     def effects(self, variance: float) -> Interactions:
         if not variance >= 0:
             raise ValueError(f"noisy_learning_effects: expected a variance of at least 0, got {variance}")
         kept = self.eigenvalues / (self.eigenvalues + variance)
-        learned = kronecker_transform(self.coordinates * kept, self.basis)
-        and_effects, or_effects = (effects.clone() for effects in learned.unbind(dim=1))
+        with full_precision(kept.device):
+            learned = self.basis @ (self.coordinates * kept)
         # What the fully masked input gets: the empty AND, and the reversed OR part on the coalition of all.
+        and_effects, or_effects = learned.unbind(dim=1)
         offset = and_effects[:, 0] - or_effects.sum(dim=1)
-        and_effects[:, 0] = or_effects[:, 0] = 0
-        final = self.interactions
-        return fold_single_players(
-            Interactions(and_effects.to(final.and_effects), or_effects.to(final.or_effects), offset.to(final.offset))
-        )
+        learned[:, :, 0] = 0
+        return fold_single_players(Interactions(learned, offset).to(self.dtype))
 
     def strength(self, variance: float) -> Float[Tensor, " orders"]:
-        by_set = self.effects(variance).effects.abs().to(self.coordinates).sum(dim=1).mean(dim=0)
-        num_players = infer_num_players(len(by_set))
-        of_order = torch.nn.functional.one_hot(coalition_orders(num_players, by_set.device), num_players + 1)
-        with full_precision(by_set.device):
-            return by_set @ of_order.to(by_set)
+        return sum_by_order(self.effects(variance).effects.abs().to(self.coordinates).sum(dim=1).mean(dim=0))

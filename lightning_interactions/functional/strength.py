@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_interactions.functional.coalitions import coalition_orders, infer_num_players
-from lightning_interactions.functional.precision import full_precision
+from lightning_interactions.functional.coalitions import sum_by_order
 from lightning_interactions.records import Interactions, OrderStrength
 
 __all__ = ["cancellation", "mean_order", "salient_mask", "strength_by_order", "total_strength"]
@@ -34,9 +33,11 @@ def salient_mask(interactions: Interactions, threshold: float = 0.05) -> Bool[Te
 
 
 def strength_by_order(
-    interactions: Interactions, salient: Bool[Tensor, "inputs types coalitions"], weights: Tensor
+    interactions: Interactions,
+    salient: Bool[Tensor, "inputs types coalitions"],
+    weights: Float[Tensor, "inputs types coalitions"],
 ) -> OrderStrength:
-    """Add up ``|I(S)|`` by order, apart by type, sign and verdict.
+    """Add up ``|I(S)|`` by order, apart by type, sign and whether it is generalizable.
 
     Args:
         interactions: AND and OR effects.
@@ -49,9 +50,9 @@ def strength_by_order(
     effects = interactions.effects
     generalizable = effects * (weights * salient)
     return OrderStrength(
-        generalizable=_sum_by_order(generalizable),
-        non_generalizable=_sum_by_order(effects * salient - generalizable),
-        non_salient=_sum_by_order(effects * ~salient),
+        generalizable=_by_sign_and_order(generalizable),
+        non_generalizable=_by_sign_and_order(effects * salient - generalizable),
+        non_salient=_by_sign_and_order(effects * ~salient),
     )
 
 
@@ -82,10 +83,5 @@ def cancellation(
     return strength.mean() / (full_score - empty_score).abs().mean()
 
 
-def _sum_by_order(effects: Float[Tensor, "inputs types coalitions"]) -> Float[Tensor, "inputs types signs orders"]:
-    num_players = infer_num_players(effects.shape[-1])
-    signed = torch.stack([effects.clamp(min=0), (-effects).clamp(min=0)], dim=2)
-    # A product with one-hot orders, which gives every rank the same sum to the last bit; index_add on CUDA would not.
-    of_order = torch.nn.functional.one_hot(coalition_orders(num_players, effects.device), num_players + 1)
-    with full_precision(effects.device):
-        return signed @ of_order.to(signed)
+def _by_sign_and_order(effects: Float[Tensor, "inputs types coalitions"]) -> Float[Tensor, "inputs types signs orders"]:
+    return sum_by_order(torch.stack([effects.clamp(min=0), (-effects).clamp(min=0)], dim=2))

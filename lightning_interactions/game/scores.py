@@ -70,7 +70,7 @@ def joint_log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]
             f"{tuple(targets.shape)}; for one class out of several use tasks.Classification, else write a Task of your own"
         )
     margins = logits * (2 * targets.to(logits) - 1)
-    losses = torch.nn.functional.softplus(-margins)
+    losses = -torch.nn.functional.logsigmoid(margins)
     # The score is -log(e^s - 1) with s the sum of the losses, which may be too small for a number of its own.
     log_losses = torch.where(margins > NEGLIGIBLE, -margins, losses.log())
     total, log_total = losses.sum(dim=1), log_losses.logsumexp(dim=1)

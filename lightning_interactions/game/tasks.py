@@ -234,8 +234,8 @@ class BinaryClassification(Classification):
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the weighted binary cross-entropy of each row in nats."""
-        positive = targets.reshape(-1).to(score) == 1
-        return torch.nn.functional.softplus(-score) * torch.where(positive, self.pos_weight, 1.0)
+        positive: Tensor = targets.reshape(-1).to(score)
+        return torch.nn.functional.softplus(-score) * (1 + (self.pos_weight - 1) * positive)
 
 
 class MultiLabel(Task):
@@ -255,7 +255,7 @@ class MultiLabel(Task):
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the mean binary cross-entropy of each row in nats."""
         num_labels: int = targets.shape[1]
-        return torch.nn.functional.softplus(-score) / num_labels
+        return -torch.nn.functional.logsigmoid(score) / num_labels
 
 
 class Regression(Task):

@@ -1,210 +1,189 @@
-"""Training reference models with a Trainer of their own."""
+"""Fitting reference models to data that the monitored run never sees."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch.utils._pytree import tree_leaves
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.game.evaluation import Forward, call_model
-from lightning_interactions.game.losses import Loss
-from lightning_interactions.game.scores import Score, default_loss, log_odds
+from lightning_interactions.game.tasks import Classification, Task
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.probes import Unpack, input_target_pair
-from lightning_interactions.references.folds import check_settings, find_loader, make_plans
-from lightning_interactions.references.hold_out import DataPart
-from lightning_interactions.references.keys import describe, describe_data
+from lightning_interactions.records.describe import describe
+from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.loaders import check_repeatable, sampler_pool
-from lightning_interactions.references.saved_models import ReferenceCache
-from lightning_interactions.references.screening import screened
-from lightning_interactions.references.trainer import Fitter, accelerator
+from lightning_interactions.references.saved_models import SavedModels
+from lightning_interactions.references.screening import SCREENING_MODELS, SEED_OFFSET, undisputed
+from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining
+from lightning_interactions.references.trainer import ReferenceTrainer, accelerator
 
-__all__ = ["fit_reference_models"]
+__all__ = ["fit_ensemble", "fit_reference_models"]
 
-NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
-"""Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
-
-SCREENING_MODELS = 3
-"""At most so many models for each fold find out which labels are contradicted."""
-
-EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
-
-WITHOUT_EFFECT = ("logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-"""Trainer arguments that do not change the weights."""
+WITHOUT_EFFECT = {*QUIET, "default_root_dir", "accelerator", "devices", "callbacks", "max_epochs"}
+"""Trainer arguments that a file of finished models is not compared by."""
 
 
 def fit_reference_models(
     model: LightningModule,
     data: Any,
     *,
-    num_models: int | None = None,
-    max_epochs: int | None = None,
-    vote: str | int | None = None,
-    factory: Callable[[], LightningModule] | None = None,
+    task: Task | None = None,
     folds: int | None = None,
+    num_models: int | None = None,
+    vote: str | int | None = None,
     screen_labels: bool | None = None,
-    early_stopping: bool = True,
-    patience: int = 5,
-    cache_dir: str | Path | None = None,
-    unpack: Unpack = input_target_pair,
-    forward: Forward = call_model,
-    score: Score = log_odds,
-    loss: Loss | None = None,
-    val_dataloaders: Any = None,
-    seed: int = 0,
-    **trainer_kwargs: Any,
+    training: ReferenceTraining | None = None,
+    resume_from: str | Path | None = None,
 ) -> ReferenceModels:
     """Train freshly initialised copies of a model on data that the monitored run never sees.
 
-    The copies are made by ``factory``; without one, by ``type(model)(**model.hparams)`` where the saved hyperparameters
-    rebuild the same architecture; else by re-initialising every parameter of a copy. The model itself, the data's generators
-    and the global random states stay as they are, and nothing is logged.
-
-    **Early stopping.** A fifth of the data, another one for each model, is kept from its training. The loss on it is
-    measured after each epoch, the training stops when it no longer falls, and the weights with the smallest one are kept.
-
-    **Cross-fitting** (``folds``) needs no held-out data: the run's own training data is split into parts; for each of
-    them ``num_models`` models are trained on all the others, and only these judge its inputs. Inputs that no model has seen
-    are spread over all models, so that every input has ``num_models`` judges. Inputs are told apart by their content, so they
-    must be the same whenever they are loaded, here and in the run (pass its ``precision`` if that is a ``-true`` one); those
-    that occur twice in the data may have been seen by too many, and do not become probes. Two folds do; more did not help where
-    we compared.
-
-    **Screening of labels** (``screen_labels``): training data may have wrong labels. Before the models that judge, up to three
-    for each fold are trained to find out which labels are contradicted by models that have not seen them: those to which they
-    prefer another class by odds of e to 1. The models that judge are trained on the rest. An input whose right label is
-    contradicted only makes the data smaller; it can still be judged. That an input's own label had a say in what its judges
-    were trained on is the one way in which it reaches them.
-
-    **Cache.** Each finished model is written to ``cache_dir`` at once, under a key of the data, the freshly initialised
-    module with its source code, and all settings, so that a run that was killed goes on where it stopped. What the code
-    calls outside the module's own classes, the hooks and the factory is not part of the key.
+    The model, the data's generators and the global random states stay as they are, and nothing is logged. What the choices
+    mean, and what they cost, is in docs/evidence.md.
 
     Args:
         model: The model whose training will be monitored.
-        data: Held-out data with the task's labels: a loader, or a data module with a ``reference_dataloader()``, which
-            :class:`HoldOutReferences` makes of any other. With ``folds`` the training data of the run: its loader, or its
-            data module.
-        num_models: How many to train, each from its own seed; with ``folds``, for each fold. 3 if left out, 6 with ``folds``.
-        max_epochs: Epochs for each, at most; 50 with early stopping and 15 without if left out.
-        vote: How many of an input's judges must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number.
-            Any if left out, 2 with ``folds`` (any if there is but one model for each).
-        factory: Makes a freshly initialised module; needed for fine-tuning and for parameters without an initialiser, and
-            may make another architecture that takes the same inputs and gives the same kind of outputs.
-        folds: Number of parts for cross-fitting, at least 2.
-        screen_labels: Whether to leave out contradicted labels when cross-fitting; if left out, only where the score is the
-            log-odds.
-        early_stopping: Whether to stop early. Off, with a warning, where the data has no indices, a fifth of it is fewer
-            than 10 inputs, or no loss is known for the score.
-        patience: Epochs without a smaller loss before the training stops.
-        cache_dir: Folder for finished models; none are kept if left out.
-        unpack: Finds ``(inputs, targets)`` in a batch; batches ``(x, y)`` if left out.
-        forward: Gets logits from the module and inputs, for early stopping; ``model(inputs)`` if left out.
-        score: The scalar that the monitor explains; the log-odds of the target class if left out.
-        loss: The loss of scores, for early stopping; if left out, the cross-entropy for log-odds and the squared error for
-            ``prediction``.
-        val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it; may be left out.
-        seed: Seed of the split and of the first model; the other models follow.
-        trainer_kwargs: More arguments for the :class:`lightning.pytorch.Trainer`.
+        data: Held-out data: a loader, or a data module with a ``reference_dataloader()``, which
+            :class:`~lightning_interactions.references.HoldOutDataModule` makes of any other. With ``folds`` the run's own
+            training data: its loader, or its data module.
+        task: The task that the monitor explains; classification if left out.
+        folds: Number of parts for cross-fitting, at least 2: models of a part are trained on all the others.
+        num_models: How many to train; with ``folds``, for each. 3 if left out, 6 with ``folds``.
+        vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number. Any
+            if left out, 2 with ``folds`` (any if there is but one model for each).
+        screen_labels: Whether to leave out disputed labels when cross-fitting; where the task has classes if left out.
+        training: How each is trained.
+        resume_from: File of finished models: made where there is none, else gone on from. Settings are compared, data and
+            code are not.
 
     Returns:
         The models, with fingerprints of all inputs that each was trained or stopped on.
 
     Raises:
-        MisconfigurationException: If a number is too small, the vote has no such name or needs too many voters, the data module
-            has no ``reference_dataloader()``, data for folds or a cache has no indices, inputs for folds are not the same
-            whenever they are loaded, the loss for early stopping cannot be computed, the factory gives a module twice, or a
-            parameter cannot be re-initialised.
+        MisconfigurationException: If settings, data, model, task and file do not go together; the message says how.
 
     Source:
-        He et al. 2025 (arXiv 2505.06993), which trains such models on the test set. Cross-fitting: Chernozhukov et al. 2018,
-        Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al. 2021, Confident learning,
-        Journal of Artificial Intelligence Research 70.
+        He et al. 2025 (arXiv 2505.06993). Cross-fitting: Chernozhukov et al. 2018, Econometrics Journal 21(1).
     """
-    if num_models is None:
-        num_models = NUM_MODELS if folds is None else NUM_MODELS_OF_FOLD
-    if vote is None:
-        vote = "any" if folds is None else min(VOTES_OF_FOLD, num_models)
-    check_settings(num_models, max_epochs, vote, folds, patience)
-    if screen_labels and (folds is None or score is not log_odds):
-        raise MisconfigurationException(
-            "fit_reference_models: screen_labels needs folds and the log-odds as the score, got "
-            f"folds={folds} and score={getattr(score, '__name__', score)}; leave it out"
-        )
-    with preserve_random_state(accelerator(), seed):
-        loader = find_loader(data, folds)
+    ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
+    training = ReferenceTraining() if training is None else training
+    with preserve_random_state(accelerator(), training.seed):
+        loader = _set_up_loader(data, folds)
+    datamodule = data if isinstance(data, LightningDataModule) else None
+    return fit_ensemble(model, loader, datamodule, ensemble, Classification() if task is None else task, training, resume_from)
+
+
+def fit_ensemble(
+    model: LightningModule,
+    loader: Any,
+    datamodule: LightningDataModule | None,
+    ensemble: Ensemble,
+    task: Task,
+    training: ReferenceTraining,
+    resume_from: str | Path | None,
+) -> ReferenceModels:
+    """Train reference models on a loader; see :func:`fit_reference_models`.
+
+    Args:
+        model: The model whose training will be monitored.
+        loader: The data.
+        datamodule: The data module whose hooks move batches, if there is one; it is not set up.
+        ensemble: How many models, on which parts.
+        task: The task.
+        training: How each is trained.
+        resume_from: File of finished models, if there is to be one.
+    """
+    screens = ensemble.screens(task)
     pool = sampler_pool(loader)
-    if pool is None and (folds is not None or cache_dir is not None):
-        raise MisconfigurationException(
-            "fit_reference_models: folds and cache_dir need data with indices, a torch DataLoader of a map-style dataset "
-            f"without a batch sampler of its own, got {type(loader).__name__}; leave both out, or make such a loader"
-        )
-    loss = default_loss(score) if loss is None else loss
-    if folds is not None and pool is not None:
-        check_repeatable(loader, pool, unpack)
-    plans = make_plans(pool, num_models, folds, early_stopping, seed, loss)
-    stops = bool(plans[0].stopping)
-    settings: dict[str, Any] = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "devices": 1,
-        "max_epochs": (EPOCHS_WITH_STOPPING if stops else EPOCHS_WITHOUT) if max_epochs is None else max_epochs,
-        **trainer_kwargs,
-    }
-    callbacks = settings.pop("callbacks", None) or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    cache = None
-    if cache_dir is not None:
-        decisive = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-        functions = [factory, unpack, *((forward, score, loss, patience) if stops else ())]
-        datamodule = data.inner if isinstance(data, DataPart) else data if isinstance(data, LightningDataModule) else None
-        hooks = None if datamodule is None else [type(datamodule), dict(datamodule.hparams)]
-        cache = ReferenceCache(
-            cache_dir,
-            describe([decisive, callbacks, functions, hooks, accelerator().type, _versions()])
-            + "".join(_describe_loaders(loader if val_dataloaders is None else [loader, val_dataloaders], unpack)),
-        )
-    fitter = Fitter(
-        model=model,
-        factory=factory,
-        data=data,
-        loader=loader,
-        val_dataloaders=val_dataloaders,
-        settings=settings,
-        callbacks=callbacks,
-        unpack=unpack,
-        forward=forward,
-        score=score,
-        loss=loss,
-        patience=patience,
-        repeatable=folds is not None,
-        cache=cache,
-    )
-    if folds is not None and pool is not None and screen_labels is not False and score is log_odds:
-        credible = screened(fitter, pool, min(num_models, SCREENING_MODELS), folds, early_stopping, seed)
-        plans = make_plans(credible, num_models, folds, early_stopping, seed, loss)
-    models, seen = fitter.fit(plans)
-    return ReferenceModels(models, vote, seen, num_voters=num_models)
-
-
-def _describe_loaders(loaders: Any, unpack: Unpack) -> Iterator[str]:
-    """Describe the data behind every loader, for a cache."""
-    for loader in tree_leaves(loaders):
-        pool = sampler_pool(loader)
+    if ensemble.folds is not None:
         if pool is None:
             raise MisconfigurationException(
-                f"fit_reference_models: cache_dir needs loaders whose data has indices, also in val_dataloaders, got "
-                f"{type(loader).__name__}; leave one of both out"
+                "reference models: folds need data with indices, a torch DataLoader of a map-style dataset without a batch "
+                f"sampler of its own, got {type(loader).__name__}; make such a loader, or hold data out instead"
             )
-        yield describe_data(loader, pool, unpack)
+        check_repeatable(loader, pool, task)
+
+    def plans_for(samples: list[int] | None, num_models: int, seed: int) -> list[Plan]:
+        stops = training.patience is not None
+        return make_plans(samples, num_models, ensemble.folds, stops=stops, knows_loss=task.knows_loss, seed=seed)
+
+    plans = plans_for(pool, ensemble.num_models, training.seed)
+    screening_plans: list[Plan] = []
+    if screens:
+        screening_plans = plans_for(pool, min(ensemble.num_models, SCREENING_MODELS), training.seed + SEED_OFFSET)
+    arguments = training.trainer_arguments(stops=bool(plans[0].stopping))
+    saved = None
+    if resume_from is not None:
+        saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
+    _tell(plans, screening_plans, pool, arguments["max_epochs"], saved)
+    trainer = ReferenceTrainer(
+        model=model,
+        task=task,
+        loader=loader,
+        datamodule=datamodule,
+        training=training,
+        arguments=arguments,
+        repeatable=ensemble.folds is not None,
+        saved=saved,
+    )
+    if screening_plans and pool is not None and isinstance(task, Classification):
+        credible = undisputed(trainer, task, pool, screening_plans)
+        plans = plans_for(credible, ensemble.num_models, training.seed)
+    models, seen = trainer.fit(plans)
+    return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
 
 
-def _versions() -> list[str]:
-    return [".".join(module.__version__.split(".")[:2]) for module in (torch, lightning)]
+def _set_up_loader(data: Any, folds: int | None) -> Any:
+    """Find the loader of the references' data, and set its data module up."""
+    if not isinstance(data, LightningDataModule):
+        return data
+    make = getattr(data, "reference_dataloader" if folds is None else "train_dataloader", None)
+    if make is None:
+        name = type(data).__name__
+        raise MisconfigurationException(
+            f"fit_reference_models: expected a loader, or a data module with a reference_dataloader(), got {name} without one; "
+            f"hold a part of its training data out with HoldOutDataModule({name}(...)) from lightning_interactions.references, "
+            "or pass folds=2 for cross-fitting on all of it"
+        )
+    data.prepare_data()
+    data.setup("fit")
+    return make()
+
+
+def _decisive(
+    model: LightningModule,
+    pool: list[int] | None,
+    ensemble: Ensemble,
+    screens: bool,
+    task: Task,
+    training: ReferenceTraining,
+    arguments: dict[str, Any],
+) -> dict[str, Any]:
+    """List what decides on the models and can be compared, in primitives."""
+    return {
+        "model": type(model).__name__,
+        "factory": describe(training.factory),
+        "task": repr(task),
+        "num_samples": None if pool is None else len(pool),
+        "folds": ensemble.folds,
+        "num_models": ensemble.num_models,
+        "screen_labels": screens,
+        "seed": training.seed,
+        "max_epochs": arguments["max_epochs"],
+        "patience": training.patience,
+        "trainer": describe({name: arguments[name] for name in sorted(arguments.keys() - WITHOUT_EFFECT)}),
+    }
+
+
+def _tell(
+    plans: list[Plan], screening_plans: list[Plan], pool: list[int] | None, max_epochs: int | None, saved: SavedModels | None
+) -> None:
+    """Say in one line what will be fitted."""
+    own, inputs = plans[0], "all the data"
+    if pool is not None and own.training is not None:
+        inputs = f"{len(own.training) + len(own.stopping)} of {len(pool)} inputs"
+    screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
+    taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
+    rank_zero_info(
+        f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{taken}"
+    )

@@ -55,7 +55,7 @@ def _reinitialised(model: LightningModule) -> LightningModule:
     left = [name for name, parameter in fresh.named_parameters() if bool(parameter.isnan().any())]
     if left:
         raise MisconfigurationException(
-            f"fit_reference_models: nothing initialises these parameters anew: {left}; call self.save_hyperparameters() in the "
-            "module, or pass factory=lambda: YourModule(...)"
+            f"reference models: nothing initialises these parameters anew: {left}; call self.save_hyperparameters() in the "
+            "module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
         )
     return fresh.train()

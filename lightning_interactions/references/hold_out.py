@@ -1,50 +1,46 @@
 """Making the split: data for reference models, taken away from a run's training data."""
 
-from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from lightning_interactions.references.internals import share_hyperparameters
 from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool
 
-__all__ = ["DataPart", "HoldOutReferences", "itself"]
-
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-
-OTHER_HOOKS = (
-    "prepare_data",
-    "on_exception",
-    "state_dict",
-    "load_state_dict",
-    "val_dataloader",
-    "test_dataloader",
-    "predict_dataloader",
-)
+__all__ = ["GivenLoaders", "HoldOutDataModule"]
 
 
-class DataPart(LightningDataModule):
-    """Loads a part of another data module's data, and moves batches as that one does.
+def _hook_of_inner(name: str) -> Any:
+    """Make a property that gives the inner data module's own bound method.
+
+    Lightning compares the code of a hook with that of the base class to find out whether it is overridden. A method written
+    here would always count as overridden; the inner one's counts as it does there.
+    """
+    return property(lambda self: getattr(self.inner, name))
+
+
+class BorrowedHooks(LightningDataModule):
+    """Moves batches as another data module does, has its Trainer, and finds whatever else is asked for there.
 
     Args:
-        inner: The data module; hooks that it does not override itself count as not overridden here.
-        hooks: Names of the hooks and loaders that are passed on.
+        inner: The data module.
     """
 
-    def __init__(self, inner: LightningDataModule, hooks: tuple[str, ...] = TRANSFER_HOOKS) -> None:
+    on_before_batch_transfer = _hook_of_inner("on_before_batch_transfer")
+    transfer_batch_to_device = _hook_of_inner("transfer_batch_to_device")
+    on_after_batch_transfer = _hook_of_inner("on_after_batch_transfer")
+
+    def __init__(self, inner: LightningDataModule) -> None:
         self.inner = inner
         attached = inner.trainer
-        super().__init__()
+        super().__init__()  # Detaches the Trainer.
         self.trainer = attached
-        self._log_hyperparams = inner._log_hyperparams
-        for name in hooks:
-            # The inner's bound methods: Lightning looks at their code to find out whether they are overridden.
-            setattr(self, name, getattr(inner, name))
 
     def __getattr__(self, name: str) -> Any:
         """Find what is not here, such as a number of classes, in the inner data module."""
-        if name == "inner":
+        if name == "inner":  # Not there yet, in a copy that is being made.
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -58,15 +54,42 @@ class DataPart(LightningDataModule):
         self.inner.trainer = trainer
 
 
-class HoldOutReferences(DataPart):
+class GivenLoaders(BorrowedHooks):
+    """Gives loaders that are there.
+
+    Args:
+        train_dataloader: The training loader.
+        val_dataloaders: Validation loaders; may be left out.
+        inner: The data module whose hooks move the batches; Lightning's own hooks do if left out.
+    """
+
+    def __init__(self, train_dataloader: Any, val_dataloaders: Any = None, inner: LightningDataModule | None = None) -> None:
+        super().__init__(LightningDataModule() if inner is None else inner)
+        self._training = train_dataloader
+        self._validation = val_dataloaders
+
+    def train_dataloader(self) -> Any:
+        """Give the training loader."""
+        return self._training
+
+    @property
+    def val_dataloader(self) -> Any:
+        """A hook that gives the validation loaders; the base class's, which is as good as none, where there are none."""
+        return super().val_dataloader if self._validation is None else self._given_validation
+
+    def _given_validation(self) -> Any:
+        return self._validation
+
+
+class HoldOutDataModule(BorrowedHooks):
     """Hold a part of the training data out for reference models, so that the run never trains on it.
 
     The part is drawn once, with a generator of its own, and stays the same however often the loaders are made. Both parts are
-    loaded with the settings of the training loader. Everything else is passed on to the data module::
+    loaded with the settings of the training loader. Everything else is the data module's own::
 
-        data = HoldOutReferences(datamodule)
-        references = fit_reference_models(model, data)
-        trainer.fit(model, datamodule=data)
+        data = HoldOutDataModule(datamodule)
+        monitor = InteractionMonitor(evidence=HeldOutReferences())
+        Trainer(callbacks=[monitor]).fit(model, datamodule=data)
 
     The data module is set up for fitting once, so that a split that it draws in ``setup`` is drawn once as well, until its
     ``teardown``.
@@ -82,19 +105,25 @@ class HoldOutReferences(DataPart):
             or (when loaders are made) the training data is several loaders, cannot be indexed, or has changed its length.
     """
 
+    prepare_data = _hook_of_inner("prepare_data")
+    val_dataloader = _hook_of_inner("val_dataloader")
+    test_dataloader = _hook_of_inner("test_dataloader")
+    predict_dataloader = _hook_of_inner("predict_dataloader")
+    state_dict = _hook_of_inner("state_dict")
+    load_state_dict = _hook_of_inner("load_state_dict")
+    on_exception = _hook_of_inner("on_exception")
+
     def __init__(
         self, data: LightningDataModule | DataLoader[Any], val_dataloaders: Any = None, *, fraction: float = 0.3, seed: int = 0
     ) -> None:
         if not 0 < fraction < 1:
-            raise MisconfigurationException(f"HoldOutReferences: expected fraction between 0 and 1, got {fraction}")
+            raise MisconfigurationException(f"HoldOutDataModule: expected fraction between 0 and 1, got {fraction}")
         if isinstance(data, LightningDataModule) and val_dataloaders is not None:
             raise MisconfigurationException(
-                "HoldOutReferences: expected no val_dataloaders beside a data module, which has its own; leave them out"
+                "HoldOutDataModule: expected no val_dataloaders beside a data module, which has its own; leave them out"
             )
-        super().__init__(
-            data if isinstance(data, LightningDataModule) else _Loaders(data, val_dataloaders),
-            TRANSFER_HOOKS + OTHER_HOOKS,
-        )
+        super().__init__(data if isinstance(data, LightningDataModule) else GivenLoaders(data, val_dataloaders))
+        share_hyperparameters(self, self.inner)
         self.prepare_data_per_node = self.inner.prepare_data_per_node
         self.allow_zero_length_dataloader_with_multiple_devices = self.inner.allow_zero_length_dataloader_with_multiple_devices
         self.fraction = fraction
@@ -122,7 +151,7 @@ class HoldOutReferences(DataPart):
         """Load the part that is held out for the reference models."""
         return self._loader(held_out=True)
 
-    def _loader(self, held_out: bool) -> DataLoader[Any]:
+    def _loader(self, *, held_out: bool) -> DataLoader[Any]:
         loader = self.inner.train_dataloader()
         pool = sampler_pool(loader)
         if pool is None:
@@ -130,37 +159,24 @@ class HoldOutReferences(DataPart):
                 f"a DataLoader of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else type(loader).__name__
             )
             raise MisconfigurationException(
-                "HoldOutReferences: expected one torch DataLoader whose data has indices, without a batch sampler of its own, "
+                "HoldOutDataModule: expected one torch DataLoader whose data has indices, without a batch sampler of its own, "
                 f"got {got}; split such data yourself, and give fit_reference_models a loader of the held-out part"
             )
-        length = len(loader.dataset)
+        self._draw_once(pool, len(loader.dataset))
+        indices = [index for index in pool if (index in self._held_out) == held_out]
+        if not indices:
+            raise MisconfigurationException(
+                f"HoldOutDataModule: expected samples in both parts, got {len(self._held_out)} held out of {len(pool)}; use "
+                "more data or another fraction"
+            )
+        return loader_of_part(loader, indices, generator=loader.generator or getattr(loader.sampler, "generator", None))
+
+    def _draw_once(self, pool: list[int], length: int) -> None:
         if not self._held_out:
             part, _ = draw_part(pool, round(self.fraction * len(pool)), self.seed)
             self._held_out, self._length = frozenset(part), length
         if length != self._length:
             raise MisconfigurationException(
-                f"HoldOutReferences: expected the same {self._length} training samples whenever the loaders are made, got "
+                f"HoldOutDataModule: expected the same {self._length} training samples whenever the loaders are made, got "
                 f"{length} now; make the data set in setup, the same every time"
             )
-        indices = [index for index in pool if (index in self._held_out) == held_out]
-        if not indices:
-            raise MisconfigurationException(
-                f"HoldOutReferences: expected samples in both parts, got {len(self._held_out)} held out of {len(pool)}; use "
-                "more data or another fraction"
-            )
-        return loader_of_part(loader, indices, generator=loader.generator or getattr(loader.sampler, "generator", None))
-
-
-class _Loaders(LightningDataModule):
-    """A data module of loaders that are there."""
-
-    def __init__(self, train_dataloader: Any, val_dataloaders: Any) -> None:
-        super().__init__()
-        self.train_dataloader = partial(itself, train_dataloader)  # type: ignore[method-assign]
-        if val_dataloaders is not None:
-            self.val_dataloader = partial(itself, val_dataloaders)  # type: ignore[method-assign]
-
-
-def itself(loaders: Any) -> Any:
-    """Return loaders that are there, for data modules whose loader methods are set from outside."""
-    return loaders

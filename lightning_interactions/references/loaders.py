@@ -15,11 +15,13 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torch.utils.data.distributed import DistributedSampler
 
-from lightning_interactions.evidence import fingerprints
+from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.probes import Unpack, sampled_indices
+from lightning_interactions.measuring.probes import sampled_indices
+from lightning_interactions.records import Rows, fingerprints
 
 __all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
 
@@ -51,6 +53,9 @@ def sampler_pool(loader: Any) -> list[int] | None:
         return list(range(len(loader.dataset)))  # type: ignore[arg-type]
     if isinstance(sampler, WeightedRandomSampler):
         return sampler.weights.nonzero()[:, 0].tolist()
+    if isinstance(sampler, DistributedSampler):
+        # One around a sampler of the user's own gives each process a part that the others do not know.
+        return list(range(len(loader.dataset))) if sampler.dataset is loader.dataset else None  # type: ignore[arg-type]
     with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader.batch_sampler):
         return sampled_indices(loader, float("inf"))
 
@@ -118,7 +123,7 @@ def loader_of_part(
 
 def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torch.Generator | None) -> _SizedSampler:
     sampler = loader.sampler
-    if isinstance(sampler, SequentialSampler):
+    if isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle):
         return SequentialSampler(part)
     if isinstance(sampler, WeightedRandomSampler):
         weights = sampler.weights[list(part.indices)]
@@ -134,24 +139,25 @@ def _in_proportion(num_samples: int, part: int, whole: int) -> int:
     return max(1, round(num_samples * part / whole))
 
 
-def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], unpack: Unpack) -> None:
+def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -> None:
     """Load some samples twice, and refuse data that is augmented at random.
 
     Args:
         loader: The loader; its dataset's generators stay as they are.
         pool: Dataset indices to choose from.
-        unpack: Finds inputs and targets in a batch.
+        task: Finds inputs and targets in a batch.
 
     Raises:
         MisconfigurationException: If an input is not the same both times.
     """
     some = pool[:: max(1, len(pool) // REPEATED)]
     with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader):
-        first, second = (fingerprints(unpack(loader.collate_fn([loader.dataset[i] for i in some]))[0]) for _ in range(2))
+        batches = [loader.collate_fn([loader.dataset[index] for index in some]) for _ in range(2)]
+    first, second = (fingerprints(Rows.of(task.unpack(batch)[0])) for batch in batches)
     different = sum(one != other for one, other in zip(first, second, strict=True))
     if different:
         raise MisconfigurationException(
-            f"fit_reference_models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
+            f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
             f"which, but {different} of {len(some)} came out differently the second time; take random augmentation out of the "
-            "dataset (into training_step), or hold data out with HoldOutReferences instead of folds"
+            "dataset (into training_step), or hold data out with HoldOutDataModule instead of folds"
         )

@@ -1,7 +1,6 @@
-"""Trained reference models on disk, each under a key of everything that decides its weights."""
+"""A file of finished reference models, from which a fit that was ended goes on."""
 
 import copy
-import hashlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -10,101 +9,103 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.references.keys import describe
 
-__all__ = ["ReferenceCache"]
+__all__ = ["SavedModels"]
 
 FORMAT_VERSION = 1
 
 
-class ReferenceCache:
-    """Keeps each finished reference model in a file of its own.
+class SavedModels:
+    """Keeps every finished reference model of a fit in one file, which is rewritten whole or not at all.
 
     Args:
-        folder: Where the files are; made if there is none.
-        settings: Describes data and settings that all the models share; part of every key.
+        path: The file; it need not be there yet.
+        settings: What decides on the models, in primitives, by the name under which the user knows it.
+
+    Raises:
+        MisconfigurationException: If the file cannot be used, or was written with other settings.
     """
 
-    def __init__(self, folder: str | Path, settings: str) -> None:
-        self.folder = Path(folder)
-        self.settings = settings
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.settings = dict(settings)
+        self._finished: dict[int, dict[str, Any]] = self._read() if self.path.exists() else {}
 
-    def key(self, *own: str) -> str:
-        """Make a model's key from what describes it, the shared settings included: a SHA-256 digest."""
-        return hashlib.sha256("\0".join((str(FORMAT_VERSION), self.settings, *own)).encode()).hexdigest()
+    def __len__(self) -> int:
+        return len(self._finished)
 
-    def path(self, key: str) -> Path:
-        """Return the file of a key."""
-        return self.folder / f"reference-{key[:32]}.pt"
-
-    def load(self, key: str, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
-        """Read a trained model and the fingerprints of what it has seen.
+    def take(self, seed: int, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
+        """Return the finished model of a seed and the fingerprints of what it has seen; ``None`` if there is none.
 
         Args:
-            key: The model's key.
+            seed: The seed of the model's plan.
             fresh: A freshly initialised module of its architecture; it stays as it is.
 
-        Returns:
-            ``None`` where there is no file, or, with a warning that says why, one that cannot be used.
+        Raises:
+            MisconfigurationException: If the weights do not fit the module.
         """
-        path = self.path(key)
-        if not path.exists():
+        saved = self._finished.get(seed)
+        if saved is None:
             return None
         try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or state.get("key") != key:
-                raise ValueError("it holds no reference model of this data, model and settings")
-            weights, seen = state.get("state_dict"), state.get("seen")
-            if not isinstance(weights, dict) or not isinstance(seen, list) or state.get("digest") != _digest(weights, seen):
-                raise ValueError("its content is damaged")
             with preserve_random_state(torch.device("cpu"), seed=0):
-                return _with_weights(fresh, weights), frozenset(seen)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            warnings.warn(
-                f"fit_reference_models: the cache file {path} is refused and its model trained again: {reason}", stacklevel=4
-            )
-            return None
+                return _with_weights(fresh, saved["weights"]), frozenset(saved["seen"])
+        except RuntimeError as error:
+            raise self._refusal(f"its weights do not fit {type(fresh).__name__}: {error}") from error
 
-    def save(self, key: str, model: LightningModule, seen: frozenset[str]) -> tuple[LightningModule, frozenset[str]]:
-        """Write a trained model and the fingerprints of what it has seen, whole or not at all, and return both.
+    def add(self, seed: int, model: LightningModule, seen: frozenset[str]) -> None:
+        """Keep a finished model; a file that cannot be written costs a warning, not the model."""
+        self._finished[seed] = {"weights": dict(model.state_dict()), "seen": sorted(seen)}
+        self._write()
 
-        A file that cannot be written costs a warning, not the model.
-        """
-        path = self.path(key)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-        weights, prints = dict(model.state_dict()), sorted(seen)
-        state = {"key": key, "state_dict": weights, "seen": prints, "digest": _digest(weights, prints)}
+    @rank_zero_only
+    def _write(self) -> None:
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.unfinished")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
-                torch.save(state, file)
+                torch.save({"version": FORMAT_VERSION, "settings": self.settings, "models": self._finished}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            unfinished.replace(self.path)
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk.
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            warnings.warn(f"fit_reference_models: the cache file {path} cannot be written: {reason}", stacklevel=4)
+            warnings.warn(f"reference models: {self.path} cannot be written, training goes on: {reason}", stacklevel=2)
         finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-        return model, seen
 
+    def _read(self) -> dict[int, dict[str, Any]]:
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # Whatever unpickling makes of such bytes.
+            raise self._refusal("it is damaged, or no file of finished reference models") from error
+        if not isinstance(state, dict) or not {"version", "settings", "models"} <= state.keys():
+            raise self._refusal("it is no file of finished reference models")
+        if state["version"] != FORMAT_VERSION:
+            raise self._refusal(f"expected version {FORMAT_VERSION} of its format, got {state['version']}")
+        for name, value in self.settings.items():
+            made_with = state["settings"].get(name)
+            if made_with != value:
+                raise self._refusal(f"it was made with {name}={made_with}, and {name}={value} is asked for now")
+        models: dict[int, dict[str, Any]] = state["models"]
+        return models
 
-def _digest(weights: Mapping[str, Any], seen: list[str]) -> str:
-    # torch.load does not notice flipped bits.
-    parts = [f"{name} {describe(value)}" for name, value in weights.items() if isinstance(value, Tensor)]
-    return hashlib.sha256("\n".join([*parts, *seen]).encode()).hexdigest()
+    def _refusal(self, reason: str) -> MisconfigurationException:
+        return MisconfigurationException(
+            f"reference models: cannot go on from resume_from={self.path}: {reason}; delete the file, or name another one"
+        )
 
 
 def _with_weights(fresh: LightningModule, weights: dict[str, Any]) -> LightningModule:
     model = copy.deepcopy(fresh)
     if model.state_dict().keys() != weights.keys():
-        # Layers may be made late; if these hooks want a Trainer, the weights do not fit and the model is trained again.
+        # Layers may be made late; if these hooks want a Trainer, the weights do not fit.
         with suppress(Exception):
             model.configure_model()
             model.setup("fit")

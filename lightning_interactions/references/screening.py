@@ -1,41 +1,50 @@
-"""Finding labels that models which have not seen them contradict."""
+"""Finding labels that models which have not seen them dispute."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from lightning_interactions.game.margin import label_margin
-from lightning_interactions.references.folds import make_plans
-from lightning_interactions.references.trainer import Fitter
+from torch import Tensor, nn
 
-__all__ = ["screened"]
+from lightning_interactions.game.tasks import Classification
+from lightning_interactions.references.folds import Plan
+from lightning_interactions.references.trainer import ReferenceTrainer
 
-LEAST_MARGIN = -1.0
-"""Mean margin under which a label is contradicted: some other class is more likely by odds of e to 1."""
+__all__ = ["SCREENING_MODELS", "SEED_OFFSET", "undisputed"]
+
+SCREENING_MODELS = 3
+"""At most so many models for each fold find out which labels are disputed."""
 
 SEED_OFFSET = 1_000_003
-"""Keeps these models' seeds apart from those of the models that judge."""
+"""Keeps these models' seeds apart from those of the raters."""
+
+LEAST_MARGIN = -1.0
+"""Mean margin under which a label is disputed: some other class is more likely by odds of e to 1."""
 
 
-def screened(fitter: Fitter, pool: Sequence[int], num_models: int, folds: int, early_stopping: bool, seed: int) -> list[int]:
-    """Return the samples whose labels are not contradicted.
+def undisputed(trainer: ReferenceTrainer, task: Classification, pool: Sequence[int], plans: Sequence[Plan]) -> list[int]:
+    """Return the samples whose labels are not disputed by models that have not seen them.
 
-    Models that have learned nothing are not sure enough to contradict a label.
+    Models that have learned nothing are not sure enough to dispute a label.
 
     Args:
-        fitter: Trains the models.
+        trainer: Trains the models.
+        task: Has the margin of a label.
         pool: Dataset indices of all the data.
-        num_models: How many models score each sample, none of which was trained on it.
-        folds: Number of parts.
-        early_stopping: Whether the models are stopped early.
-        seed: Seed of the models that judge.
+        plans: Plans of the models that score the samples; as many for each sample.
 
     Source:
         Northcutt et al. 2021, Confident learning. The threshold on the mean margin is our own.
     """
-    plans = make_plans(list(pool), num_models, folds, early_stopping, seed + SEED_OFFSET, fitter.loss)
-    models, _ = fitter.fit(plans)
-    total = dict.fromkeys(pool, 0.0)
+
+    def margin(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        outputs = task.forward(model, inputs)
+        narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
+        return task.margin(outputs.float() if narrow else outputs, targets)
+
+    models, _ = trainer.fit(plans)
+    margins: dict[int, list[float]] = {index: [] for index in pool}
     for model, plan in zip(models, plans, strict=True):
-        unseen = sorted(total.keys() - set(plan.training or ()) - set(plan.stopping))
-        for index, margin in zip(unseen, fitter.scores(model, unseen, label_margin).tolist(), strict=True):
-            total[index] += margin / num_models
-    return [index for index, margin in total.items() if not margin < LEAST_MARGIN]
+        unseen = sorted(margins.keys() - set(plan.training or ()) - set(plan.stopping))
+        for index, own in zip(unseen, trainer.scores(model, unseen, margin).tolist(), strict=True):
+            margins[index].append(own)
+    return [index for index, own in margins.items() if not sum(own) / len(own) < LEAST_MARGIN]

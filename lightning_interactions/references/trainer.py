@@ -1,4 +1,4 @@
-"""Fitting one reference model after the other."""
+"""Training one reference model after the other, without a trace in the run that is to be monitored."""
 
 import copy
 import logging
@@ -7,155 +7,143 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
 
-from lightning_interactions.game.evaluation import Forward
-from lightning_interactions.game.losses import Loss
-from lightning_interactions.game.scores import Score
+from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.probes import Unpack
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.fresh_copies import fresh_copy
-from lightning_interactions.references.hold_out import DataPart, itself
-from lightning_interactions.references.keys import describe, describe_module
+from lightning_interactions.references.hold_out import GivenLoaders
 from lightning_interactions.references.loaders import loader_of_part
-from lightning_interactions.references.saved_models import ReferenceCache
+from lightning_interactions.references.saved_models import SavedModels
+from lightning_interactions.references.settings import ReferenceTraining
 from lightning_interactions.references.watching import KeepBestWeights, ScoreInputs, SeenInputs
 
-__all__ = ["Fitter", "accelerator"]
+__all__ = ["ReferenceTrainer", "accelerator"]
 
 
 @dataclass(frozen=True)
-class Fitter:
-    """Trains fresh copies of a model, each by its plan.
+class ReferenceTrainer:
+    """Trains freshly initialised copies of a model, each by its plan.
 
     Attributes:
         model: The model whose training will be monitored.
-        factory: Makes a freshly initialised module, if the user has one.
-        data: The user's data: a loader or a data module.
-        loader: The loader of all of it.
-        val_dataloaders: Data for the module's validation step.
-        settings: Arguments of the Trainer.
-        callbacks: The user's callbacks.
-        unpack: Finds ``(inputs, targets)`` in a batch.
-        forward: Gets outputs from the module and inputs.
-        score: The score of outputs.
-        loss: The loss of scores, for early stopping.
-        patience: Epochs without a smaller loss before a training stops.
+        task: Finds inputs and targets in a batch, and has the loss for early stopping.
+        loader: The loader of all the data.
+        datamodule: The data module whose hooks move batches, if there is one.
+        training: How each model is trained.
+        arguments: Arguments of the Trainers.
         repeatable: Whether every sample must be the same whenever it is loaded.
-        cache: Where finished models are kept, if anywhere.
+        saved: Where finished models are kept, if anywhere.
     """
 
     model: LightningModule
-    factory: Callable[[], LightningModule] | None
-    data: Any
+    task: Task
     loader: Any
-    val_dataloaders: Any
-    settings: dict[str, Any]
-    callbacks: list[Any]
-    unpack: Unpack
-    forward: Forward
-    score: Score
-    loss: Loss | None
-    patience: int
+    datamodule: LightningDataModule | None
+    training: ReferenceTraining
+    arguments: dict[str, Any]
     repeatable: bool
-    cache: ReferenceCache | None
+    saved: SavedModels | None
 
     def fit(self, plans: Sequence[Plan]) -> tuple[list[LightningModule], list[frozenset[str]]]:
-        """Train one model by each plan, or take it from the cache.
+        """Train one model by each plan, or take it from where finished models are kept.
 
         Returns:
             The models, and fingerprints of all inputs that each was trained or stopped on.
+
+        Raises:
+            MisconfigurationException: If the factory gives a module twice, or a parameter cannot be re-initialised.
         """
         models: list[LightningModule] = []
         seen_by_each: list[frozenset[str]] = []
         for plan in plans:
             with self._undisturbed(plan.seed):
-                fresh = fresh_copy(self.model, self.factory)
+                fresh = fresh_copy(self.model, self.training.factory)
                 if any(fresh is other for other in (self.model, *models)):
                     raise MisconfigurationException(
-                        "fit_reference_models: expected a new module from every call of factory, got the same one again; make "
-                        "it in the factory: lambda: YourModule(...)"
+                        "reference models: expected a new module from every call of factory, got the same one again; make it "
+                        "in the factory: lambda: YourModule(...)"
                     )
-                if self.cache is None:
-                    reference, seen = self._train(fresh, plan)
-                else:
-                    key = self.cache.key(describe_module(fresh), describe([plan.seed, plan.training, plan.stopping]))
-                    reference, seen = self.cache.load(key, fresh) or self.cache.save(key, *self._train(fresh, plan))
-            models.append(reference)
+                model, seen = self._saved(plan, fresh) or self._trained(plan, fresh)
+            models.append(model)
             seen_by_each.append(seen)
         return models, seen_by_each
 
-    def scores(self, model: LightningModule, indices: Sequence[int], score: Score) -> Tensor:
+    def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
-        watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.unpack, self.forward, score)
+        watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.task, score)
         with self._undisturbed(seed=0):
-            trainer = Trainer(**{**self.settings, "min_epochs": None, "min_steps": None}, callbacks=[watcher])
-            _fit(trainer, model, self.data, self.loader, None)
+            # The watcher stops the Trainer before the first step, unless a least number of steps is asked for.
+            trainer = Trainer(**{**self.arguments, "callbacks": [watcher], "min_epochs": None, "min_steps": None})
+            self._run(trainer, model, self.loader, None)
         model.cpu()
         return watcher.scores
 
-    def _train(self, fresh: LightningModule, plan: Plan) -> tuple[LightningModule, frozenset[str]]:
+    def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
+        return None if self.saved is None else self.saved.take(plan.seed, fresh)
+
+    def _trained(self, plan: Plan, model: LightningModule) -> tuple[LightningModule, frozenset[str]]:
         most = len(plan.training) if self.repeatable and plan.training is not None else math.inf
-        watchers: list[Any] = [SeenInputs(self.unpack, most)]
-        if plan.stopping and self.loss is not None:
-            kept = loader_of_part(self.loader, plan.stopping, in_order=True)
-            watchers.append(KeepBestWeights(kept, self.unpack, self.forward, self.score, self.loss, self.patience))
-        trainer = Trainer(**self.settings, callbacks=[*copy.deepcopy(self.callbacks), *watchers])
-        part = self.loader if plan.training is None else loader_of_part(self.loader, plan.training)
-        _fit(trainer, fresh, self.data, part, self.val_dataloaders)
-        return _finish(fresh, watchers)
+        sees, keeps = SeenInputs(self.task, most), self._keeps_best(plan)
+        watchers: list[Callback] = [sees] if keeps is None else [sees, keeps]
+        own = self.arguments.get("callbacks") or []
+        own = copy.deepcopy(own if isinstance(own, list) else [own])
+        trainer = Trainer(**{**self.arguments, "callbacks": [*own, *watchers]})
+        loader = self.loader if plan.training is None else loader_of_part(self.loader, plan.training)
+        self._run(trainer, model, loader, self.training.val_dataloaders)
+        model.cpu()
+        seen = frozenset(sees.fingerprints)
+        if keeps is not None:
+            seen |= keeps.fingerprints
+            if keeps.best_weights is None:
+                warnings.warn(
+                    "reference models: the loss of a reference model was never finite, so its last weights are kept; lower the "
+                    "learning rate, or look at the data",
+                    stacklevel=4,
+                )
+            else:
+                model.load_state_dict(keeps.best_weights)
+        if self.saved is not None:
+            self.saved.add(plan.seed, model, seen)
+        return model, seen
+
+    def _keeps_best(self, plan: Plan) -> KeepBestWeights | None:
+        if not plan.stopping or self.training.patience is None:
+            return None
+        return KeepBestWeights(loader_of_part(self.loader, plan.stopping, in_order=True), self.task, self.training.patience)
+
+    def _run(self, trainer: Trainer, model: LightningModule, loader: Any, val_dataloaders: Any) -> None:
+        """Train on a loader, and move its batches as the data module does, if there is one."""
+        if self.datamodule is None:
+            trainer.fit(model, loader, val_dataloaders)
+            return
+        attached = self.datamodule.trainer
+        try:
+            trainer.fit(model, datamodule=GivenLoaders(loader, val_dataloaders, inner=self.datamodule))
+        finally:
+            self.datamodule.trainer = attached
 
     @contextmanager
     def _undisturbed(self, seed: int) -> Iterator[None]:
+        """Run the body with random states of its own, and without Lightning's notes."""
         with (
             preserve_random_state(accelerator(), seed),
-            preserve_generators(self.loader, self.val_dataloaders),
-            _quiet_trainer(),
+            preserve_generators(self.loader, self.training.val_dataloaders),
+            torch.enable_grad(),
+            _quiet(),
         ):
             yield
 
 
-def _fit(trainer: Trainer, fresh: LightningModule, data: Any, loader: Any, val_dataloaders: Any) -> None:
-    """Train on a loader, and move its batches as its data module does, if there is one."""
-    if not isinstance(data, LightningDataModule):
-        trainer.fit(fresh, loader, val_dataloaders)
-        return
-    attached, part = data.trainer, DataPart(data)
-    part.train_dataloader = partial(itself, loader)  # type: ignore[method-assign]
-    if val_dataloaders is not None:
-        part.val_dataloader = partial(itself, val_dataloaders)  # type: ignore[method-assign]
-    try:
-        trainer.fit(fresh, datamodule=part)
-    finally:
-        data.trainer = attached
-
-
-def _finish(fresh: LightningModule, watchers: Sequence[Any]) -> tuple[LightningModule, frozenset[str]]:
-    """Put the best weights in, and collect what the model has seen."""
-    fresh = fresh.cpu()
-    for watcher in watchers:
-        if isinstance(watcher, KeepBestWeights):
-            if watcher.best_weights is None:
-                warnings.warn(
-                    "fit_reference_models: the loss of a reference model was never finite, so its last weights are kept; lower "
-                    "the learning rate, or look at the data",
-                    stacklevel=4,
-                )
-            else:
-                fresh.load_state_dict(watcher.best_weights)
-    return fresh, frozenset[str]().union(*(watcher.fingerprints for watcher in watchers))
-
-
 @contextmanager
-def _quiet_trainer() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
 
     All but one: that there is a validation step and no validation loader is as it should be.

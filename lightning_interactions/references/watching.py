@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions.callbacks.probe_drawing import to_device
-from lightning_interactions.evidence import fingerprints
-from lightning_interactions.game.evaluation import Forward
-from lightning_interactions.game.losses import Loss, losses_of_inputs
-from lightning_interactions.game.scores import Score
+from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
-from lightning_interactions.measuring.isolation import in_precision_of, leave_no_trace
-from lightning_interactions.measuring.probes import Unpack
+from lightning_interactions.measuring.isolation import leave_no_trace
+from lightning_interactions.records import Probes, Rows, fingerprints
+from lightning_interactions.references.internals import to_device
 
 __all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
+
+Scorer = Callable[[nn.Module, Any, Any], Tensor]
+"""Scores a model on inputs and targets, ``[inputs]``."""
 
 
 class SeenInputs(Callback):
     """Collects the fingerprints of all inputs that a run trains on.
 
     Args:
-        unpack: Finds inputs and targets in a batch.
+        task: Finds inputs and targets in a batch.
         most: Refuse more different inputs than this: the number of samples, where each must be the same whenever it is
             loaded. Infinity for any number.
 
@@ -35,20 +35,20 @@ class SeenInputs(Callback):
         fingerprints: Fingerprints of the inputs so far.
     """
 
-    def __init__(self, unpack: Unpack, most: float = math.inf) -> None:
-        self.unpack = unpack
+    def __init__(self, task: Task, most: float = math.inf) -> None:
+        self.task = task
         self.most = most
         self.fingerprints: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the inputs down."""
-        inputs, _ = self.unpack(batch)
-        self.fingerprints.update(fingerprints(inputs))
+        inputs, _ = self.task.unpack(batch)
+        self.fingerprints.update(fingerprints(Rows.of(inputs)))
         if len(self.fingerprints) > self.most:
             raise MisconfigurationException(
-                f"fit_reference_models: folds need inputs that are the same whenever they are loaded, to know which model has "
-                f"seen which, but {self.most} samples gave {len(self.fingerprints)} different inputs or more; move random "
-                "augmentation into training_step, or hold data out with HoldOutReferences instead of folds"
+                f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
+                f"which, but {self.most} samples gave {len(self.fingerprints)} different inputs or more; move random "
+                "augmentation into training_step, or hold data out with HoldOutDataModule instead of folds"
             )
 
 
@@ -59,10 +59,7 @@ class KeepBestWeights(Callback):
 
     Args:
         loader: Loads the inputs that are kept from the training, in order.
-        unpack: Finds inputs and targets in a batch.
-        forward: Gets the model's outputs.
-        score: Scores them.
-        loss: The loss of each input, a function of scores and targets.
+        task: Runs the model and has the loss.
         patience: Epochs without a smaller loss before the training stops.
 
     Attributes:
@@ -72,14 +69,9 @@ class KeepBestWeights(Callback):
         fingerprints: Fingerprints of the inputs kept from the training.
     """
 
-    def __init__(
-        self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score, loss: Loss, patience: int
-    ) -> None:
+    def __init__(self, loader: DataLoader[Any], task: Task, patience: int) -> None:
         self.loader = loader
-        self.unpack = unpack
-        self.forward = forward
-        self.score = score
-        self.loss = loss
+        self.task = task
         self.patience = patience
         self.best_loss = math.inf
         self.best_weights: dict[str, Any] | None = None
@@ -94,8 +86,8 @@ class KeepBestWeights(Callback):
             raise
         except Exception as error:
             raise MisconfigurationException(
-                f"fit_reference_models: the loss that decides when to stop cannot be computed: {error!r}; pass the unpack, "
-                "forward, score and loss that the monitor gets, or early_stopping=False"
+                f"reference models: the loss that decides when to stop cannot be computed: {error!r}; pass the task that the "
+                "monitor gets, or training=ReferenceTraining(patience=None)"
             ) from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,9 +104,14 @@ class KeepBestWeights(Callback):
             trainer.should_stop = True
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        note = (lambda inputs: self.fingerprints.update(fingerprints(inputs))) if not self.fingerprints else None
-        scores, targets = _scores_of(trainer, pl_module, self.loader, self.unpack, self.forward, self.score, note)
-        return losses_of_inputs(self.loss, scores, targets).mean().item()
+        note = None if self.fingerprints else self._note
+        batches = _scored(trainer, pl_module, self.loader, self.task, self.task.scores, note)
+        # Targets of one shape are one group, and the task's loss sees all of a group at once.
+        losses = [self.task.losses(group.inputs.tree, group.targets) for group in Probes.of(*batches).groups]
+        return torch.cat(losses).mean().item()
+
+    def _note(self, inputs: Any) -> None:
+        self.fingerprints.update(fingerprints(Rows.of(inputs)))
 
 
 class ScoreInputs(Callback):
@@ -122,48 +119,46 @@ class ScoreInputs(Callback):
 
     Args:
         loader: Loads the inputs, in order.
-        unpack: Finds inputs and targets in a batch.
-        forward: Gets the model's outputs.
-        score: Scores them.
+        task: Finds inputs and targets in a batch.
+        score: Scores the model on them.
 
     Attributes:
         scores: ``[inputs]``, float64 on the CPU; empty before.
     """
 
-    def __init__(self, loader: DataLoader[Any], unpack: Unpack, forward: Forward, score: Score) -> None:
+    def __init__(self, loader: DataLoader[Any], task: Task, score: Scorer) -> None:
         self.loader = loader
-        self.unpack = unpack
-        self.forward = forward
+        self.task = task
         self.score = score
         self.scores = torch.empty(0, dtype=torch.float64)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
         trainer.should_stop = True
-        self.scores, _ = _scores_of(trainer, pl_module, self.loader, self.unpack, self.forward, self.score)
+        self.scores = torch.cat([scores for scores, _ in _scored(trainer, pl_module, self.loader, self.task, self.score)])
 
 
-def _scores_of(
+def _scored(
     trainer: Trainer,
     model: LightningModule,
     loader: DataLoader[Any],
-    unpack: Unpack,
-    forward: Forward,
-    score: Score,
-    note_inputs: Callable[[Tensor], object] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Score all inputs of a loader, and leave model and generators as they were; scores in float64 and targets, on the CPU."""
-    forward = in_precision_of(trainer, forward)
-    scores, all_targets = [], []
+    task: Task,
+    score: Scorer,
+    note_inputs: Callable[[Any], object] | None = None,
+) -> list[tuple[Tensor, Any]]:
+    """Score all batches of a loader in the Trainer's precision, and leave model and generators as they were.
+
+    Returns:
+        Scores in float64 and targets of each batch, on the CPU.
+    """
+    batches = []
     # Random transforms give the same inputs at every look.
     with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
         for batch in loader:
-            inputs, targets = unpack(to_device(trainer, batch))
+            inputs, targets = task.unpack(to_device(trainer, batch))
             if note_inputs is not None:
                 note_inputs(inputs)
-            outputs = forward(model, inputs)
-            if isinstance(outputs, Tensor) and outputs.is_floating_point():
-                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            scores.append(score(outputs, targets).double().cpu())
-            all_targets.append(targets.cpu())
-    return torch.cat(scores), torch.cat(all_targets)
+            with trainer.precision_plugin.forward_context():
+                scores = score(model, inputs, targets)
+            batches.append((scores.double().cpu(), Rows.of(targets).to("cpu").tree))
+    return batches

@@ -12,13 +12,13 @@ NUM_PLAYERS = 4
 
 
 def random_interactions(seed: int, num_inputs: int = 5) -> Interactions:
-    effects = torch.randn(2, num_inputs, 2**NUM_PLAYERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    effects = torch.randn(num_inputs, 2, 2**NUM_PLAYERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     effects[:, :, 0] = 0
-    return Interactions(effects[0], effects[1], torch.zeros(num_inputs, dtype=torch.float64))
+    return with_effects(effects)
 
 
 def with_effects(effects: Tensor) -> Interactions:
-    return Interactions(effects[:, 0], effects[:, 1], torch.zeros(len(effects)))
+    return Interactions(effects, effects.new_zeros(len(effects)))
 
 
 def overlap(means: list[list[float]], others: list[list[float]], order: int) -> float:
@@ -26,7 +26,7 @@ def overlap(means: list[list[float]], others: list[list[float]], order: int) -> 
     smaller = larger = 0.0
     for kind in range(2):
         for s in range(2**NUM_PLAYERS):
-            if bin(s).count("1") == order:
+            if s.bit_count() == order:
                 a, b = means[kind][s], others[kind][s]
                 smaller += min(abs(a), abs(b)) if a * b > 0 else 0.0
                 larger += max(abs(a), abs(b)) if a * b > 0 else abs(a) + abs(b)
@@ -78,7 +78,7 @@ def test_chance_compares_every_set_with_the_others_of_its_order() -> None:
     means, others = (part.effects.mean(dim=0).tolist() for part in (first, second))
     expected = []
     for order in range(NUM_PLAYERS + 1):
-        own = [s for s in range(2**NUM_PLAYERS) if bin(s).count("1") == order]
+        own = [s for s in range(2**NUM_PLAYERS) if s.bit_count() == order]
         total = 0.0
         for shift in range(1, 16):
             shifted = [list(row) for row in others]
@@ -100,7 +100,7 @@ def test_effects_that_agree_by_chance_alone_agree_at_the_chance_level() -> None:
 
 
 def test_one_player_has_no_other_set() -> None:
-    one = Interactions(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2), torch.zeros(1))
+    one = with_effects(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))
     assert agreement_by_order(one, one).tolist() == [0, 1]
     assert agreement_by_chance(one, one).tolist() == pytest.approx([0, 1])
 

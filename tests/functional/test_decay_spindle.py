@@ -41,7 +41,7 @@ def strength_of_noise(effects: Float[Tensor, "inputs coalitions"]) -> Float[Tens
     """Positive and negative strength by order of AND effects, mean over inputs."""
     effects = effects.clone()
     effects[:, 0] = 0
-    interactions = Interactions(effects, torch.zeros_like(effects), effects[:, 0])
+    interactions = Interactions(torch.stack([effects, torch.zeros_like(effects)], dim=1), effects[:, 0])
     weights = torch.ones_like(interactions.effects)
     return strength_by_order(interactions, weights.bool(), weights).generalizable.sum(dim=1).mean(dim=0)
 

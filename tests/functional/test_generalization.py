@@ -25,7 +25,7 @@ def generator() -> torch.Generator:
 def hand_made(*rows: tuple[list[float], list[float]]) -> Interactions:
     """Give each input its AND and its OR effects."""
     effects = torch.tensor(rows, dtype=torch.float64)
-    return Interactions(effects[:, 0], effects[:, 1], torch.zeros(len(rows), dtype=torch.float64))
+    return Interactions(effects, torch.zeros(len(rows), dtype=torch.float64))
 
 
 def one_input(**effects: float) -> Interactions:
@@ -43,12 +43,12 @@ def weight_of_and_12(monitored: Interactions, others: list[Interactions], **opti
 
 def random_models(num_inputs: int, count: int, generator: torch.Generator) -> list[Interactions]:
     """Effects of similar random models: common effects plus each model's own."""
-    common = torch.randn(2, num_inputs, 16, generator=generator, dtype=torch.float64)
+    common = torch.randn(num_inputs, 2, 16, generator=generator, dtype=torch.float64)
     models = []
     for _ in range(count):
         effects = common + torch.randn(common.shape, generator=generator, dtype=torch.float64)
         effects[:, :, 0] = 0
-        models.append(Interactions(effects[0], effects[1], torch.zeros(num_inputs, dtype=torch.float64)))
+        models.append(Interactions(effects, torch.zeros(num_inputs, dtype=torch.float64)))
     return models
 
 
@@ -115,8 +115,8 @@ def test_each_other_model_has_its_own_maximum() -> None:
 
 
 def test_no_effect_gets_no_votes() -> None:
-    verdict = shared_interactions(one_input(and_1=1.0), [one_input(and_12=1.0), one_input()])
-    assert not verdict.weights.any()
+    judged = shared_interactions(one_input(and_1=1.0), [one_input(and_12=1.0), one_input()])
+    assert not judged.weights.any()
 
 
 def test_a_model_shares_its_salient_interactions_with_itself(generator: torch.Generator) -> None:
@@ -170,12 +170,12 @@ def test_chance_weights_equal_a_direct_loop_over_other_inputs(
 
 def test_chance_never_looks_at_the_same_input() -> None:
     # Input i has an effect on set i + 1 alone, so only its own row could vote for it; 40 inputs are more than pairings.
-    effects = torch.zeros(40, 64)
-    effects[torch.arange(40), torch.arange(40) + 1] = 1.0
-    interactions = Interactions(effects, torch.zeros(40, 64), torch.zeros(40))
-    verdict = shared_interactions(interactions, [interactions])
-    assert torch.equal(verdict.weights[:, 0], effects)
-    assert not verdict.chance_weights.any()
+    effects = torch.zeros(40, 2, 64)
+    effects[torch.arange(40), 0, torch.arange(40) + 1] = 1.0
+    interactions = Interactions(effects, torch.zeros(40))
+    judged = shared_interactions(interactions, [interactions])
+    assert torch.equal(judged.weights, effects)
+    assert not judged.chance_weights.any()
 
 
 def test_chance_of_many_inputs_is_a_mean_over_31_pairings(generator: torch.Generator) -> None:
@@ -187,15 +187,15 @@ def test_chance_of_many_inputs_is_a_mean_over_31_pairings(generator: torch.Gener
 
 def test_chance_equals_the_weights_where_all_inputs_are_alike() -> None:
     rows = [([0, 1.0, -2.0, 0.0], [0, 0, 0, 3.0])] * 4
-    verdict = shared_interactions(hand_made(*rows), [hand_made(*rows)])
-    torch.testing.assert_close(verdict.chance_weights, verdict.weights)
+    judged = shared_interactions(hand_made(*rows), [hand_made(*rows)])
+    torch.testing.assert_close(judged.chance_weights, judged.weights)
 
 
 def test_chance_of_a_single_input_is_nan() -> None:
     model = one_input(and_12=1.0)
-    verdict = shared_interactions(model, [model])
-    assert verdict.chance_weights.isnan().all()
-    assert verdict.weights[0, 0, 3] == 1
+    judged = shared_interactions(model, [model])
+    assert judged.chance_weights.isnan().all()
+    assert judged.weights[0, 0, 3] == 1
 
 
 # Inputs of NaN
@@ -297,37 +297,37 @@ def test_cross_entropy_of_extreme_scores_is_finite(score: float) -> None:
 def like(interactions: Interactions, scale: float, generator: torch.Generator) -> Interactions:
     """The same interactions with noise of some scale, so that most of them are shared."""
     effects = interactions.effects + scale * torch.randn(interactions.effects.shape, generator=generator, dtype=torch.float64)
-    return Interactions(effects[:, 0], effects[:, 1], interactions.offset)
+    return Interactions(effects, interactions.offset)
 
 
 @pytest.mark.parametrize("min_votes", [1, 2])
 def test_chance_weights_of_draws_equal_a_direct_loop(min_votes: int, generator: torch.Generator) -> None:
     monitored, *others = random_models(5, 4, generator)
     draws = [[like(monitored, 0.5, generator) for _ in range(3)] for _ in range(4)]
-    verdict = shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3, others_by_chance=draws)
+    judged = shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3, others_by_chance=draws)
     for i in range(5):
         votes = [direct_votes(monitored.effects[i], [m.effects[i] for m in draw], min_votes, 0.3) for draw in draws]
-        torch.testing.assert_close(verdict.chance_weights[i], torch.stack(votes).mean(dim=0), rtol=0, atol=1e-6)
-    assert torch.equal(verdict.weights, shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3).weights)
+        torch.testing.assert_close(judged.chance_weights[i], torch.stack(votes).mean(dim=0), rtol=0, atol=1e-6)
+    assert torch.equal(judged.weights, shared_interactions(monitored, others, min_votes=min_votes, threshold=0.3).weights)
 
 
 def test_the_larger_chance_level_counts(generator: torch.Generator) -> None:
     monitored, other = random_models(6, 2, generator)
     # With two classes the log-odds of the other class are the negative ones, and share nothing.
-    opposite = Interactions(-monitored.and_effects, -monitored.or_effects, -monitored.offset)
-    verdict = shared_interactions(monitored, [other], others_by_chance=[[opposite]])
-    assert torch.equal(verdict.chance_weights, shared_interactions(monitored, [other]).chance_weights)
-    assert verdict.chance_weights.sum() > 0
-    verdict = shared_interactions(monitored, [other], others_by_chance=[[monitored]])
-    assert torch.equal(verdict.chance_weights, shared_interactions(monitored, [monitored]).weights)
+    opposite = Interactions(-monitored.effects, -monitored.offset)
+    judged = shared_interactions(monitored, [other], others_by_chance=[[opposite]])
+    assert torch.equal(judged.chance_weights, shared_interactions(monitored, [other]).chance_weights)
+    assert judged.chance_weights.sum() > 0
+    judged = shared_interactions(monitored, [other], others_by_chance=[[monitored]])
+    assert torch.equal(judged.chance_weights, shared_interactions(monitored, [monitored]).weights)
 
 
 def test_a_draw_with_nan_is_left_out_for_that_input(generator: torch.Generator) -> None:
     monitored, other = random_models(4, 2, generator)
     draws = [[like(monitored, 0.5, generator)] for _ in range(2)]
-    broken = draws[0][0].and_effects.clone()
-    broken[2] = torch.nan
-    broken_draw = [Interactions(broken, draws[0][0].or_effects, draws[0][0].offset)]
+    broken = draws[0][0].effects.clone()
+    broken[2, 0] = torch.nan
+    broken_draw = [Interactions(broken, draws[0][0].offset)]
     chance = shared_interactions(monitored, [other], others_by_chance=[broken_draw, draws[1]]).chance_weights
     both = shared_interactions(monitored, [other], others_by_chance=draws).chance_weights
     alone = shared_interactions(monitored, [other], others_by_chance=draws[1:]).chance_weights

@@ -33,10 +33,10 @@ def generator() -> Generator:
 
 def random_interactions(num_players: int, num_inputs: int, generator: Generator) -> Interactions:
     """Draw all effects and offsets from a normal distribution."""
-    effects = torch.randn(2, num_inputs, 2**num_players, generator=generator, dtype=torch.float64)
+    effects = torch.randn(num_inputs, 2, 2**num_players, generator=generator, dtype=torch.float64)
     effects[:, :, 0] = 0
     offset = torch.randn(num_inputs, generator=generator, dtype=torch.float64)
-    return fold_single_players(Interactions(effects[0], effects[1], offset))
+    return fold_single_players(Interactions(effects, offset))
 
 
 def network_interactions(num_players: int, num_inputs: int, generator: Generator) -> Interactions:
@@ -47,7 +47,7 @@ def with_effects(table: Tensor) -> Interactions:
     """Take the rows of a table for the AND and the OR effects of one input."""
     effects = table.clone()
     effects[:, 0] = 0
-    return fold_single_players(Interactions(effects[:1], effects[1:], table[:1, 0]))
+    return fold_single_players(Interactions(effects[None], table[:1, 0]))
 
 
 def assert_same(actual: Interactions, expected: Interactions, tolerance: float) -> None:
@@ -95,7 +95,7 @@ def test_under_endless_noise_nothing_is_learned(generator: Generator) -> None:
 def test_learning_is_linear(table: Tensor, variance: float, factor: int) -> None:
     learned = noisy_learning_effects(with_effects(table), variance)
     scaled = noisy_learning_effects(with_effects(factor * table), variance)
-    assert_same(scaled, Interactions(factor * learned.and_effects, factor * learned.or_effects, factor * learned.offset), 1e-8)
+    assert_same(scaled, Interactions(factor * learned.effects, factor * learned.offset), 1e-8)
 
 
 @PROPERTY
@@ -114,8 +114,10 @@ def test_ands_and_ors_are_learned_alike(table: Tensor, variance: float) -> None:
     effects[:, coalition_orders(table.shape[1].bit_length() - 1) <= 1] = 0
     none = torch.zeros_like(effects)
     # The offset for which the complemented OR game has the same effect of the empty set.
-    as_ors = noisy_learning_effects(Interactions(none, effects, torch.zeros(1, dtype=torch.float64)), variance)
-    as_ands = noisy_learning_effects(Interactions(effects, none, -effects.sum(dim=1)), variance)
+    as_ors = noisy_learning_effects(
+        Interactions(torch.stack([none, effects], dim=1), torch.zeros(1, dtype=torch.float64)), variance
+    )
+    as_ands = noisy_learning_effects(Interactions(torch.stack([effects, none], dim=1), -effects.sum(dim=1)), variance)
     large = coalition_orders(table.shape[1].bit_length() - 1) >= 2
     torch.testing.assert_close(as_ors.or_effects[:, large], as_ands.and_effects[:, large], rtol=0, atol=1e-8)
     torch.testing.assert_close(as_ors.and_effects, as_ands.and_effects * ~large, rtol=0, atol=1e-8)
@@ -127,16 +129,13 @@ def test_inputs_are_learned_apart(generator: Generator) -> None:
     interactions = random_interactions(5, 4, generator)
     whole = noisy_learning_effects(interactions, 0.1)
     for row in range(4):
-        one = Interactions(*(getattr(interactions, field.name)[row : row + 1] for field in fields(Interactions)))
-        part = Interactions(*(getattr(whole, field.name)[row : row + 1] for field in fields(Interactions)))
-        assert_same(noisy_learning_effects(one, 0.1), part, 1e-12)
+        assert_same(noisy_learning_effects(interactions.select([row]), 0.1), whole.select([row]), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept_and_the_input_left_alone(dtype: torch.dtype, generator: Generator) -> None:
-    exact = random_interactions(5, 2, generator)
-    interactions = Interactions(*(getattr(exact, field.name).to(dtype) for field in fields(Interactions)))
-    before = interactions.effects
+    interactions = random_interactions(5, 2, generator).to(dtype)
+    before = interactions.effects.clone()
     learned = noisy_learning_effects(interactions, 0.1)
     assert {getattr(learned, field.name).dtype for field in fields(Interactions)} == {dtype}
     assert torch.equal(interactions.effects, before)
@@ -188,7 +187,9 @@ def test_effects_shrink_with_the_noise(table: Tensor, variances: tuple[float, fl
     none = torch.zeros_like(interactions.or_effects)
     weights = 2.0 ** coalition_orders(table.shape[1].bit_length() - 1)
     low, high = (
-        noisy_learning_effects(Interactions(interactions.and_effects, none, interactions.offset), variance)
+        noisy_learning_effects(
+            Interactions(torch.stack([interactions.and_effects, none], dim=1), interactions.offset), variance
+        )
         for variance in sorted(variances)
     )
     norms = [float((weights * effects.and_effects.square()).sum() + effects.offset.square().sum()) for effects in (low, high)]
@@ -232,7 +233,7 @@ def test_no_variance_on_a_fine_grid_is_better(generator: Generator) -> None:
 def test_the_fit_does_not_depend_on_the_unit(generator: Generator) -> None:
     final = network_interactions(5, 3, generator)
     real = strength(final) * torch.rand(3, 6, generator=generator, dtype=torch.float64)
-    scaled = Interactions(1e4 * final.and_effects, 1e4 * final.or_effects, 1e4 * final.offset)
+    scaled = Interactions(1e4 * final.effects, 1e4 * final.offset)
     fit, in_other_units = fit_second_phase(final, real), fit_second_phase(scaled, 1e4 * real)
     torch.testing.assert_close(in_other_units.variance, fit.variance, rtol=1e-5, atol=1e-12)
     torch.testing.assert_close(in_other_units.r_squared, fit.r_squared)
@@ -262,7 +263,7 @@ def test_another_number_of_orders_is_an_error(shape: tuple[int, ...], generator:
 
 def test_numbers_that_are_not_finite_are_an_error(generator: Generator) -> None:
     final = random_interactions(4, 2, generator)
-    broken = Interactions(final.and_effects, final.or_effects, final.offset * math.nan)
+    broken = Interactions(final.effects, final.offset * math.nan)
     for interactions, real in ((final, torch.full((1, 5), math.inf)), (broken, torch.ones(1, 5))):
         with pytest.raises(ValueError, match="expected finite interactions and strength"):
             fit_second_phase(interactions, real)

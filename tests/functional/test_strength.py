@@ -28,27 +28,23 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def interactions(generator: torch.Generator) -> Interactions:
     """Random effects of 3 inputs and 5 players, with about a third of them zero."""
-    effects = torch.randn(2, 3, 32, generator=generator, dtype=torch.float64)
+    effects = torch.randn(3, 2, 32, generator=generator, dtype=torch.float64)
     effects[torch.rand(effects.shape, generator=generator) < 0.3] = 0
     effects[:, :, 0] = 0
-    return Interactions(effects[0], effects[1], torch.zeros(3, dtype=torch.float64))
+    return Interactions(effects, torch.zeros(3, dtype=torch.float64))
 
 
 def hand_made(and_effects: list[float], or_effects: list[float]) -> Interactions:
     """One input with given effects in float64."""
-    return Interactions(
-        torch.tensor([and_effects], dtype=torch.float64),
-        torch.tensor([or_effects], dtype=torch.float64),
-        torch.zeros(1, dtype=torch.float64),
-    )
+    effects = torch.tensor([[and_effects, or_effects]], dtype=torch.float64)
+    return Interactions(effects, torch.zeros(1, dtype=torch.float64))
 
 
 def with_nan_row(interactions: Interactions, row: int) -> Interactions:
     """Replace one input's effects by NaN."""
-    broken = [interactions.and_effects.clone(), interactions.or_effects.clone()]
-    for effects in broken:
-        effects[row] = torch.nan
-    return Interactions(broken[0], broken[1], interactions.offset)
+    broken = interactions.effects.clone()
+    broken[row] = torch.nan
+    return Interactions(broken, interactions.offset)
 
 
 def all_parts(strength: OrderStrength) -> Tensor:
@@ -64,8 +60,8 @@ def test_maximum_is_taken_over_and_and_or_together() -> None:
 
 
 def test_maximum_is_taken_for_each_input_apart(interactions: Interactions) -> None:
-    factors = torch.tensor([1.0, 100.0, 0.01], dtype=torch.float64)[:, None]
-    scaled = Interactions(factors * interactions.and_effects, factors * interactions.or_effects, interactions.offset)
+    factors = torch.tensor([1.0, 100.0, 0.01], dtype=torch.float64)[:, None, None]
+    scaled = Interactions(factors * interactions.effects, interactions.offset)
     assert torch.equal(salient_mask(scaled), salient_mask(interactions))
 
 
@@ -112,9 +108,9 @@ def test_axes_are_inputs_types_signs_and_orders() -> None:
 
 @pytest.mark.parametrize("num_players", [1, 2, 6])
 def test_order_axis_runs_from_zero_to_all_players(num_players: int) -> None:
-    effects = torch.ones(1, 2**num_players)
-    effects[:, 0] = 0
-    interactions = Interactions(effects, effects, torch.zeros(1))
+    effects = torch.ones(1, 2, 2**num_players)
+    effects[..., 0] = 0
+    interactions = Interactions(effects, torch.zeros(1))
     strength = strength_by_order(interactions, salient_mask(interactions), torch.ones_like(interactions.effects)).generalizable
     counts = torch.bincount(coalition_orders(num_players)).float()
     counts[0] = 0
@@ -165,7 +161,7 @@ def test_an_input_of_nan_is_nan_in_every_part(interactions: Interactions) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(interactions: Interactions, dtype: torch.dtype) -> None:
-    cast = Interactions(interactions.and_effects.to(dtype), interactions.or_effects.to(dtype), interactions.offset.to(dtype))
+    cast = interactions.to(dtype)
     strength = strength_by_order(cast, salient_mask(cast), torch.ones_like(cast.effects))
     assert all_parts(strength).dtype == dtype
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
 from lightning_interactions.functional.transforms import (
     and_effects,
-    kronecker_transform,
     mobius_transform,
     or_effects,
     reconstruct_values,
@@ -92,15 +91,6 @@ def test_or_effects_equal_minus_shapiq_on_complements(generator: torch.Generator
             assert or_effects(values)[index].item() == pytest.approx(exact.values[position], abs=1e-10)
 
 
-def test_kronecker_transform_equals_the_dense_kronecker_power(generator: torch.Generator) -> None:
-    matrix = torch.randn(2, 2, generator=generator, dtype=torch.float64)
-    values = random_tables(5, 2, generator)
-    dense = matrix
-    for _ in range(4):
-        dense = torch.kron(matrix, dense)
-    torch.testing.assert_close(kronecker_transform(values, matrix), values @ dense.T, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("transform", [mobius_transform, zeta_transform, and_effects, or_effects])
 def test_any_batch_shape_keeps_shape_dtype_and_input(transform: Transform, generator: torch.Generator) -> None:
     values = random_tables(4, 6, generator)
@@ -178,11 +168,11 @@ def test_permuting_players_permutes_effects(values: Tensor, data: st.DataObject)
 
 @PROPERTY
 @given(integer_tables(num_inputs=2))
-def test_any_split_matches_the_values_everywhere(tables: Tensor) -> None:
+def test_any_decomposition_matches_the_values_everywhere(tables: Tensor) -> None:
     values, and_values = tables[:1], tables[1:]
     and_values = and_values - and_values[:, :1]
     or_values = values - values[:, :1] - and_values
-    interactions = Interactions(and_effects(and_values), or_effects(or_values), values[:, 0])
+    interactions = Interactions(torch.stack([and_effects(and_values), or_effects(or_values)], dim=1), values[:, 0])
     assert torch.equal(reconstruct_values(interactions), values)
     assert torch.equal(oracles.reconstruct_values(interactions), values)
 
@@ -194,7 +184,7 @@ def test_reconstruction_equals_the_subset_loop(and_table: Tensor, or_table: Tens
     and_part, or_part = and_table[:, :size].clone(), or_table[:, :size].clone()
     offset = and_part[:, 0].clone()
     and_part[:, 0] = or_part[:, 0] = 0
-    interactions = Interactions(and_part, or_part, offset)
+    interactions = Interactions(torch.stack([and_part, or_part], dim=1), offset)
     assert torch.equal(reconstruct_values(interactions), oracles.reconstruct_values(interactions))
 
 
@@ -205,7 +195,7 @@ def test_or_effects_are_and_effects_of_the_dual_game(values: Tensor) -> None:
 
 
 @pytest.mark.parametrize("players", [s for r in (1, 2, 3) for s in itertools.combinations(range(3), r)])
-def test_one_trigger_is_one_effect(players: tuple[int, ...]) -> None:
+def test_one_term_is_one_effect(players: tuple[int, ...]) -> None:
     masks = coalition_masks(3)[:, list(players)]
     index = sum(2**player for player in players)
     one_hot = torch.nn.functional.one_hot(torch.tensor(index), 8).float()

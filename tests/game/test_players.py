@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.game.players import FeatureGroups, ImagePatches, Players, default_players
+from lightning_interactions.game.players import FeatureGroups, ImagePatches, LeafPlayers, Players, default_players
+from lightning_interactions.records import Rows
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -25,11 +26,21 @@ CASES = pytest.mark.parametrize(
 )
 
 
+def count(players: Players, inputs: Tensor) -> int:
+    return players.num_players(Rows.of(inputs))
+
+
+def mask(players: Players, inputs: Tensor, coalitions: Tensor, baseline: Tensor) -> Tensor:
+    masked = players.mask(Rows.of(inputs), coalitions, {"": baseline})
+    assert isinstance(masked.tree, Tensor)
+    return masked.tree
+
+
 def player_map(players: Players, inputs: Tensor) -> Tensor:
     """Find out by masking one player at a time which player every entry of an input belongs to."""
-    num_players = players.num_players(inputs)
+    num_players = count(players, inputs)
     one_input = torch.zeros_like(inputs[:1]).expand(num_players, *inputs.shape[1:])
-    alone = players.mask(one_input, ~torch.eye(num_players, dtype=torch.bool), torch.ones_like(inputs[0])).bool()
+    alone = mask(players, one_input, ~torch.eye(num_players, dtype=torch.bool), torch.ones_like(inputs[0])).bool()
     assert (alone.sum(dim=0) == 1).all()
     return alone.int().argmax(dim=0)
 
@@ -40,29 +51,29 @@ def player_map(players: Players, inputs: Tensor) -> Tensor:
 @CASES
 def test_players_fit_the_protocol(players: Players, inputs: Tensor) -> None:
     assert isinstance(players, Players)
-    assert players.num_players(inputs) >= 1
+    assert count(players, inputs) >= 1
 
 
 @CASES
 def test_all_players_leave_the_input_as_it_is(players: Players, inputs: Tensor) -> None:
-    everyone = torch.ones(len(inputs), players.num_players(inputs), dtype=torch.bool)
-    assert torch.equal(players.mask(inputs, everyone, torch.zeros_like(inputs[0])), inputs)
+    everyone = torch.ones(len(inputs), count(players, inputs), dtype=torch.bool)
+    assert torch.equal(mask(players, inputs, everyone, torch.zeros_like(inputs[0])), inputs)
 
 
 @CASES
 def test_no_players_leave_the_baseline_value(players: Players, inputs: Tensor) -> None:
     baseline = -inputs[0]
-    nobody = torch.zeros(len(inputs), players.num_players(inputs), dtype=torch.bool)
-    assert torch.equal(players.mask(inputs, nobody, baseline), baseline.expand_as(inputs))
+    nobody = torch.zeros(len(inputs), count(players, inputs), dtype=torch.bool)
+    assert torch.equal(mask(players, inputs, nobody, baseline), baseline.expand_as(inputs))
 
 
 @CASES
 def test_masking_one_player_changes_exactly_its_entries(players: Players, inputs: Tensor) -> None:
     belongs_to = player_map(players, inputs)
-    for player in range(players.num_players(inputs)):
-        coalitions = torch.ones(len(inputs), players.num_players(inputs), dtype=torch.bool)
+    for player in range(count(players, inputs)):
+        coalitions = torch.ones(len(inputs), count(players, inputs), dtype=torch.bool)
         coalitions[1, player] = False
-        masked = players.mask(inputs, coalitions, torch.zeros(()))
+        masked = mask(players, inputs, coalitions, torch.zeros(()))
         assert torch.equal(masked[0], inputs[0])
         assert torch.equal(masked[1] != inputs[1], belongs_to == player)
         assert (masked[1][belongs_to == player] == 0).all()
@@ -72,24 +83,24 @@ def test_masking_one_player_changes_exactly_its_entries(players: Players, inputs
 def test_masking_is_the_entry_by_entry_choice(players: Players, inputs: Tensor) -> None:
     belongs_to = player_map(players, inputs)
     baseline = -inputs[0]
-    for coalition in coalition_masks(players.num_players(inputs))[1::5]:
+    for coalition in coalition_masks(count(players, inputs))[1::5]:
         expected = torch.where(coalition[belongs_to], inputs, baseline)
-        assert torch.equal(players.mask(inputs, coalition.expand(len(inputs), -1), baseline), expected)
+        assert torch.equal(mask(players, inputs, coalition.expand(len(inputs), -1), baseline), expected)
 
 
 @CASES
 def test_masking_leaves_the_inputs_alone_and_keeps_their_dtype(players: Players, inputs: Tensor) -> None:
     before = inputs.clone()
-    nobody = torch.zeros(len(inputs), players.num_players(inputs), dtype=torch.bool)
-    assert players.mask(inputs.half(), nobody, torch.zeros_like(inputs[0]).half()).dtype == torch.float16
-    players.mask(inputs, nobody, torch.zeros(()))
+    nobody = torch.zeros(len(inputs), count(players, inputs), dtype=torch.bool)
+    assert mask(players, inputs.half(), nobody, torch.zeros_like(inputs[0]).half()).dtype == torch.float16
+    mask(players, inputs, nobody, torch.zeros(()))
     assert torch.equal(inputs, before)
 
 
 @CASES
 def test_no_inputs_are_masked_to_no_inputs(players: Players, inputs: Tensor) -> None:
-    coalitions = torch.ones(0, players.num_players(inputs), dtype=torch.bool)
-    assert players.mask(inputs[:0], coalitions, torch.zeros(())).shape == inputs[:0].shape
+    coalitions = torch.ones(0, count(players, inputs), dtype=torch.bool)
+    assert mask(players, inputs[:0], coalitions, torch.zeros(())).shape == inputs[:0].shape
 
 
 # Image patches
@@ -111,7 +122,7 @@ def test_the_channels_of_a_pixel_belong_to_one_player() -> None:
 def test_patch_sizes_differ_by_one_pixel_at_most(rows: int, cols: int, more_rows: int, more_cols: int) -> None:
     images = torch.zeros(1, 1, rows + more_rows, cols + more_cols)
     patches = ImagePatches(rows, cols)
-    assert patches.num_players(images) == rows * cols
+    assert count(patches, images) == rows * cols
     belongs_to = player_map(patches, images)[0]
     heights = (belongs_to[:, 0] // cols).bincount(minlength=rows)
     widths = (belongs_to[0] % cols).bincount(minlength=cols)
@@ -125,8 +136,10 @@ def test_patch_sizes_differ_by_one_pixel_at_most(rows: int, cols: int, more_rows
 
 @pytest.mark.parametrize("shape", [(1, 1, 2, 5), (1, 1, 5, 2), (1, 2, 2), (3, 4)])
 def test_images_too_small_for_the_grid_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"players: 3x3 patches need .* at least 3x3 pixels, got input of shape \(") as caught:
-        ImagePatches(3, 3).num_players(torch.zeros(shape))
+    with pytest.raises(
+        ValueError, match=r"players: .*rows=3, cols=3.* of at least 3x3 pixels, .* got torch.float32 \("
+    ) as caught:
+        count(ImagePatches(3, 3), torch.zeros(shape))
     assert str(shape) in str(caught.value)
 
 
@@ -147,14 +160,14 @@ def test_an_empty_grid_is_refused(rows: int, cols: int) -> None:
 @pytest.mark.parametrize("num_features", [1, 2, 9, 10])
 def test_up_to_ten_features_are_players_of_their_own(num_features: int) -> None:
     table = torch.zeros(1, num_features)
-    assert FeatureGroups().num_players(table) == num_features
+    assert count(FeatureGroups(), table) == num_features
     assert player_map(FeatureGroups(), table).tolist() == list(range(num_features))
 
 
 @pytest.mark.parametrize("num_features", [11, 13, 19, 20, 64, 105])
 def test_more_features_make_ten_near_equal_groups_of_neighbours(num_features: int) -> None:
     table = torch.zeros(1, num_features)
-    assert FeatureGroups().num_players(table) == 10
+    assert count(FeatureGroups(), table) == 10
     belongs_to = player_map(FeatureGroups(), table)
     assert belongs_to.tolist() == sorted(belongs_to.tolist())
     sizes = belongs_to.bincount()
@@ -164,7 +177,7 @@ def test_more_features_make_ten_near_equal_groups_of_neighbours(num_features: in
 
 def test_given_groups_are_the_players() -> None:
     groups = FeatureGroups([[0, 5], [3], [1, 2, 4]])
-    assert groups.num_players(TABLE) == 3
+    assert count(groups, TABLE) == 3
     assert player_map(groups, TABLE).tolist() == [0, 2, 2, 1, 2, 0]
 
 
@@ -181,42 +194,109 @@ def test_groups_that_are_no_partition_are_refused(groups: list[list[int]]) -> No
 @pytest.mark.parametrize("num_features", [5, 7])
 def test_groups_of_other_columns_than_the_table_has_are_refused(num_features: int) -> None:
     groups = FeatureGroups([[0, 5], [3], [1, 2, 4]])
-    with pytest.raises(ValueError, match=f"the groups name 6 columns, got inputs with {num_features}"):
-        groups.num_players(torch.zeros(2, num_features))
+    with pytest.raises(ValueError, match=rf"the 6 features of the groups.*, got torch.float32 \(2, {num_features}\)"):
+        count(groups, torch.zeros(2, num_features))
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (2, 0)])
 def test_feature_groups_need_a_table(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"feature groups need inputs \[inputs, features\], got shape"):
-        FeatureGroups().num_players(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"expects a table \[inputs, features\], .* got torch.float32 \("):
+        count(FeatureGroups(), torch.zeros(shape))
+
+
+# Leaves
+
+
+BATCH = {"image": IMAGES, "other": IMAGES[..., :4], "table": TABLE, "text": {"ids": torch.zeros(2, 9, dtype=torch.long)}}
+
+
+@pytest.mark.parametrize(
+    ("players", "leaf", "num_players"),
+    [
+        (ImagePatches(2, 2, leaf="image"), "image", 4),
+        (ImagePatches(2, 5), "image", 10),  # The other images have four columns.
+        (FeatureGroups(leaf="table"), "table", 6),
+        (FeatureGroups([[0, 1], [2, 3, 4, 5]]), "table", 2),
+        (FeatureGroups(leaf="text.ids"), "text.ids", 9),
+    ],
+    ids=str,
+)
+def test_one_leaf_is_masked_and_the_others_travel_along(players: Players, leaf: str, num_players: int) -> None:
+    rows = Rows.of(BATCH)
+    assert players.leaves(rows) == (leaf,)
+    assert players.num_players(rows) == num_players
+    coalitions = torch.arange(2 * num_players).reshape(2, -1) % 3 == 0
+    masked = players.mask(rows, coalitions, {leaf: torch.zeros((), dtype=rows.leaves[leaf].dtype)})
+    assert masked.leaves.keys() == rows.leaves.keys()
+    for name, tensor in masked.leaves.items():
+        expected = mask(type(players)(*kind_of(players)), tensor, coalitions, tensor.new_zeros(())) if name == leaf else tensor
+        assert torch.equal(tensor, expected)
+        assert (tensor is rows.leaves[name]) == (name != leaf)
+
+
+def kind_of(players: Players) -> tuple[object, ...]:
+    return (players.rows, players.cols) if isinstance(players, ImagePatches) else (players.groups,)  # type: ignore[attr-defined]
+
+
+def test_several_leaves_that_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"the only one of the inputs, got .*leaf= one of \['image', 'other'\]"):
+        ImagePatches(2, 2).leaves(Rows.of(BATCH))
+    with pytest.raises(ValueError, match=r"leaf= one of \['table', 'text.ids'\]"):
+        FeatureGroups().leaves(Rows.of(BATCH))
+    with pytest.raises(ValueError, match=r"the only one of the inputs, got torch.float32 \(2, 6\); pass other players"):
+        ImagePatches(2, 2).leaves(Rows.of(TABLE))
+
+
+@pytest.mark.parametrize("leaf", ["picture", "table", "text"])
+def test_a_leaf_that_is_not_there_or_does_not_fit_is_refused(leaf: str) -> None:
+    with pytest.raises(ValueError, match=rf"expects images .*, named '{leaf}', got image: torch.float32 \(2, 3, 7, 5\); other"):
+        ImagePatches(2, 2, leaf=leaf).num_players(Rows.of(BATCH))
+
+
+def test_players_of_ones_own_name_their_leaf_and_their_assignment() -> None:
+    class Steps(LeafPlayers):
+        @property
+        def expects(self) -> str:
+            return "a series [inputs, steps, channels]"
+
+        def fits(self, tensor: Tensor) -> bool:
+            return tensor.ndim == 3
+
+        def assignment(self, tensor: Tensor) -> Tensor:
+            return torch.arange(tensor.shape[1])[:, None]
+
+    series = torch.ones(2, 4, 3)
+    belongs_to = player_map(Steps(), series)
+    assert torch.equal(belongs_to, torch.arange(4)[:, None].expand(4, 3))
+    assert repr(Steps("0")) == "Steps(leaf='0')"
 
 
 # Defaults
 
 
 def test_images_get_nine_patches_and_tables_their_features() -> None:
-    assert default_players(IMAGES) == ImagePatches(3, 3)
-    assert default_players(TABLE) == FeatureGroups()
-    assert default_players(TABLE.double()) == FeatureGroups()
+    assert repr(default_players(Rows.of(IMAGES))) == repr(ImagePatches(3, 3))
+    assert repr(default_players(Rows.of(TABLE))) == repr(FeatureGroups())
+    assert repr(default_players(Rows.of(TABLE.double()))) == repr(FeatureGroups())
+    for batch, players in (
+        ({"image": IMAGES, "ids": torch.zeros(2, 3, 7, 5, dtype=torch.long)}, ImagePatches(3, 3, leaf="image")),
+        ((torch.zeros(2), TABLE), FeatureGroups(leaf="1")),
+    ):
+        assert repr(default_players(Rows.of(batch))) == repr(players)
 
 
 @pytest.mark.parametrize(
     ("inputs", "got"),
     [
-        (torch.zeros(2, 3, 4), "torch.float32 of shape (2, 3, 4)"),
-        (torch.zeros(2, 3, 4, 5, 6), "torch.float32 of shape (2, 3, 4, 5, 6)"),
-        (torch.zeros(7), "torch.float32 of shape (7,)"),
-        (torch.zeros(2, 3, dtype=torch.long), "torch.int64 of shape (2, 3)"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "torch.uint8 of shape (2, 3, 8, 8)"),
-        ({"image": IMAGES}, "dict"),
-        ([IMAGES], "list"),
+        (torch.zeros(2, 3, 4), "torch.float32 (2, 3, 4)"),
+        (torch.zeros(2, 3, 4, 5, 6), "torch.float32 (2, 3, 4, 5, 6)"),
+        (torch.zeros(7), "torch.float32 (7,)"),
+        (torch.zeros(2, 3, dtype=torch.long), "torch.int64 (2, 3)"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "torch.uint8 (2, 3, 8, 8)"),
+        ({"image": IMAGES, "table": TABLE}, "image: torch.float32 (2, 3, 7, 5); table: torch.float32 (2, 6)"),
     ],
 )
-def test_other_inputs_get_the_error_that_shows_the_adapter(inputs: object, got: str) -> None:
-    with pytest.raises(ValueError, match="players: ") as caught:
-        default_players(inputs)
-    message = str(caught.value)
-    assert f"got {got}" in message
-    assert "players=" in message
-    assert "InteractionMonitor(unpack=lambda batch: (batch['image'], batch['label'])" in message
-    assert "forward=lambda model, inputs: model(inputs)['logits'])" in message
+def test_other_inputs_get_the_error_that_names_the_setting(inputs: object, got: str) -> None:
+    with pytest.raises(ValueError, match=r"players: .*; pass players=, .*unpack") as caught:
+        default_players(Rows.of(inputs))
+    assert f"got {got}; " in str(caught.value)

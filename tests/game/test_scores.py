@@ -140,7 +140,7 @@ def test_targets_that_are_no_class_indices_are_refused(targets: torch.Tensor) ->
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(outputs: torch.Tensor, got: str) -> None:
-    with pytest.raises(ValueError, match=f"score: expected logits .* from the model, got {got}; .* forward=lambda"):
+    with pytest.raises(ValueError, match=rf"score: expected logits .* from the model, got {got}; .* forward\(model, inputs\)"):
         log_odds(outputs, torch.tensor([0, 1]))
 
 
@@ -155,17 +155,17 @@ def test_a_prediction_is_the_output_itself(output_shape: tuple[int, ...], target
 
 
 def test_several_outputs_need_a_score_that_picks_one() -> None:
-    with pytest.raises(ValueError, match=r"got shape \(4, 2\); explain one of them with score=lambda .*outputs\[:, 0\].*loss="):
+    with pytest.raises(ValueError, match=r"got shape \(4, 2\); explain one of them with a Task .*outputs\[:, 0\]"):
         prediction(torch.zeros(4, 2), torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("outputs", [{"prediction": torch.zeros(2)}, torch.zeros(()), torch.zeros(2, dtype=torch.long)])
 def test_outputs_that_are_no_predictions_are_refused(outputs: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"score: expected predictions .* forward=lambda"):
+    with pytest.raises(ValueError, match=r"score: expected predictions .* forward\(model, inputs\)"):
         prediction(outputs, torch.zeros(2))
 
 
 @pytest.mark.parametrize("targets", [torch.zeros(4, 2), torch.zeros(3), torch.zeros(())])
 def test_a_prediction_needs_one_target_for_each_input(targets: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"score: expected one target for each of 4 inputs.*unpack=lambda"):
+    with pytest.raises(ValueError, match=r"score: expected one target for each of 4 inputs.*unpack\(batch\)"):
         prediction(torch.zeros(4), targets)

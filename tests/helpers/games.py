@@ -52,7 +52,7 @@ def planted_game(num_players: int, num_and: int, num_or: int, noise: float, gene
         common = coalitions & players
         values += effect * (common == players if is_and else common != 0)
         effects[0 if is_and else 1, players] = effect
-    planted = Interactions(effects[None, 0], effects[None, 1], torch.zeros(1, dtype=torch.float64))
+    planted = Interactions(effects[None], torch.zeros(1, dtype=torch.float64))
     return PlantedGame(values[None], planted)
 
 

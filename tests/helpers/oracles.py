@@ -120,19 +120,18 @@ def noisy_learning_effects(interactions: Interactions, variance: float) -> Inter
     """
     num_coalitions = interactions.and_effects.shape[1]
     coalitions = range(num_coalitions)
-    triggers = torch.tensor([[float(s & t == s) for s in coalitions] for t in coalitions], dtype=torch.float64)
+    terms = torch.tensor([[float(s & t == s) for s in coalitions] for t in coalitions], dtype=torch.float64)
     penalty = torch.diag(torch.tensor([num_coalitions * variance * 2.0 ** order(s) for s in coalitions], dtype=torch.float64))
-    gram = triggers.T @ triggers
-    nothing = torch.zeros_like(interactions.offset)
-    and_values = reconstruct_values(
-        Interactions(interactions.and_effects, nothing[:, None].expand(-1, num_coalitions), interactions.offset)
-    )
-    or_values = reconstruct_values(Interactions(nothing[:, None].expand(-1, num_coalitions), interactions.or_effects, nothing))
+    gram = terms.T @ terms
+    only_and, only_or = interactions.effects.clone(), interactions.effects.clone()
+    only_and[:, 1] = only_or[:, 0] = 0
+    and_values = reconstruct_values(Interactions(only_and, interactions.offset))
+    or_values = reconstruct_values(Interactions(only_or, torch.zeros_like(interactions.offset)))
     reversed_or_values = or_values[:, [num_coalitions - 1 - t for t in coalitions]]
     learned_and, learned_or = (
         torch.linalg.solve(gram + penalty, gram @ mobius_transform(values).T) for values in (and_values, reversed_or_values)
     )
-    offset = (triggers @ learned_and)[0] + (triggers @ learned_or)[-1]
+    offset = (terms @ learned_and)[0] + (terms @ learned_or)[-1]
     and_effects, or_effects = learned_and.T.clone(), -learned_or.T
     for s in coalitions:
         if order(s) == 1:
@@ -140,11 +139,11 @@ def noisy_learning_effects(interactions: Interactions, variance: float) -> Inter
         if order(s) <= 1:
             or_effects[:, s] = 0
     and_effects[:, 0] = 0
-    return Interactions(and_effects, or_effects, offset)
+    return Interactions(torch.stack([and_effects, or_effects], dim=1), offset)
 
 
 def sparsest_l1_optimum(values: Float[Tensor, " coalitions"], noise_tolerance: float = 0.0) -> float:
-    """Solve the linear program of the sparsest split, without the ridge.
+    """Solve the linear program of the sparsest decomposition, without the ridge.
 
     Args:
         values: ``v(T)`` of one input on all coalitions.
@@ -205,7 +204,7 @@ def sparsest_ridge_optimum(
     effects = primal(solution.x)
     # The gradient is how far the effects are from matching the values: the solver's own flag is stricter than needed.
     if np.abs(dense @ effects - target).max() > 1e-6:
-        raise RuntimeError(f"sparsest split: {solution.message}")
+        raise RuntimeError(f"sparsest decomposition: {solution.message}")
     and_effects, or_effects = torch.zeros(2, len(values), dtype=torch.float64)
     and_effects[1:], or_effects[1:] = torch.from_numpy(scale * effects).reshape(2, -1)
     for s in range(len(values)):

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lightning_interactions.records import Probes, Rows, fingerprints
 from lightning_interactions.records.describe import describe
@@ -218,7 +217,10 @@ def test_not_one_target_for_each_input_is_refused() -> None:
 
 
 def test_probes_say_their_shapes() -> None:
-    assert repr(Probes.of(({"x": INPUTS, "file": list("abcd")}, IDS))) == "Probes(4 of x: torch.float32 (4, 2, 3); file: list of 4)"
+    assert (
+        repr(Probes.of(({"x": INPUTS, "file": list("abcd")}, IDS)))
+        == "Probes(4 of x: torch.float32 (4, 2, 3); file: list of 4)"
+    )
 
 
 def test_probes_survive_a_safe_file() -> None:

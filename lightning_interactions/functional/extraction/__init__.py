@@ -1,4 +1,4 @@
-"""The sparsest split of values into AND and OR effects: the functions and their two solvers."""
+"""The sparsest decomposition of values into AND and OR effects: the functions and their two solvers."""
 
 from lightning_interactions.functional.extraction.extract import (
     extract_interactions,

@@ -1,8 +1,8 @@
-"""The sparsest split of values into AND and OR effects.
+"""The sparsest decomposition of values into AND and OR effects.
 
-It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the effects ``x`` that some split has. ``s`` is the mean absolute Möbius transform of
-the values plus that of the values with their coalitions complemented, so no unit matters. The solvers are in ``sparsest.py``
-and, where noise is tolerated, in ``tolerance.py``.
+It minimises ``‖x‖₁ + (ε/2s)‖x‖₂²`` over the effects ``x`` that some decomposition has. ``s`` is the mean absolute Möbius
+transform of the values plus that of the values with their coalitions complemented, so no unit matters. The solvers are in
+``exact.py`` and, where noise is tolerated, in ``tolerant.py``.
 """
 
 import math
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import infer_num_players
-from lightning_interactions.functional.extraction.exact import sparsest_split
-from lightning_interactions.functional.extraction.tolerant import tolerant_split
+from lightning_interactions.functional.extraction.exact import sparsest_decomposition
+from lightning_interactions.functional.extraction.tolerant import tolerant_decomposition
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.transforms import and_effects, fold_single_players, or_effects
 from lightning_interactions.records import Certificate, Interactions
@@ -26,7 +26,7 @@ from lightning_interactions.records import Certificate, Interactions
 __all__ = ["extract_interactions", "extract_shared_interactions", "extract_with_certificate"]
 
 RIDGE = 0.01
-"""ε, the weight of the ridge that makes the sparsest split unique."""
+"""ε, the weight of the ridge that makes the sparsest decomposition unique."""
 
 TOLERANCES = {1: 1e-7, 6: 1e-6, 7: 1e-5}
 """Relative duality gap from so many players on. With few the objective is flattest, and one interaction is a larger part."""
@@ -75,7 +75,7 @@ def extract_interactions(
 
     Source:
         Li & Zhang 2023 (arXiv 2304.13312), the sparsest AND-OR interactions; He et al. 2025 (arXiv 2505.06993). The
-        ridge, which picks one of the many sparsest splits, and the solver are our own.
+        ridge, which picks one of the many sparsest decompositions, and the solver are our own.
     """
     (interactions,), _ = _extract(values[None], noise_tolerance, start, tolerance, max_iterations)
     return interactions
@@ -89,7 +89,7 @@ def extract_with_certificate(
     tolerance: float | None = None,
     max_iterations: int = 20_000,
 ) -> tuple[Interactions, Certificate]:
-    """Do what :func:`extract_interactions` does, and prove how close to the sparsest split the result is.
+    """Do what :func:`extract_interactions` does, and prove how close to the sparsest decomposition the result is.
 
     Args:
         values: See :func:`extract_interactions`, as for the others.
@@ -100,7 +100,7 @@ def extract_with_certificate(
 
     Returns:
         The interactions, and a certificate evaluated from a dual feasible vector (in float64 where the device has it): its
-        lower bound holds for every split of the values, within the noise tolerance, whatever the solver did.
+        lower bound holds for every decomposition of the values, within the noise tolerance, whatever the solver did.
 
     Raises:
         ValueError: As :func:`extract_interactions` does.
@@ -114,9 +114,9 @@ def extract_shared_interactions(
 ) -> tuple[Interactions, ...]:
     """Rewrite the values of several models exactly, with interactions on as few common sets as possible.
 
-    All models' splits are one convex program: it minimises the sum over sets and types of the length of the vector that an
-    effect is over the models, each in units of its own scale ``s``, plus the ridge. A set that one model needs is free for
-    the others, so the models' salient sets agree more than those of splits of their own. For one model it is
+    All models' decompositions are one convex program: it minimises the sum over sets and types of the length of the vector
+    that an effect is over the models, each in units of its own scale ``s``, plus the ridge. A set that one model needs is free
+    for the others, so the models' salient sets agree more than those of decompositions of their own. For one model it is
     :func:`extract_interactions`.
 
     Args:
@@ -165,15 +165,16 @@ def _extract(
         for rows in torch.arange(num_inputs, device=values.device).split(inputs_at_once):
             own_start = None if start is None else start.effects.to(centred)[rows].nan_to_num()
             if noise_tolerance > 0:
-                part = tolerant_split(centred[:, rows], noise_tolerance, own_start, **settings)
+                part = tolerant_decomposition(centred[:, rows], noise_tolerance, own_start, **settings)
             else:
-                part = sparsest_split(centred[:, rows], own_start, **settings)
+                part = sparsest_decomposition(centred[:, rows], own_start, **settings)
             parts.append(part)
         u_and, u_or, certificates = zip(*parts, strict=True)
-        effects_by_type = and_effects(torch.cat(u_and, dim=1)).to(values), or_effects(torch.cat(u_or, dim=1)).to(values)
+        effects = torch.stack([and_effects(torch.cat(u_and, dim=1)), or_effects(torch.cat(u_or, dim=1))], dim=2).to(values)
     certificate = Certificate(*(torch.cat(column) for column in zip(*map(astuple, certificates), strict=True)))
     _warn_of_unsolved(certificate, tolerance, max_iterations)
-    interactions = (Interactions(*row) for row in zip(*effects_by_type, values[..., 0], strict=True))
+    # A copy of the offsets, which does not keep all values in memory.
+    interactions = map(Interactions, effects, values[..., 0].clone())
     return tuple(map(fold_single_players, interactions)), certificate
 
 
@@ -185,7 +186,7 @@ def _warn_of_unsolved(certificate: Certificate, tolerance: float, max_iterations
         warnings.warn(
             f"extract_interactions: {int(unsolved.sum())} of {len(gap)} inputs have a relative duality gap above {tolerance} "
             f"after {int(certificate.iterations.max())} iterations, the largest is {gap.max():.1e}; they match the values, but "
-            "are not the sparsest split. Raise max_iterations or the tolerance.",
+            "are not the sparsest decomposition. Raise max_iterations or the tolerance.",
             stacklevel=4,
         )
 
@@ -210,10 +211,10 @@ def _check_values(values: Tensor, start: Interactions | None, max_iterations: in
             f"{values.dtype} of shape {tuple(values.shape)}; convert them, and add a first axis for a single input"
         )
     infer_num_players(values.shape[1])
-    if start is not None and start.and_effects.shape != values.shape:
+    if start is not None and start.effects.shape != (len(values), 2, values.shape[1]):
         raise ValueError(
-            f"extract_interactions: expected start to have the shape {tuple(values.shape)} of the values, got "
-            f"{tuple(start.and_effects.shape)}"
+            f"extract_interactions: expected start to have effects {(len(values), 2, values.shape[1])} for values of shape "
+            f"{tuple(values.shape)}, got effects {tuple(start.effects.shape)}"
         )
     if max_iterations < 1:
         raise ValueError(f"extract_interactions: expected max_iterations of at least 1, got {max_iterations}")

@@ -11,21 +11,27 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import infer_num_players
-from lightning_interactions.functional.transforms import ZETA, apply_factors, kronecker_factors
+from lightning_interactions.functional.kronecker import KroneckerProduct
+from lightning_interactions.functional.transforms import ZETA
 
 __all__ = ["Reconstruction"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """``R``, its transpose, and the inverse of ``R Rᵀ + c``.
 
+    Effects have the shape ``[types, ..., coalitions]`` here, so that each type is one block of memory.
+
     Attributes:
-        zeta: Factors of the zeta transform.
-        basis: Factors of the basis, whose vectors are columns.
+        zeta: The zeta transform.
+        zeta_transposed: Its transpose.
+        basis: The basis, whose vectors are columns.
+        basis_transposed: Its transpose.
         order: ``[coalitions]``; sorts basis vectors by kind of block, then copy of the block, then place in the block.
         inverse_order: ``[coalitions]``; undoes it.
         eigenvectors: ``[places, places]`` for each kind of block of ``R Rᵀ``.
@@ -33,20 +39,24 @@ class Reconstruction:
         lengths: Number of basis vectors in all copies of each kind of block.
     """
 
-    zeta: tuple[Tensor, Tensor]
-    basis: tuple[Tensor, Tensor]
-    order: Tensor
-    inverse_order: Tensor
+    zeta: KroneckerProduct
+    zeta_transposed: KroneckerProduct
+    basis: KroneckerProduct
+    basis_transposed: KroneckerProduct
+    order: Int[Tensor, " coalitions"]
+    inverse_order: Int[Tensor, " coalitions"]
     eigenvectors: tuple[Tensor, ...]
     eigenvalues: tuple[Tensor, ...]
     lengths: tuple[int, ...]
 
     @classmethod
-    def like(cls, values: Tensor) -> "Reconstruction":
-        """Make it for values ``[inputs, coalitions]``, in their dtype and on their device."""
-        high, low = kronecker_factors(torch.tensor(ZETA, dtype=torch.float64), infer_num_players(values.shape[1]), 2)
+    def like(cls, values: Float[Tensor, "*batch coalitions"]) -> "Reconstruction":
+        """Make it for as many players as the values have, in their dtype and on their device."""
+        num_coalitions = values.shape[-1]
+        zeta = KroneckerProduct.power(torch.tensor(ZETA, dtype=torch.float64), infer_num_players(num_coalitions), num_groups=2)
+        high, low = zeta.factors
         high_chains, low_chains = _chains(len(high)), _chains(len(low))
-        numbers = torch.arange(values.shape[1]).reshape(len(high), len(low))
+        numbers = torch.arange(num_coalitions).reshape(len(high), len(low))
         orders, eigenvectors, eigenvalues = [], [], []
         for (rows, row_chains), (columns, column_chains) in product(high_chains, low_chains):
             orders.append(numbers[rows[:, :, None, None], columns].transpose(1, 2).flatten())
@@ -58,9 +68,12 @@ class Reconstruction:
             eigenvalues.append(spectrum.eigenvalues.to(values))
             eigenvectors.append(spectrum.eigenvectors.to(values))
         order = torch.cat(orders)
+        basis = KroneckerProduct((_basis(high_chains), _basis(low_chains))).to(values)
         return cls(
-            zeta=(high.to(values), low.to(values)),
-            basis=(_basis(high_chains).to(values), _basis(low_chains).to(values)),
+            zeta=zeta.to(values),
+            zeta_transposed=zeta.to(values).T,
+            basis=basis,
+            basis_transposed=basis.T,
             order=order.to(values.device),
             inverse_order=order.argsort().to(values.device),
             eigenvectors=tuple(eigenvectors),
@@ -68,33 +81,36 @@ class Reconstruction:
             lengths=tuple(len(positions) for positions in orders),
         )
 
-    def values(self, effects: Tensor) -> Tensor:
-        """Add effects ``[inputs, 2, coalitions]`` up to values: ``R``."""
-        sums = apply_factors(effects, self.zeta)
-        return sums[:, 0] - sums[:, 1].flip(-1)
+    def values(self, effects: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
+        """Add effects up to values: ``R``."""
+        and_sum, or_sum = self.zeta @ effects
+        values: Tensor = and_sum - or_sum.flip(-1)
+        return values
 
-    def pull(self, multipliers: Tensor) -> Tensor:
+    def pull(self, multipliers: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
         """How much each effect counts in a weighted sum of the values: ``Rᵀ``."""
-        return apply_factors(torch.stack([multipliers, -multipliers.flip(-1)], dim=1), (self.zeta[0].mT, self.zeta[1].mT))
+        return self.zeta_transposed @ torch.stack([multipliers, -multipliers.flip(-1)])
 
-    def solve(self, residual: Tensor, shift: Tensor) -> Tensor:
+    def solve(
+        self, residual: Float[Tensor, "inputs coalitions"], shift: Float[Tensor, "inputs 1"]
+    ) -> Float[Tensor, "inputs coalitions"]:
         """Solve ``(R Rᵀ + c) y = r``.
 
         Args:
-            residual: ``r``, ``[inputs, coalitions]``.
-            shift: ``c``, ``[inputs, 1]``, not negative.
+            residual: ``r``.
+            shift: ``c`` of each input, not negative.
 
         Returns:
-            ``y``, ``[inputs, coalitions]``.
+            ``y``.
         """
-        coordinates = apply_factors(residual, (self.basis[0].mT, self.basis[1].mT))[:, self.order]
+        coordinates = (self.basis_transposed @ residual)[:, self.order]
         solved = []
         for part, vectors, eigenvalues in zip(
             coordinates.split(self.lengths, dim=1), self.eigenvectors, self.eigenvalues, strict=True
         ):
             copies = part.reshape(len(part), -1, len(vectors)) @ vectors / (eigenvalues + shift[:, :, None])
             solved.append((copies @ vectors.mT).flatten(1))
-        return apply_factors(torch.cat(solved, dim=1)[:, self.inverse_order], self.basis)
+        return self.basis @ torch.cat(solved, dim=1)[:, self.inverse_order]
 
 
 def _chains(num_coalitions: int) -> list[tuple[Tensor, Tensor]]:

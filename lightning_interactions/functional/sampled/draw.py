@@ -1,4 +1,4 @@
-"""Random coalitions for more players than all ``2^n`` coalitions can be evaluated of."""
+"""Random coalitions of players whose ``2^n`` coalitions are too many to evaluate."""
 
 import torch
 from jaxtyping import Bool

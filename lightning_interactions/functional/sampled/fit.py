@@ -1,8 +1,8 @@
 """Interactions of many players from the values of some coalitions: a sparse regression that measures its own error.
 
 The exact extraction needs all ``2^n`` values. Here values of drawn coalitions are approximated by a sparse sum of AND and OR
-triggers: all sets up to a small order are candidates, and larger ones that a search finds in what is left unexplained. The
-coalitions are split in three: most are fitted, some choose the sparsity and decide whether larger sets are taken up, and
+terms: all sets up to a small order are candidates, and larger ones that a search finds in what is left unexplained. The
+coalitions are divided in three: most are fitted, some choose the sparsity and decide whether larger sets are taken up, and
 the rest are held out and only measure the error.
 """
 
@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.functional.sampled.lasso import lasso_path, least_squares
-from lightning_interactions.functional.sampled.selection import CoalitionSplit, TriggerFit, select_triggers
-from lightning_interactions.functional.sampled.terms import Triggers, all_triggers, count_triggers, trigger_matrix
+from lightning_interactions.functional.sampled.selection import CoalitionParts, TermFit, select_terms
+from lightning_interactions.functional.sampled.terms import Terms, all_terms, count_terms, term_matrix
 from lightning_interactions.records import SampledInteractions
 
 __all__ = ["fit_interactions", "predict_values"]
@@ -64,13 +64,13 @@ def fit_interactions(
     _check(masks, values, order, max_order)
     masks, values = masks.to(values.device), values.detach()
     order, max_order = min(order, masks.shape[1]), min(max_order, masks.shape[1])
-    split = _draw_split(len(masks), generator, values.device)
+    parts = _draw_parts(len(masks), generator, values.device)
     with torch.no_grad(), full_precision(values.device):
-        base = all_triggers(masks.shape[1], order, values.device)
-        holds = trigger_matrix(base, masks, values.dtype)
-        holds -= holds[split.fitted].mean(dim=0)
-        fits = [select_triggers(masks, row, base, holds, range(order + 1, max(order, max_order) + 1), split) for row in values]
-        return _measured(masks, values, fits, split, order, max_order)
+        base = all_terms(masks.shape[1], order, values.device)
+        holds = term_matrix(base, masks, values.dtype)
+        holds -= holds[parts.fitted].mean(dim=0)
+        fits = [select_terms(masks, row, base, holds, range(order + 1, max(order, max_order) + 1), parts) for row in values]
+        return _measured(masks, values, fits, parts, order, max_order)
 
 
 def predict_values(
@@ -96,19 +96,19 @@ def predict_values(
             f"shape {tuple(masks.shape)}"
         )
     effects = interactions.effects
-    triggers = Triggers(interactions.players, interactions.is_or)
+    terms = Terms(interactions.players, interactions.is_or)
     with full_precision(effects.device):
-        holds = trigger_matrix(triggers, masks.to(effects.device), effects.dtype)
+        holds = term_matrix(terms, masks.to(effects.device), effects.dtype)
         return effects @ holds.T + interactions.offset[:, None]
 
 
-def _final(fit: TriggerFit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Triggers, Tensor, Tensor]:
-    """Estimate the effects once more, from all coalitions that are not held out; return triggers, effects and offset.
+def _final(fit: TermFit, masks: Tensor, values: Tensor, used: Tensor) -> tuple[Terms, Tensor, Tensor]:
+    """Estimate the effects once more, from all coalitions that are not held out; return terms, effects and offset.
 
-    A refit keeps the selected triggers; the lasso, whose penalty is what was selected, may choose others.
+    A refit keeps the selected terms; the lasso, whose penalty is what was selected, may choose others.
     """
-    triggers = fit.triggers if fit.refitted else fit.candidates
-    holds = trigger_matrix(triggers, masks[used], values.dtype)
+    terms = fit.terms if fit.refitted else fit.candidates
+    holds = term_matrix(terms, masks[used], values.dtype)
     average, mean = holds.mean(dim=0), values[used].mean()
     holds -= average
     target = values[used] - mean
@@ -116,32 +116,32 @@ def _final(fit: TriggerFit, masks: Tensor, values: Tensor, used: Tensor) -> tupl
     effects = torch.zeros_like(average)
     if fit.refitted:
         effects = least_squares(holds, target)
-    elif len(fit.triggers):
+    elif len(fit.terms):
         for coefficients in lasso_path(holds, target / spread, fit.penalties):
             effects = spread * coefficients
     selected = (effects.abs() > NEGLIGIBLE * effects.abs().amax()).nonzero().flatten()
-    return triggers.select(selected), effects[selected], mean - average @ effects
+    return terms.select(selected), effects[selected], mean - average @ effects
 
 
 def _measured(
-    masks: Tensor, values: Tensor, fits: list[TriggerFit], split: CoalitionSplit, order: int, max_order: int
+    masks: Tensor, values: Tensor, fits: list[TermFit], parts: CoalitionParts, order: int, max_order: int
 ) -> SampledInteractions:
     """Put the inputs' sums on one list of interactions and measure them on the held-out coalitions."""
-    used = torch.cat([split.fitted, split.validation])
+    used = torch.cat([parts.fitted, parts.validation])
     finals = [_final(fit, masks, row, used) for fit, row in zip(fits, values, strict=True)]
-    listed, position = torch.unique(torch.cat([triggers.key() for triggers, _, _ in finals]), dim=0, return_inverse=True)
-    triggers = Triggers.from_key(listed)
-    effects = values.new_zeros(len(values), len(triggers))
+    listed, position = torch.unique(torch.cat([terms.key() for terms, _, _ in finals]), dim=0, return_inverse=True)
+    terms = Terms.from_key(listed)
+    effects = values.new_zeros(len(values), len(terms))
     for row, (_, own, _), index in zip(effects, finals, position.split([len(own) for _, own, _ in finals]), strict=True):
         row[index] = own
     offset = torch.stack([offset for _, _, offset in finals])
-    expected = effects @ trigger_matrix(triggers, masks[split.held_out], values.dtype).T + offset[:, None]
-    held_out = values[:, split.held_out]
+    expected = effects @ term_matrix(terms, masks[parts.held_out], values.dtype).T + offset[:, None]
+    held_out = values[:, parts.held_out]
     errors = held_out - expected
     rms, spread = errors.square().mean(dim=1).sqrt(), held_out.std(dim=1, correction=0)
     blind_spot = (
         f"The values of {len(masks)} of 2^{masks.shape[1]} coalitions were seen and are not matched exactly: on "
-        f"{len(split.held_out)} that were held out, the root mean square error is {rms.median():.3g} score units, "
+        f"{len(parts.held_out)} that were held out, the root mean square error is {rms.median():.3g} score units, "
         f"{(rms.sum() / spread.sum()).nan_to_num():.1%} of the spread of the values ({rms.max():.3g} for the worst input), so "
         "an interaction with a much smaller effect cannot be told from what is left unexplained. "
         + (
@@ -153,27 +153,27 @@ def _measured(
         )
     )
     return SampledInteractions(
-        players=triggers.players,
-        is_or=triggers.is_or,
+        players=terms.players,
+        is_or=terms.is_or,
         effects=effects,
         offset=offset,
         rms_error=rms,
         max_error=errors.abs().amax(dim=1),
         spread=spread,
         num_forwards=len(masks),
-        num_held_out=len(split.held_out),
+        num_held_out=len(parts.held_out),
         order=order,
         blind_spot=blind_spot,
     )
 
 
-def _draw_split(num_coalitions: int, generator: Generator | None, device: torch.device) -> CoalitionSplit:
+def _draw_parts(num_coalitions: int, generator: Generator | None, device: torch.device) -> CoalitionParts:
     if generator is None:
         generator = Generator().manual_seed(0)
     rows = torch.randperm(num_coalitions, generator=generator).to(device)
     num_held_out, num_validation = int(HELD_OUT * num_coalitions), int(VALIDATION * num_coalitions)
     held_out, validation, fitted = rows.tensor_split([num_held_out, num_held_out + num_validation])
-    return CoalitionSplit(fitted, validation, held_out)
+    return CoalitionParts(fitted, validation, held_out)
 
 
 def _check(masks: Tensor, values: Tensor, order: int, max_order: int) -> None:
@@ -207,7 +207,7 @@ def _check(masks: Tensor, values: Tensor, order: int, max_order: int) -> None:
         )
     if order < 1 or max_order < 1:
         raise ValueError(f"fit_interactions: expected orders of at least 1, got order={order} and max_order={max_order}")
-    num_candidates = count_triggers(masks.shape[1], order)
+    num_candidates = count_terms(masks.shape[1], order)
     if num_candidates * len(masks) > MAX_ENTRIES:
         raise ValueError(
             f"fit_interactions: expected at most {MAX_ENTRIES} entries of coalitions by candidates, got {len(masks)} by "

@@ -1,8 +1,9 @@
-"""Triggers: AND ``1(S ⊆ T)`` and OR ``1(S ∩ T ≠ ∅)`` of sets of players, and the search for those that explain a residual.
+"""Terms: AND ``1(S ⊆ T)`` and OR ``1(S ∩ T ≠ ∅)`` of sets of players, and the search for those that explain a residual.
 
 An OR of ``S`` on a coalition is one minus the AND of ``S`` on its complement, so one search serves both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,52 +11,56 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Triggers", "all_triggers", "count_triggers", "find_triggers", "trigger_matrix"]
+__all__ = ["Terms", "all_terms", "count_terms", "find_terms", "term_matrix"]
 
 RAREST = 4
-"""Coalitions in which a trigger must hold, and in which it must not hold, to be a candidate: fewer show only noise."""
+"""Coalitions in which a term must hold, and in which it must not hold, to be a candidate: fewer show only noise."""
 
 BEAM_WIDTH = 64
 """Sets of each size from which the search goes on to larger ones."""
 
 
-@dataclass(frozen=True)
-class Triggers:
-    """A list of distinct triggers.
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """A list of distinct terms.
 
     Attributes:
-        players: ``[triggers, players]``, true for the players of the set.
-        is_or: ``[triggers]``, true for OR, false for AND.
+        players: ``[terms, players]``, true for the players of the set.
+        is_or: ``[terms]``, true for OR, false for AND.
     """
 
-    players: Bool[Tensor, "triggers players"]
-    is_or: Bool[Tensor, " triggers"]
+    players: Bool[Tensor, "terms players"]
+    is_or: Bool[Tensor, " terms"]
 
     def __len__(self) -> int:
         return len(self.players)
 
-    def select(self, index: Tensor) -> "Triggers":
-        """Return some of the triggers, by index or mask."""
-        return Triggers(self.players[index], self.is_or[index])
+    def select(self, index: Tensor) -> "Terms":
+        """Return some of the terms, by index or mask."""
+        return Terms(self.players[index], self.is_or[index])
 
-    def key(self) -> Bool[Tensor, "triggers key"]:
-        """One row of bits a trigger, equal for equal triggers."""
+    def key(self) -> Bool[Tensor, "terms key"]:
+        """One row of bits a term, equal for equal terms."""
         return torch.cat([self.players, self.is_or[:, None]], dim=1)
 
     @staticmethod
-    def from_key(key: Bool[Tensor, "triggers key"]) -> "Triggers":
-        """Rebuild triggers from :meth:`key`."""
-        return Triggers(key[:, :-1], key[:, -1])
+    def from_key(key: Bool[Tensor, "terms key"]) -> "Terms":
+        """Rebuild terms from :meth:`key`."""
+        return Terms(key[:, :-1], key[:, -1])
 
-    def join(self, other: "Triggers") -> "Triggers":
-        """Append triggers, leaving out those that are there already."""
+    @staticmethod
+    def cat(parts: "Sequence[Terms]") -> "Terms":
+        """Put lists one after the other."""
+        return Terms(torch.cat([part.players for part in parts]), torch.cat([part.is_or for part in parts]))
+
+    def join(self, other: "Terms") -> "Terms":
+        """Append terms, leaving out those that are there already."""
         known = set(map(tuple, self.key().tolist()))
         new = torch.tensor([tuple(row) not in known for row in other.key().tolist()], dtype=torch.bool)
-        added = other.select(new.to(other.players.device))
-        return Triggers(torch.cat([self.players, added.players]), torch.cat([self.is_or, added.is_or]))
+        return Terms.cat([self, other.select(new.to(other.players.device))])
 
 
-def all_triggers(num_players: int, order: int, device: torch.device | None = None) -> Triggers:
+def all_terms(num_players: int, order: int, device: torch.device | None = None) -> Terms:
     """List the ANDs of all non-empty sets of at most ``order`` players, then the ORs of those of at least two players."""
     sets = []
     for size in range(1, order + 1):
@@ -63,11 +68,11 @@ def all_triggers(num_players: int, order: int, device: torch.device | None = Non
         sets.append(torch.zeros(len(members), num_players, dtype=torch.bool, device=device).scatter(1, members, True))
     ands, ors = torch.cat(sets), torch.cat([sets[0][:0], *sets[1:]])
     is_or = torch.arange(len(ands) + len(ors), device=device) >= len(ands)
-    return Triggers(torch.cat([ands, ors]), is_or)
+    return Terms(torch.cat([ands, ors]), is_or)
 
 
-def count_triggers(num_players: int, order: int) -> int:
-    """Count what :func:`all_triggers` would list, without listing it."""
+def count_terms(num_players: int, order: int) -> int:
+    """Count what :func:`all_terms` would list, without listing it."""
     count, sets = 0, 1
     for size in range(1, min(order, num_players) + 1):
         sets = sets * (num_players - size + 1) // size
@@ -75,33 +80,33 @@ def count_triggers(num_players: int, order: int) -> int:
     return count
 
 
-def trigger_matrix(
-    triggers: Triggers, masks: Bool[Tensor, "coalitions players"], dtype: torch.dtype
-) -> Float[Tensor, "coalitions triggers"]:
-    """Say with 0 and 1 which triggers hold in which coalitions."""
-    common = masks.to(dtype) @ triggers.players.to(dtype).T
-    return torch.where(triggers.is_or, common > 0, common == triggers.players.sum(dim=1)).to(dtype)
+def term_matrix(
+    terms: Terms, masks: Bool[Tensor, "coalitions players"], dtype: torch.dtype
+) -> Float[Tensor, "coalitions terms"]:
+    """Say with 0 and 1 which terms hold in which coalitions."""
+    common = masks.to(dtype) @ terms.players.to(dtype).T
+    return torch.where(terms.is_or, common > 0, common == terms.players.sum(dim=1)).to(dtype)
 
 
-def find_triggers(
+def find_terms(
     masks: Bool[Tensor, "coalitions players"],
     residual: Float[Tensor, " coalitions"],
     orders: range,
     num_found: int,
-) -> Triggers:
-    """Find triggers that correlate with what is unexplained, by a beam search from single players to larger sets.
+) -> Terms:
+    """Find terms that correlate with what is unexplained, by a beam search from single players to larger sets.
 
-    Each step adds one player to each set of the beam and keeps the best of all sets of that size. A trigger correlates with
+    Each step adds one player to each set of the beam and keeps the best of all sets of that size. A term correlates with
     its own subsets, so the way to a strong one leads uphill; one that none of its subsets announces is not found.
 
     Args:
         masks: The coalitions.
         residual: What is unexplained on each of them, mean zero.
         orders: Sizes of the sets that are returned; the search starts below them.
-        num_found: How many triggers to return at most.
+        num_found: How many terms to return at most.
 
     Returns:
-        Triggers with the largest absolute correlation first.
+        Terms with the largest absolute correlation first.
     """
     found, scores = [], []
     for is_or in (False, True):
@@ -111,7 +116,7 @@ def find_triggers(
             holds = (present @ sets.to(residual).T == size).to(residual)
             score = _correlation(holds.sum(dim=0), residual @ holds, len(masks))
             if size in orders:
-                found.append(Triggers(sets, torch.full_like(score, is_or, dtype=torch.bool)))
+                found.append(Terms(sets, torch.full_like(score, is_or, dtype=torch.bool)))
                 scores.append(score)
             beam = _best(score, BEAM_WIDTH)
             sets, holds = sets[beam], holds[:, beam]
@@ -124,13 +129,12 @@ def find_triggers(
                 break
             sets = torch.unique(children, dim=0)
     if not found:
-        return Triggers(masks[:0], masks[:0, 0])
-    joined = Triggers(torch.cat([each.players for each in found]), torch.cat([each.is_or for each in found]))
-    return joined.select(_best(torch.cat(scores), num_found))
+        return Terms(masks[:0], masks[:0, 0])
+    return Terms.cat(found).select(_best(torch.cat(scores), num_found))
 
 
 def _correlation(count: Tensor, product: Tensor, num_coalitions: int) -> Tensor:
-    """Absolute correlation up to a common factor; zero for triggers that hold too rarely or nearly always."""
+    """Absolute correlation up to a common factor; zero for terms that hold too rarely or nearly always."""
     deviation = (count * (1 - count / num_coalitions)).clamp(min=1).sqrt()
     seen = (count >= RAREST) & (count <= num_coalitions - RAREST)
     return torch.where(seen, product.abs() / deviation, 0.0)

@@ -27,6 +27,6 @@ def default_players(inputs: Rows) -> Players:
         return fitting[0]
     raise ValueError(
         "players: only a single floating-point image [inputs, channels, height, width] or table [inputs, features] has default "
-        f"players, got {describe_tree(inputs.tree)}; pass players=, such as players.FeatureGroups(leaf='...'), and where the inputs are elsewhere in "
-        "a batch, a task whose unpack(batch) finds them"
+        f"players, got {describe_tree(inputs.tree)}; pass players=, such as players.FeatureGroups(leaf='...'), and where the "
+        "inputs are elsewhere in a batch, a task whose unpack(batch) finds them"
     )

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_interactions.functional import extraction
 from lightning_interactions.functional.coalitions import coalition_masks, coalition_orders
+from lightning_interactions.functional.extraction import extract
 from lightning_interactions.functional.extraction.extract import extract_interactions, extract_with_certificate
 from lightning_interactions.functional.transforms import reconstruct_values
 from lightning_interactions.records import Interactions
@@ -109,7 +109,7 @@ def test_strength_is_within_two_percent_of_the_linear_program(
     strength = extract_interactions(values.to(dtype)).effects.double().abs().sum(dim=(1, 2))
     optimum = torch.tensor([oracles.sparsest_l1_optimum(row) for row in values], dtype=torch.float64)
     assert (strength <= 1.02 * optimum).all()
-    # Folding single players cannot go below the optimum: the folded effects are a split of the same values.
+    # Folding single players cannot go below the optimum: the folded effects are a decomposition of the same values.
     assert (strength >= (1 - 1e-5) * optimum).all()
 
 
@@ -125,7 +125,7 @@ def test_effects_are_the_unique_optimum_with_the_ridge(tables: Tables, num_playe
 
 @pytest.mark.parametrize("players", [(0, 1), (1, 3), (0, 2, 3), (0, 1, 2, 3)])
 @pytest.mark.parametrize("effect", [1.0, -3.0])
-def test_one_trigger_is_found_alone(players: tuple[int, ...], effect: float) -> None:
+def test_one_term_is_found_alone(players: tuple[int, ...], effect: float) -> None:
     present = coalition_masks(4)[:, list(players)]
     values = effect * torch.stack([present.all(dim=1), present.any(dim=1)]).double()
     expected = torch.zeros(2, 2, 16, dtype=torch.float64)
@@ -146,9 +146,9 @@ def test_planted_effects_come_back() -> None:
 
 
 def starts_for(values: Tensor, generator: torch.Generator) -> list[Interactions | None]:
-    """Start from the half-half split, from other inputs, and from noise."""
+    """Start from the half-half decomposition, from other inputs, and from noise."""
     noise = 10 * torch.randn(2, *values.shape, generator=generator, dtype=values.dtype)
-    return [None, extract_interactions(values.flip(0)), Interactions(noise[0], noise[1], values[:, 0])]
+    return [None, extract_interactions(values.flip(0)), Interactions(noise.transpose(0, 1), values[:, 0])]
 
 
 @TABLES
@@ -291,7 +291,7 @@ def test_the_certificate_bounds_the_optimum_from_both_sides(
     assert exact.and_effects.dtype == torch.float64
 
 
-def test_the_certificate_of_an_unsolved_split_is_true(generator: torch.Generator) -> None:
+def test_the_certificate_of_an_unsolved_input_is_true(generator: torch.Generator) -> None:
     values = random_tables(6, 8, generator)
     _, solved = extract_with_certificate(values)
     with pytest.warns(UserWarning, match="8 of 8 inputs"):
@@ -315,7 +315,7 @@ def test_many_inputs_are_solved_in_parts(generator: torch.Generator, monkeypatch
     values = random_tables(4, 7, generator)
     start = extract_interactions(values.roll(1, dims=0))
     together, certificate = extract_with_certificate(values, start=start)
-    monkeypatch.setattr(extraction, "ENTRIES_AT_ONCE", 3 * 16)
+    monkeypatch.setattr(extract, "ENTRIES_AT_ONCE", 3 * 16)
     in_parts, certificate_in_parts = extract_with_certificate(values, start=start)
     assert_same_effects(in_parts.effects, together.effects, bound=1e-9)
     assert torch.equal(certificate_in_parts.iterations, certificate.iterations)

@@ -23,7 +23,7 @@ def generator() -> torch.Generator:
 
 
 def scales(values: Tensor) -> Tensor:
-    """Mean effect ``s`` of the split into two equal parts of each model, ``[models]``, for one input."""
+    """Mean effect ``s`` of the decomposition into two equal parts of each model, ``[models]``, for one input."""
     centred = values - values[:, :1]
     return mobius_transform(centred).abs().mean(dim=1) + mobius_transform(centred.flip(1)).abs().mean(dim=1)
 
@@ -59,7 +59,7 @@ def test_every_model_is_matched(num_players: int, dtype: torch.dtype, bound: flo
         assert (error <= bound * (of_model.amax(dim=1) - of_model.amin(dim=1))).all()
 
 
-def test_the_split_is_the_optimum_that_a_general_solver_finds(generator: torch.Generator) -> None:
+def test_the_decomposition_is_the_optimum_that_a_general_solver_finds(generator: torch.Generator) -> None:
     num_models = 3
     values = torch.stack([random_tables(3, 1, generator) for _ in range(num_models)])
 
@@ -77,7 +77,7 @@ def test_the_split_is_the_optimum_that_a_general_solver_finds(generator: torch.G
     ]
     shared = extract_shared_interactions(values, tolerance=1e-8, max_iterations=100_000)
     scaled = torch.stack([interactions.effects[0] for interactions in shared]) / scales(values[:, 0])[:, None, None]
-    # Single players were folded after the split; before, the ridge had them half an AND and half an OR.
+    # Single players were folded after the decomposition; before, the ridge had them half an AND and half an OR.
     squares = scaled.square()
     squares[:, 0, [1, 2, 4]] /= 2
     own = scaled.square().sum(dim=0).sqrt().sum() + 0.5 * RIDGE * squares.sum()

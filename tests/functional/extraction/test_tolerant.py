@@ -62,14 +62,14 @@ def assert_same_effects(actual: Tensor, expected: Tensor, bound: float) -> None:
 def test_reconstruction_agrees_with_the_subset_loop(num_players: int, generator: torch.Generator) -> None:
     effects = torch.randn(2, 2, 2**num_players, generator=generator, dtype=torch.float64)
     effects[..., 0] = 0
-    reconstruction = Reconstruction.like(effects[:, 0])
+    reconstruction = Reconstruction.like(effects)
     values = reconstruction.values(effects)
     # The map counts OR effects where all their players are masked, with a minus: a constant away from universal matching.
     offset = values[:, 0]
-    expected = oracles.reconstruct_values(Interactions(effects[:, 0], effects[:, 1], offset))
+    expected = oracles.reconstruct_values(Interactions(effects.transpose(0, 1), offset))
     torch.testing.assert_close(values, expected)
     multipliers = torch.randn(2, 2**num_players, generator=generator, dtype=torch.float64)
-    products = (reconstruction.pull(multipliers) * effects).sum(dim=(1, 2))
+    products = (reconstruction.pull(multipliers) * effects).sum(dim=(0, 2))
     torch.testing.assert_close(products, (multipliers * values).sum(dim=1))
 
 
@@ -117,7 +117,7 @@ def test_planted_effects_come_back_from_noise_within_the_tolerance() -> None:
     noise[:, [0, -1]] = 0
     interactions = extract_interactions(game.values + noise, noise_tolerance=0.02)
     assert_within_tolerance(interactions, game.values + noise, 0.02)
-    # The planted effects are one attainable split.
+    # The planted effects are one feasible decomposition.
     assert (strength(interactions) <= 1.001 * strength(game.interactions)).all()
 
 
@@ -160,7 +160,7 @@ def test_no_tolerance_is_the_exact_path(generator: torch.Generator) -> None:
 def test_the_start_does_not_matter(seed: int, generator: torch.Generator) -> None:
     values = random_network_tables(6, 4, generator)
     noise = torch.randn(2, *values.shape, generator=torch.Generator().manual_seed(seed), dtype=values.dtype)
-    start = Interactions(noise[0], noise[1], values[:, 0])
+    start = Interactions(noise.transpose(0, 1), values[:, 0])
     start.and_effects[0] = torch.nan
     solutions = [extract_interactions(values, noise_tolerance=0.03, start=begin, tolerance=1e-5) for begin in (None, start)]
     assert salient_jaccard(*solutions).mean() >= 0.99
@@ -235,7 +235,7 @@ def test_nothing_is_tolerated_where_the_full_coalition_scores_as_the_empty_one(g
 
 def test_matching_error_is_the_largest_distance() -> None:
     present = coalition_masks(3).all(dim=1).double()
-    interactions = Interactions(2 * present[None], torch.zeros(1, 8), torch.ones(1))
+    interactions = Interactions(torch.stack([2 * present, torch.zeros(8)])[None], torch.ones(1))
     values = 1 + 2 * present[None]
     assert matching_error(interactions, values).tolist() == [0.0]
     values[0, 4] -= 0.25

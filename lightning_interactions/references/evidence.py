@@ -1,0 +1,201 @@
+"""Evidence of reference models that fits itself when training starts."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_interactions.evidence import Evidence, ProbeGame, ReferenceModels
+from lightning_interactions.game.tasks import Task
+from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.records import EvidenceWeights, Interactions
+from lightning_interactions.records.describe import describe
+from lightning_interactions.references.fit import fit_ensemble
+from lightning_interactions.references.settings import Ensemble, ReferenceTraining, in_run
+
+__all__ = ["CrossFitted", "FittedEvidence", "HeldOutReferences"]
+
+
+class FittedEvidence(Evidence):
+    """Reference models that are trained when the monitored training starts, before its first step.
+
+    The same settings give the same models, so that a resumed run trains them again, unless ``resume_from`` names a file.
+
+    Args:
+        training: How each model is trained.
+        resume_from: File of finished models; see :func:`~lightning_interactions.references.fit_reference_models`.
+    """
+
+    def __init__(self, training: ReferenceTraining | None, resume_from: str | Path | None) -> None:
+        self.training = ReferenceTraining() if training is None else training
+        self.resume_from = resume_from
+        self._references: ReferenceModels | None = None
+
+    def __repr__(self) -> str:
+        # Neither the file nor loaders that are only watched decide on what the models say.
+        decisive = {**vars(self), "training": replace(self.training, val_dataloaders=None)}
+        decisive.pop("resume_from")
+        said = (f"{name}={describe(value)}" for name, value in decisive.items() if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the models have been trained."""
+        return self._references is not None
+
+    @property
+    def references(self) -> ReferenceModels:
+        """The trained models.
+
+        Raises:
+            RuntimeError: Before they are.
+        """
+        if self._references is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: expected reference models, but none have been trained yet; the monitor calls "
+                "fit(trainer, model, task) when training starts"
+            )
+        return self._references
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Fingerprints of inputs that too many models were trained on: no probes."""
+        return self.references.refused
+
+    @abstractmethod
+    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
+        """Train the models, and leave no trace in the run.
+
+        Args:
+            trainer: The Trainer of the run, whose loaders are set up.
+            model: The module that it trains.
+            task: Finds inputs and targets in a batch, and has the loss for early stopping.
+
+        Raises:
+            MisconfigurationException: If model, data and settings do not go together.
+        """
+
+    def prepare(self, game: ProbeGame) -> Any:
+        """Extract the raters' interactions once; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
+        return self.references.prepare(game)
+
+    def weigh(
+        self,
+        interactions: Interactions,
+        threshold: float,
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        """Compare with what the raters have; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
+        return self.references.weigh(interactions, threshold, prepared=prepared, ratings=ratings, counterpart=counterpart)
+
+    def _fit_on(self, trainer: Trainer, model: LightningModule, loader: Any, ensemble: Ensemble, task: Task) -> None:
+        tries = bool(trainer.fast_dev_run)
+        self._references = fit_ensemble(
+            model,
+            loader,
+            trainer.datamodule,
+            replace(ensemble, screen_labels=False) if tries else ensemble,
+            task,
+            in_run(self.training, trainer),
+            None if tries else self.resume_from,
+        )
+
+
+class HeldOutReferences(FittedEvidence):
+    """Reference models trained on data that is held out from the run: the papers' evidence.
+
+    The run's data module gives that data by a ``reference_dataloader()``; :class:`HoldOutDataModule` makes one of any other::
+
+        monitor = InteractionMonitor(evidence=HeldOutReferences())
+        trainer.fit(model, datamodule=HoldOutDataModule(datamodule))
+
+    Args:
+        num_models: How many models.
+        vote: How many of them must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number.
+        training: How each is trained.
+        resume_from: File of finished models; see :func:`~lightning_interactions.references.fit_reference_models`.
+
+    Raises:
+        MisconfigurationException: If a number is too small, or the vote has no such name or needs more models.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), which trains such models on the test set.
+    """
+
+    def __init__(
+        self,
+        num_models: int = 3,
+        vote: str | int = "any",
+        training: ReferenceTraining | None = None,
+        resume_from: str | Path | None = None,
+    ) -> None:
+        Ensemble.of(None, num_models, vote, None)
+        self.num_models = num_models
+        self.vote = vote
+        super().__init__(training, resume_from)
+
+    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
+        """Train the models on what the data module holds out; see :class:`FittedEvidence`."""
+        make = getattr(trainer.datamodule, "reference_dataloader", None)
+        if make is None:
+            got = "loaders" if trainer.datamodule is None else type(trainer.datamodule).__name__
+            raise MisconfigurationException(
+                f"HeldOutReferences: expected a data module with a reference_dataloader(), got {got}; hold a part of the "
+                "training data out: trainer.fit(model, datamodule=HoldOutDataModule(datamodule)), or HoldOutDataModule("
+                "train_loader, val_loader); or use CrossFitted(), which needs no such data"
+            )
+        with preserve_random_state(trainer.strategy.root_device, self.training.seed):
+            loader = make()
+        self._fit_on(trainer, model, loader, Ensemble.of(None, self.num_models, self.vote, None), task)
+
+
+class CrossFitted(FittedEvidence):
+    """Reference models trained on parts of the run's own training data; needs no held-out data.
+
+    The data is split into parts; for each part models are trained on all the others, and only these rate its inputs. Inputs
+    must be the same whenever they are loaded: no random augmentation in dataset or hooks.
+
+    Args:
+        folds: Number of parts, at least 2.
+        num_models: How many models for each part; 6 if left out.
+        vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number; 2 if
+            left out (any if there is but one model for each part).
+        screen_labels: Whether to leave disputed labels out; where the task has classes if left out.
+        training: How each is trained.
+        resume_from: File of finished models; see :func:`~lightning_interactions.references.fit_reference_models`.
+
+    Raises:
+        MisconfigurationException: If a number is too small, or the vote has no such name or needs more models.
+
+    Source:
+        Chernozhukov et al. 2018, Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al.
+        2021, Confident learning, Journal of Artificial Intelligence Research 70.
+    """
+
+    def __init__(
+        self,
+        folds: int = 2,
+        num_models: int | None = None,
+        vote: str | int | None = None,
+        screen_labels: bool | None = None,
+        training: ReferenceTraining | None = None,
+        resume_from: str | Path | None = None,
+    ) -> None:
+        ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
+        self.folds = folds
+        self.num_models = ensemble.num_models
+        self.vote = ensemble.vote
+        self.screen_labels = screen_labels
+        super().__init__(training, resume_from)
+
+    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
+        """Train the models on the run's training loader; see :class:`FittedEvidence`."""
+        ensemble = Ensemble.of(self.folds, self.num_models, self.vote, self.screen_labels)
+        self._fit_on(trainer, model, trainer.train_dataloader, ensemble, task)

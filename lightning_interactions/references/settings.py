@@ -1,0 +1,144 @@
+"""How many reference models are trained, on which parts of the data, and how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_interactions.evidence.reference_models import votes_needed
+from lightning_interactions.game.tasks import Classification, Task
+
+__all__ = ["Ensemble", "ReferenceTraining", "in_run"]
+
+NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
+"""Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
+
+EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+@dataclass(frozen=True)
+class ReferenceTraining:
+    """How each reference model is trained.
+
+    Attributes:
+        max_epochs: Epochs, at most; 50 with early stopping and 15 without if left out.
+        patience: Epochs without a smaller loss on a fifth of the data, kept from the training, before it stops; the weights
+            with the smallest loss are kept. ``None`` to train on all of the data to the end.
+        seed: Seed of the parts and of the first model; the other models follow.
+        factory: Makes a freshly initialised module. Needed for fine-tuning and for parameters without an initialiser; may
+            make another architecture that takes the same inputs and gives the same kind of outputs.
+        val_dataloaders: Data for the module's validation step, for schedules or callbacks that watch it.
+        trainer: More arguments of the :class:`lightning.pytorch.Trainer`.
+
+    Raises:
+        MisconfigurationException: If a number is too small.
+    """
+
+    max_epochs: int | None = None
+    patience: int | None = 5
+    seed: int = 0
+    factory: Callable[[], LightningModule] | None = None
+    val_dataloaders: Any = None
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        for name in ("max_epochs", "patience"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise MisconfigurationException(f"ReferenceTraining: expected {name} of at least 1, or none, got {number}")
+
+    def trainer_arguments(self, *, stops: bool) -> dict[str, Any]:
+        """Return the arguments of every model's Trainer.
+
+        Args:
+            stops: Whether the trainings are stopped early.
+        """
+        max_epochs = (EPOCHS_WITH_STOPPING if stops else EPOCHS_WITHOUT) if self.max_epochs is None else self.max_epochs
+        return {**QUIET, "devices": 1, "max_epochs": max_epochs, **self.trainer}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """How many models are trained, on which parts of the data, and how many of them must agree.
+
+    Attributes:
+        folds: Number of parts for cross-fitting; ``None`` for one part that the run never trains on.
+        num_models: Number of models, for each part.
+        vote: How many of an input's raters must share an interaction.
+        screen_labels: Whether disputed labels are left out; where the task allows it if ``None``.
+    """
+
+    folds: int | None
+    num_models: int
+    vote: str | int
+    screen_labels: bool | None
+
+    @classmethod
+    def of(cls, folds: int | None, num_models: int | None, vote: str | int | None, screen_labels: bool | None) -> "Ensemble":
+        """Fill in what is left out.
+
+        Raises:
+            MisconfigurationException: If a number is too small, the vote has no such name or needs too many raters, or
+                labels are to be screened without folds.
+        """
+        if num_models is None:
+            num_models = NUM_MODELS if folds is None else NUM_MODELS_OF_FOLD
+        if num_models < 1 or (folds is not None and folds < 2):
+            raise MisconfigurationException(
+                f"reference models: expected num_models of at least 1, and folds of at least 2 or none, got "
+                f"num_models={num_models} and folds={folds}"
+            )
+        if screen_labels and folds is None:
+            raise MisconfigurationException(
+                "reference models: screen_labels=True needs folds, got none; pass folds=2, or leave screen_labels out"
+            )
+        if vote is None:
+            vote = "any" if folds is None else min(VOTES_OF_FOLD, num_models)
+        try:
+            votes_needed(vote, num_models)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        return cls(folds, num_models, vote, screen_labels)
+
+    def screens(self, task: Task) -> bool:
+        """Whether disputed labels are left out.
+
+        Raises:
+            MisconfigurationException: If that is asked for, and the task has no classes.
+        """
+        has_classes = isinstance(task, Classification)
+        if self.screen_labels and not has_classes:
+            raise MisconfigurationException(
+                f"reference models: screen_labels=True needs a task with classes, a tasks.Classification, got {task!r}; leave "
+                "screen_labels out"
+            )
+        return self.folds is not None and has_classes and self.screen_labels is not False
+
+
+def in_run(training: ReferenceTraining, trainer: Trainer) -> ReferenceTraining:
+    """Train with the precision and on the device of a run, so that inputs are the same in both.
+
+    Args:
+        training: The user's settings, which come first.
+        trainer: The Trainer of the run. Under ``fast_dev_run`` each model is trained on a batch.
+    """
+    device = trainer.strategy.root_device
+    of_run: dict[str, Any] = {
+        "precision": trainer.precision,
+        "accelerator": device.type,
+        "devices": 1 if device.index is None or device.type == "cpu" else [device.index],
+    }
+    if trainer.fast_dev_run:
+        one_batch = {"limit_train_batches": 1, "limit_val_batches": 1}
+        return replace(training, max_epochs=1, patience=None, trainer={**of_run, **training.trainer, **one_batch})
+    return replace(training, trainer={**of_run, **training.trainer})
