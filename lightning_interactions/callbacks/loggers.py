@@ -21,7 +21,6 @@ from lightning_interactions.reporting import (
     strength_figure,
     tag_prefix,
     theory_figure,
-    time_axis,
 )
 
 __all__ = ["Logging", "Publisher"]
@@ -141,8 +140,7 @@ def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> 
         return
     last = history.measurements[-1]
     logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(last), step)
-    shape = shape_of(last)
-    if shape is not None:
+    if shape_of(last) is not None:
         logger.experiment.add_figure(f"{prefix}/decay_and_spindle", shape_figure(last), step)
     logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
 
@@ -153,4 +151,4 @@ def _write_theory(logger: Logger, prefix: str, history: History, final: Interact
         return
     second_phase, explained = explain_second_phase(history, final)
     if explained:
-        logger.experiment.add_figure(f"{prefix}/theory", theory_figure(second_phase, *time_axis(explained)), step)
+        logger.experiment.add_figure(f"{prefix}/theory", theory_figure(second_phase, explained), step)

@@ -22,7 +22,7 @@ from lightning_interactions.measuring.probes import (
     without_seen,
 )
 from lightning_interactions.records import Probes
-from lightning_interactions.records.inputs import map_tensors
+from lightning_interactions.records.trees import map_leaves
 from lightning_interactions.references.internals import to_device
 
 __all__ = ["ProbeKeeper", "digest"]
@@ -83,10 +83,8 @@ class ProbeKeeper:
     def watch(self, split: str, batch: Any) -> None:
         """Keep the first inputs of data that can only be watched as it passes."""
         if split in self._passing and not self._complete(split):
-            inputs, targets = self.task.unpack(batch)
-            self._passing[split].append(
-                (map_tensors(lambda leaf: leaf.detach().clone(), inputs), map_tensors(lambda leaf: leaf.detach().clone(), targets))
-            )
+            inputs, targets = (map_leaves(_copy, tree) for tree in self.task.unpack(batch))
+            self._passing[split].append((inputs, targets))
 
     def take_complete(self, trainer: Trainer) -> None:
         """Make probes of what has passed, of splits of which as many inputs have passed as were asked for."""
@@ -201,3 +199,8 @@ def _validation_loader(trainer: Trainer) -> Any | None:
     if isinstance(loaders, dict):
         loaders = list(loaders.values())
     return (loaders[0] if loaders else None) if isinstance(loaders, (list, tuple)) else loaders
+
+
+def _copy(_name: str, leaf: Any) -> Any:
+    """Copy a tensor of a batch that goes on to be used."""
+    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
