@@ -3,7 +3,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes and types in signatures are checked whenever a test calls a function of the package.
-hook = install_import_hook("lightning_interactions", "beartype.beartype")
+hook = install_import_hook("lightning_interactions", "tests.helpers.typechecker.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:

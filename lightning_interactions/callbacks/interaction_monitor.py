@@ -86,10 +86,10 @@ class InteractionMonitor(Callback):
             raise ValueError(f"InteractionMonitor: expected alpha in (0, 1), got {alpha}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"InteractionMonitor: expected on_error 'warn' or 'raise', got {on_error!r}")
-        plug_ins = (("players", players, Players), ("task", task, Task), ("evidence", evidence, Evidence), ("baseline", baseline, Baseline))
-        for setting, given, kind in plug_ins:
-            if given is not None and not isinstance(given, kind):
-                raise TypeError(f"InteractionMonitor: expected {setting} to be a {kind.__name__}, got {given!r}")
+        _check_kinds({"players": (players, Players), "task": (task, Task), "evidence": (evidence, Evidence)})
+        _check_kinds(
+            {"baseline": (baseline, Baseline), "probes": (probes, ProbeSampling), "extraction": (extraction, Extraction)}
+        )
         self.players = players
         self.task = Classification() if task is None else task
         self.evidence = ParameterNoise() if evidence is None else evidence
@@ -139,8 +139,8 @@ class InteractionMonitor(Callback):
         now = TimePoint(trainer.current_epoch, trainer.global_step)
         if self.history and (now.step == 0 or self.history.steps[-1] > now.step):
             rank_zero_warn(
-                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step {now.step}, "
-                "so it is another run: history and probes start anew"
+                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step "
+                f"{now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
         self._fit_evidence(trainer, pl_module, anew=not self.history)
@@ -331,7 +331,8 @@ class InteractionMonitor(Callback):
         if self._keeper.waiting:
             self._prepare(trainer, pl_module, self._keeper.take_complete)
         if TRAINING in self.meter.splits:
-            self._measure(trainer, pl_module, TimePoint(trainer.current_epoch, trainer.global_step), step=step, begin=begin)
+            now = TimePoint(trainer.current_epoch, trainer.global_step)
+            self._measure(trainer, pl_module, now, step=step, begin=begin)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float) -> None:
         """Measure, detect, publish, and tell the callbacks that listen.
@@ -354,7 +355,8 @@ class InteractionMonitor(Callback):
             if self.on_error == "raise" or trainer.world_size > 1 or not self.history:
                 raise
             warnings.warn(
-                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: {error!r}",
+                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: "
+                f"{error!r}",
                 stacklevel=2,
             )
             return
@@ -368,3 +370,10 @@ class InteractionMonitor(Callback):
                 notify(trainer, pl_module, self)
         self.history = self.history.with_seconds(time.perf_counter() - begin)
         self._publisher.publish(trainer, self.history, step)
+
+
+def _check_kinds(settings: dict[str, tuple[object, type]]) -> None:
+    """Refuse what is plugged in where something else belongs."""
+    for name, (given, kind) in settings.items():
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"InteractionMonitor: expected {name} to be a {kind.__name__}, or left out, got {given!r}")

@@ -1,5 +1,6 @@
 """What was fitted to strength by order: decay and spindle, the theory of the second phase; and to
-growing losses."""
+growing losses.
+"""
 
 from dataclasses import dataclass
 
