@@ -299,8 +299,8 @@ class InteractionMonitor(Callback):
             )
         if not self.task.knows_loss:
             rank_zero_warn(
-                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without; "
-                "give the task a loss(score, targets), such as return (score - targets) ** 2"
+                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
+                "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
             )
         if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
             self.evidence.fit(trainer, pl_module, self.task)
@@ -372,7 +372,7 @@ class InteractionMonitor(Callback):
         self._publisher.publish(trainer, self.history, step)
 
 
-def _check_kinds(settings: dict[str, tuple[object, type]]) -> None:
+def _check_kinds(**settings: tuple[object, type]) -> None:
     """Refuse what is plugged in where something else belongs."""
     for name, (given, kind) in settings.items():
         if given is not None and not isinstance(given, kind):

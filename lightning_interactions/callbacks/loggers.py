@@ -126,7 +126,8 @@ class Publisher:
                 if self.logging.raise_errors:
                     raise
                 warnings.warn(
-                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: {error!r}",
+                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: "
+                    f"{error!r}",
                     stacklevel=4,
                 )
 

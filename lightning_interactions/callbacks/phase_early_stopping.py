@@ -231,7 +231,7 @@ class PhaseEarlyStopping(Callback):
         if self.alpha is not None and self.alpha > monitor.alpha:
             raise MisconfigurationException(
                 f"PhaseEarlyStopping: expected alpha of at most {monitor.alpha}, on which the monitor detects phases, got "
-                f"{self.alpha}; to stop on less evidence, let the monitor detect on less: InteractionMonitor(alpha={self.alpha})"
+                f"{self.alpha}; to stop on less evidence, let the monitor detect on less with its own alpha"
             )
 
     def _suffices(self, phase: Phase) -> bool:
