@@ -14,7 +14,8 @@ from torch import Tensor
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import History
-from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, assert_same_history, quiet_trainer, script_phases
+from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
+from tests.callbacks.runs import few as few_probes
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
 
 pytestmark = [
@@ -81,17 +82,16 @@ def same(actual: Weights, expected: Weights) -> bool:
 
 
 def few(**options: Any) -> InteractionMonitor:
-    settings: dict[str, Any] = {"training": 2, "held_out": 2, "figures": False, "tolerance": 1e-2}
-    return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
+    return few_probes(**{"training": 2, "held_out": 2, **options})
 
 
 def restoring(**options: Any) -> PhaseEarlyStopping:
     return PhaseEarlyStopping(**{"restore_best": True, "verbose": False, **options})
 
 
-def announced(*claimed: int, then: Sequence[int | Scripted] = ()) -> list[int | Scripted]:
+def announced(*announced_at: int, then: Sequence[int | Scripted] = ()) -> list[int | Scripted]:
     """Phase 1 with the onsets that phase 3 would have, one for each measurement, and what comes then."""
-    return [*(Scripted(1, tests={3: (onset, 0.5)}) for onset in claimed), *then]
+    return [*(Scripted(1, tests={3: (onset, 0.5)}) for onset in announced_at), *then]
 
 
 def fit(
@@ -110,7 +110,7 @@ def kept_files(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("claimed", "onset", "first"),
+    ("announced_at", "onset", "first"),
     [
         ([0, 0, 0], 0, "monitor"),
         ([0, 0, 0], 0, "stopping"),
@@ -121,9 +121,9 @@ def kept_files(root: Path) -> list[str]:
     ],
 )
 def test_the_module_gets_the_weights_of_the_onset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: list[int], onset: int, first: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced_at: list[int], onset: int, first: str
 ) -> None:
-    script_phases(monkeypatch, announced(*claimed, then=[Scripted(3, onset=onset)]))
+    script_phases(monkeypatch, announced(*announced_at, then=[Scripted(3, onset=onset)]))
     diary, stopping, monitor = Diary(), restoring(), few()
     callbacks = [monitor, stopping] if first == "monitor" else [stopping, monitor]
     weights, trainer = fit(tmp_path, diary, *callbacks)
@@ -173,7 +173,7 @@ def test_a_second_entry_has_an_onset_of_its_own(tmp_path: Path, monkeypatch: pyt
     assert kept_files(tmp_path) == ["phase-3-onset-step=8.ckpt"]
 
 
-def test_without_claims_the_call_is_the_onset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tests_the_detection_is_the_onset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 3])
     diary, stopping = Diary(), restoring()
     weights, _ = fit(tmp_path, few(), stopping, diary)
@@ -181,7 +181,7 @@ def test_without_claims_the_call_is_the_onset(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("script", [[1, 1, 1, Scripted(3, onset=1)], announced(0, 1, 2, then=[Scripted(3, onset=1)])])
-def test_an_onset_that_no_claim_announced_is_replaced_by_the_call_and_said(
+def test_an_onset_that_no_test_announced_is_replaced_by_the_detection_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: list[int | Scripted]
 ) -> None:
     script_phases(monkeypatch, script)
