@@ -1,7 +1,7 @@
 """What flows through the package: frozen records, each field with its shape, unit and meaning.
 
-``values → Interactions → EvidenceWeights → SplitMeasurement → Measurement → History → Phase``. Nothing here computes more
-than a table of its own contents.
+``values → Interactions → EvidenceWeights → SplitMeasurement → Measurement → History → Phase``. Nothing here computes more than
+what follows from its own contents.
 """
 
 from lightning_interactions.records.fits import DecaySpindle, ExplainedGrowth, SecondPhase
