@@ -82,6 +82,10 @@ def votes_by_chance(
     Raises:
         ValueError: If a draw does not have as many raters, or the threshold is outside [0, 1).
     """
+    if any(len(draw) != len(raters) for draw in draws):
+        raise ValueError(
+            f"votes_by_chance: expected {len(raters)} raters in each draw, got {sorted({len(draw) for draw in draws})}"
+        )
     pairs = [pair for draw in draws for pair in zip(draw, raters, strict=True)]
     if all(torch.allclose(drawn.effects, own.effects, equal_nan=True) for drawn, own in pairs):
         return ()
