@@ -362,10 +362,9 @@ class InteractionMonitor(Callback):
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = self.history.append(measurement, phases[-1])
-        self._publisher.publish(trainer, self.history, step)
+        self._publisher.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
-        seconds = time.perf_counter() - begin
-        self.history = self.history.with_seconds(seconds)
-        self._publisher.publish_seconds(trainer, seconds, step)
+        self.history = self.history.with_seconds(time.perf_counter() - begin)
+        self._publisher.publish(trainer, self.history, step)

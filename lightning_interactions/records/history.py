@@ -231,13 +231,15 @@ class History:
         """
         if state.get("version") != VERSION:
             raise ValueError(
-                f"History: expected a history of version {VERSION}, got version {state.get('version')}; begin a history anew, or "
-                "read it with the version of this package that wrote it"
+                f"History: expected a history of version {VERSION}, got version {state.get('version')}; begin a history anew, "
+                "or read it with the version of this package that wrote it"
             )
         try:
             splits = {name: _split_measurements(columns) for name, columns in state["splits"].items()}
             none: list[SplitMeasurement | None] = [None] * len(state["times"])
-            rows = zip(state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True)
+            rows = zip(
+                state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True
+            )
             measurements = []
             for time, seconds, training, held_out in rows:
                 if training is None:
@@ -245,7 +247,7 @@ class History:
                 measurements.append(Measurement(TimePoint(*time), seconds, training, held_out))
             phases = tuple(_phase_from_dict(phase) for phase in state["phases"])
             return cls(tuple(measurements), phases, dict(state["settings"]))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, StopIteration) as error:
             raise ValueError(f"History: expected a whole history of version {VERSION}, got a broken one: {error!r}") from error
 
     def save(self, path: str | Path) -> None:
@@ -262,7 +264,9 @@ class History:
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(f"History: expected a file written by History.save at {path}, got one that cannot be read") from error
+            raise ValueError(
+                f"History: expected a file written by History.save at {path}, got one that cannot be read"
+            ) from error
         if not isinstance(state, dict):
             raise ValueError(f"History: expected a file written by History.save at {path}, got {type(state).__name__}")
         return cls.from_dict(state)
@@ -303,7 +307,9 @@ def _columns(splits: Sequence[SplitMeasurement | None]) -> dict[str, Any]:
         "inputs": {name: torch.stack([getattr(split, name) for split in there]) for name in INPUT_FIELDS},
         "strength": {
             kind: {
-                name: _stacked([getattr(split.strength, name) for split in there if split.is_condensed == (kind == "condensed")])
+                name: _stacked(
+                    [getattr(split.strength, name) for split in there if split.is_condensed == (kind == "condensed")]
+                )
                 for name in STRENGTHS
             }
             for kind in ("condensed", "full")

@@ -80,7 +80,7 @@ def same(actual: Weights, expected: Weights) -> bool:
 
 
 def few(**options: Any) -> InteractionMonitor:
-    settings: dict[str, Any] = {"num_training_probes": 2, "num_held_out_probes": 2, "figures": False, "solver_tolerance": 1e-2}
+    settings: dict[str, Any] = {"training": 2, "held_out": 2, "figures": False, "tolerance": 1e-2}
     return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
 
 
@@ -90,7 +90,7 @@ def restoring(**options: Any) -> PhaseEarlyStopping:
 
 def announced(*claimed: int, then: Sequence[int | Scripted] = ()) -> list[int | Scripted]:
     """Phase 1 with the onsets that phase 3 would have, one for each measurement, and what comes then."""
-    return [*(Scripted(1, claims={3: (onset, 0.5)}) for onset in claimed), *then]
+    return [*(Scripted(1, tests={3: (onset, 0.5)}) for onset in claimed), *then]
 
 
 def fit(
@@ -127,7 +127,7 @@ def test_the_module_gets_the_weights_of_the_onset(
     callbacks = [monitor, stopping] if first == "monitor" else [stopping, monitor]
     weights, trainer = fit(tmp_path, diary, *callbacks)
     assert trainer.current_epoch == 3
-    assert (stopping.onset_epoch, stopping.onset_step, stopping.called_epoch) == (onset, 2 * onset, 3)
+    assert (stopping.onset_epoch, stopping.onset_step, stopping.detected_epoch) == (onset, 2 * onset, 3)
     assert [same(weights, diary.weights[epoch]) for epoch in range(4)] == [epoch == onset for epoch in range(4)]
     # One checkpoint is left, a whole one.
     assert [os.path.basename(stopping.best_model_path)] == kept_files(tmp_path) == [f"phase-3-onset-step={2 * onset}.ckpt"]
@@ -162,12 +162,12 @@ def test_patience_that_ends_with_the_last_epoch_restores(tmp_path: Path, monkeyp
 
 
 def test_a_second_entry_has_an_onset_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    back = [Scripted(2, claims={3: (3, 0.5)}), Scripted(2, claims={3: (4, 0.5)})]
+    back = [Scripted(2, tests={3: (3, 0.5)}), Scripted(2, tests={3: (4, 0.5)})]
     script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), *back, Scripted(3, onset=4)]))
     diary, stopping = Diary(), restoring(patience=1)
     weights, trainer = fit(tmp_path, few(), stopping, diary)
     assert trainer.current_epoch == 6
-    assert (stopping.onset_epoch, stopping.called_epoch, stopping.wait_count) == (4, 5, 1)
+    assert (stopping.onset_epoch, stopping.detected_epoch, stopping.wait_count) == (4, 5, 1)
     assert same(weights, diary.weights[4])
     assert kept_files(tmp_path) == ["phase-3-onset-step=8.ckpt"]
 
@@ -192,7 +192,7 @@ def test_an_onset_that_no_claim_announced_is_replaced_by_the_call_and_said(
 
 
 def test_phase_2_keeps_the_onset_of_each_phase_that_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = [Scripted(1, claims={2: (at, 0.9), 3: (min(at, 1), 0.9)}) for at in range(3)]
+    claims = [Scripted(1, tests={2: (at, 0.9), 3: (min(at, 1), 0.9)}) for at in range(3)]
     for number, onset in ((2, 2), (3, 1)):
         script_phases(monkeypatch, [*claims, Scripted(number, onset=onset)])
         diary, stopping = Diary(), restoring(phase=2, dirpath=tmp_path / str(number))
@@ -202,7 +202,7 @@ def test_phase_2_keeps_the_onset_of_each_phase_that_may_come(tmp_path: Path, mon
 
 
 def test_log_only_keeps_the_checkpoint_and_leaves_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), Scripted(2, claims={3: (3, 0.5)})]))
+    script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), Scripted(2, tests={3: (3, 0.5)})]))
     diary, stopping = Diary(), restoring(log_only=True)
     weights, trainer = fit(tmp_path, few(), stopping, diary, epochs=4)
     assert trainer.current_epoch == 4
@@ -226,7 +226,7 @@ def test_a_stop_that_is_put_off_restores_the_onset(
 
 
 def test_a_fast_dev_run_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script_phases(monkeypatch, [Scripted(1, claims={3: (0, 0.5)})])
+    script_phases(monkeypatch, [Scripted(1, tests={3: (0, 0.5)})])
     fit(tmp_path, few(), restoring(), fast_dev_run=True)
     assert list(tmp_path.rglob("*.ckpt")) == []
 
@@ -280,7 +280,7 @@ def test_the_first_to_decide_restores(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (late.stopping_reason, late.onset_epoch) == (PhaseStoppingReason.NOT_STOPPED, 3)
 
 
-SCRIPT = announced(0, 1, 2, 2, then=[Scripted(3, onset=2, claims={3: (2, 0.01)})])
+SCRIPT = announced(0, 1, 2, 2, then=[Scripted(3, onset=2, tests={3: (2, 0.01)})])
 
 
 class Rounds(Callback):
