@@ -147,7 +147,7 @@ class InteractionMonitor(Callback):
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
-        self._keeper.refused = self.evidence.refused if isinstance(self.evidence, (ReferenceModels, FittedEvidence)) else ()
+        self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._publisher.begin(now.epoch, now.step)
         self._prepare(trainer, pl_module, self._keeper.find)
@@ -283,6 +283,12 @@ class InteractionMonitor(Callback):
             seed=self.probes.seed,
         )
 
+    @property
+    def _reference_models(self) -> ReferenceModels | None:
+        """The models that are the evidence, if any."""
+        evidence = self.evidence.references if isinstance(self.evidence, FittedEvidence) else self.evidence
+        return evidence if isinstance(evidence, ReferenceModels) else None
+
     def _forget(self) -> None:
         """Begin anew."""
         self.history, self.final_interactions = History(), None
@@ -313,6 +319,8 @@ class InteractionMonitor(Callback):
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
             return
         new = {name: own for name, own in probes.items() if name not in self.meter.splits}
+        if TRAINING in new and self._reference_models is not None:
+            self._reference_models.check_training_probes(new[TRAINING].fingerprints())
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         different = self.history.different_settings(settings) if self.history else []
