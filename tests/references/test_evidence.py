@@ -1,6 +1,9 @@
 import copy
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,33 @@ def test_a_resumed_fit_takes_finished_models(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("lightning_interactions.references.trainer.ReferenceTrainer._trained", None)
     run(tmp_path, again, max_epochs=1)
     assert_same(first.references, again.references)
+
+
+ON_TWO_PROCESSES = """
+import torch
+from pathlib import Path
+from tests.references.test_evidence import *
+evidence = CrossFitted(num_models=1, training=trained(patience=None))
+trainer = quiet_trainer(Path(), callbacks=[Fits(evidence)], max_epochs=1, devices=2, strategy="ddp")
+trainer.fit(TabularClassifier(), tabular_loader(100, shuffle=True), tabular_loader(16))
+state = {"seen": [sorted(seen) for seen in evidence.references.seen]}
+state["weights"] = [torch.nn.utils.parameters_to_vector(model.parameters()) for model in evidence.references.models]
+torch.save(state, f"{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_a_run_fits_the_same_models_on_all_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(ON_TWO_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["seen"] == second["seen"]
+    assert len(set().union(*first["seen"])) > 60
+    assert all(torch.equal(one, other) for one, other in zip(first["weights"], second["weights"], strict=True))
 
 
 def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
