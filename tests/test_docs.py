@@ -31,7 +31,18 @@ MOST_EPOCHS = 2
 
 DOTTED = re.compile(r"\blightning_interactions(?:\.[A-Za-z_]\w*)+")
 ROLE = re.compile(r":(?:func|class|meth|attr|data|exc|mod|obj):`~?([\w.]+)`")
-NAMESPACES = ("analysis", "baselines", "evidence", "functional", "players", "records", "references", "reporting", "schedules", "tasks")
+NAMESPACES = (
+    "analysis",
+    "baselines",
+    "evidence",
+    "functional",
+    "players",
+    "records",
+    "references",
+    "reporting",
+    "schedules",
+    "tasks",
+)
 SHORT = re.compile(rf"(?<![\w.])(?:{'|'.join(NAMESPACES)})(?:\.[A-Za-z_]\w*)+")
 
 
@@ -44,7 +55,8 @@ def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
 def code(page: Path) -> Iterator[tuple[int, str]]:
     """Yield the blocks of Python, and what stands there after each diff is applied, in their order."""
     diffs = (
-        (line, "".join(f"{row[1:]}\n" for row in diff.splitlines() if not row.startswith("-"))) for line, diff in blocks(page, "diff")
+        (line, "".join(f"{row[1:]}\n" for row in diff.splitlines() if not row.startswith("-")))
+        for line, diff in blocks(page, "diff")
     )
     yield from sorted([*blocks(page, "python"), *diffs])
 
@@ -236,7 +248,10 @@ def test_yaml_configures_callbacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_names_on_pages_can_be_imported(page: Path) -> None:
     text = page.read_text()
-    paths = {*DOTTED.findall(text), *(f"lightning_interactions.{name}" for name in SHORT.findall(" ".join(re.findall(r"`[^`]+`", text))))}
+    paths = {
+        *DOTTED.findall(text),
+        *(f"lightning_interactions.{name}" for name in SHORT.findall(" ".join(re.findall(r"`[^`]+`", text)))),
+    }
     assert sorted(path for path in paths if not exists(path)) == []
 
 
@@ -244,7 +259,9 @@ def test_names_on_pages_can_be_imported(page: Path) -> None:
 def test_names_in_docstrings_and_messages_can_be_imported(source: Path) -> None:
     tree = ast.parse(source.read_text())
     text = strings(tree)
-    module = importlib.import_module(".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"))
+    module = importlib.import_module(
+        ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    )
     own = own_names(tree, module)
     targets = {target for target in ROLE.findall(text) if target not in own} | {*DOTTED.findall(text)}
     assert sorted(target for target in targets if not exists(target)) == []

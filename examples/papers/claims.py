@@ -595,8 +595,8 @@ def _by_order_at_end(series: Series, orders: Tensor) -> Tensor:
 def _r_squared_of_scaling(run: Run, strength: Tensor) -> Tensor:
     """How well the final strength by order, times the best factor, fits strengths ``[times, orders]``."""
     inputs = run.final.offset.isfinite()
-    weights = torch.ones(1)
-    final = functional.strength_by_order(run.final, torch.ones_like(run.final.effects, dtype=torch.bool), weights).generalizable
+    everything = torch.ones_like(run.final.effects)
+    final = functional.strength_by_order(run.final, everything.bool(), everything).generalizable
     final = final[inputs].double().mean(dim=0).sum(dim=(0, 1))[1:]
     factor = (strength @ final) / final.square().sum()
     residual = strength - factor[:, None] * final

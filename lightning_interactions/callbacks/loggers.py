@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Logging:
         raise_errors: Let a failing logger end the run, instead of a warning.
     """
 
-    figures: Schedule | None = DenserEarly(shortest=10)
+    figures: Schedule | None = field(default_factory=lambda: DenserEarly(shortest=10))
     verbose: bool = False
     raise_errors: bool = False
 
@@ -126,7 +126,8 @@ class Publisher:
                 if self.logging.raise_errors:
                     raise
                 warnings.warn(
-                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: {error!r}",
+                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: "
+                    f"{error!r}",
                     stacklevel=4,
                 )
 

@@ -131,7 +131,12 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
         CEILING: timed(lambda: fit_reference_models(model, held_out, training=training_of(2000))),
         "cross-fitted": timed(
             lambda: fit_reference_models(
-                model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, training=training_of(3000)
+                model,
+                DataLoader(parts["training"], 32, shuffle=True),
+                folds=2,
+                num_models=6,
+                vote=2,
+                training=training_of(3000),
             )
         ),
     }

@@ -88,7 +88,9 @@ def seconds_of_parts(profile: cProfile.Profile) -> dict[str, float]:
     found = dict.fromkeys(PARTS, 0.0)
     for (file, _, name), (*_, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         for part, functions in PARTS.items():
-            found[part] += cumulative * any(file.endswith(f"lightning_interactions/{own}") and name == of for own, of in functions)
+            found[part] += cumulative * any(
+                file.endswith(f"lightning_interactions/{own}") and name == of for own, of in functions
+            )
     return found
 
 

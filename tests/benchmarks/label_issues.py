@@ -86,9 +86,7 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
 
     training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
     references = {
-        HELD_OUT: fit_reference_models(
-            model, DataLoader(parts["reference"], 32, shuffle=True), training=training_of(1000)
-        ),
+        HELD_OUT: fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True), training=training_of(1000)),
         CROSS_FITTED: fit_reference_models(
             model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, training=training_of(3000)
         ),

@@ -20,7 +20,14 @@ from scipy import stats
 from tabulate import tabulate
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import Extraction, ImagePatches, InteractionMonitor, Logging, PhaseEarlyStopping, fit_reference_models
+from lightning_interactions import (
+    Extraction,
+    ImagePatches,
+    InteractionMonitor,
+    Logging,
+    PhaseEarlyStopping,
+    fit_reference_models,
+)
 from lightning_interactions.analysis import summarise
 from lightning_interactions.records import History, Measurement
 

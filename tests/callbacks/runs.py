@@ -1,4 +1,4 @@
-"""What the tests of the callbacks share: monitors of few probes, a logger that remembers, scripted phases, comparing histories."""
+"""What the tests of the callbacks share: monitors of few probes, loggers, scripted phases, comparing histories."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

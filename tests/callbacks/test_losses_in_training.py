@@ -131,8 +131,6 @@ def test_figures_and_growth_of_a_regression_are_in_its_units(
     growth = explained_growth(history.measurements, begin=0)
     first, last = (summarise(history.measurements[place]).loss_gap.value for place in (0, -1))
     assert growth.loss_gap.value == pytest.approx(last - first)
-        summarise(history.measurements[-1]).loss_gap.value - summarise(history.measurements[0]).loss_gap.value
-    )
 
 
 def test_several_outputs_are_refused_before_training(tmp_path: Path) -> None:

@@ -306,9 +306,7 @@ def test_the_progress_bar_shows_the_phase_within_an_epoch(tmp_path: Path) -> Non
 # Stopping
 
 
-def test_a_phase_that_is_detected_within_an_epoch_stops_the_run_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_phase_detected_within_an_epoch_stops_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 3])
     monitor, stopping = few(EveryNSteps(2)), PhaseEarlyStopping(verbose=False)
     trainer = fit(tmp_path, stopping, monitor, max_epochs=3)
