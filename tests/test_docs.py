@@ -147,7 +147,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     @functools.wraps(initialise)
     def short(self: L.Trainer, **settings: Any) -> None:
-        initialise(self, **{**settings, **quiet, "max_epochs": min(settings.get("max_epochs", MOST_EPOCHS), MOST_EPOCHS)})
+        initialise(self, **{**settings, **quiet, "max_epochs": min(settings.get("max_epochs") or MOST_EPOCHS, MOST_EPOCHS)})
 
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context({"backend": "agg"}):
         patch.setattr(L.Trainer, "__init__", short)
@@ -208,7 +208,8 @@ def own_names(tree: ast.Module, module: ModuleType) -> set[str]:
         if isinstance(node, ast.ClassDef):
             names |= {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
     for kind in [kind for kind in vars(module).values() if isinstance(kind, type)]:
-        members = {*dir(kind), *(name for base in kind.__mro__ for name in vars(base).get("__annotations__", {}))}
+        bases = [base for base in kind.__mro__ if base.__module__.startswith(PACKAGE.name)]
+        members = {*dir(kind), *(name for base in bases for name in vars(base).get("__annotations__", {}))}
         names |= {f"{kind.__name__}.{member}" for member in members}
         names |= members if kind.__module__ == module.__name__ else set()
     return names
@@ -292,10 +293,8 @@ def test_yaml_configures_callbacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_names_on_pages_can_be_imported(page: Path) -> None:
     text = page.read_text()
-    paths = {
-        *DOTTED.findall(text),
-        *(f"lightning_interactions.{name}" for name in SHORT.findall(" ".join(re.findall(r"`[^`]+`", text)))),
-    }
+    inline = " ".join(re.findall(r"`[^`]+`", text))
+    paths = {*DOTTED.findall(text), *(f"lightning_interactions.{name}" for name in SHORT.findall(inline))}
     assert sorted(path for path in paths if not exists(path)) == []
 
 
@@ -303,9 +302,8 @@ def test_names_on_pages_can_be_imported(page: Path) -> None:
 def test_names_in_docstrings_and_messages_can_be_imported(source: Path) -> None:
     tree = ast.parse(source.read_text())
     text = strings(tree)
-    module = importlib.import_module(
-        ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
-    )
+    dotted = ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    module = importlib.import_module(dotted)
     own = own_names(tree, module) | {name for package in packages_of(module) for name in dir(package)}
     targets = {target for target in ROLE.findall(text) if target not in own} | {*DOTTED.findall(text)}
     assert sorted(target for target in targets if not exists(target)) == []
