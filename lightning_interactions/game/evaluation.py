@@ -96,9 +96,7 @@ class Game:
                     self._scores(model, inputs.select(rows), group.targets.select(rows))
                 self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
 
-    def values(
-        self, model: nn.Module, masks: Bool[Tensor, "coalitions players"] | None = None
-    ) -> Float[Tensor, "inputs coalitions"]:
+    def values(self, model: nn.Module, masks: Tensor | None = None) -> Float[Tensor, "inputs coalitions"]:
         """Score masked versions of every input, in batches that run across inputs.
 
         Masked versions of an input that are equal are evaluated once. The model is used in the mode that it is in; put it into
@@ -106,8 +104,8 @@ class Game:
 
         Args:
             model: Any module that the task can run.
-            masks: The coalitions of up to 64 players, true for the players that stay; all ``2^n``, in the order of their
-                index, if left out, for up to 30.
+            masks: ``[coalitions, players]``, boolean: the coalitions of up to 64 players, true for the players that stay; all
+                ``2^n``, in the order of their index, if left out, for up to 30.
 
         Returns:
             Values ``v(T)``, float32 or the model's wider dtype; NaN and infinity are kept.

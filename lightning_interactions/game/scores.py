@@ -1,5 +1,7 @@
 """Scores: one number of a model's output that the game is about, as functions of outputs and targets."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +12,7 @@ NEGLIGIBLE = 40.0
 """Logit ``z`` from which on ``log softplus(-z)`` is ``-z`` in any dtype."""
 
 
-def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+def log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     """Compute the log-odds of the target class, ``log p/(1-p)``, stably from logits.
 
     Args:
@@ -36,21 +38,21 @@ def log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     return logits[target] - logits.masked_fill(target, -torch.inf).logsumexp(dim=1)
 
 
-def label_margin(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+def label_margin(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     """Compare the label with the most likely other class: difference of their logits, ``[inputs]`` in nats.
 
     Raises:
         ValueError: If the outputs are no logits or the targets no classes; see :func:`log_odds`.
     """
     score = log_odds(outputs, targets)
-    logits = outputs.reshape(len(outputs), -1)
+    logits: Tensor = outputs.reshape(len(outputs), -1)
     if logits.shape[1] == 1:
         return score
     labelled = torch.nn.functional.one_hot(targets.reshape(-1).long().to(logits.device), logits.shape[1]).bool()
     return logits[labelled] - logits.masked_fill(labelled, -torch.inf).amax(dim=1)
 
 
-def joint_log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+def joint_log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     """Compute the log-odds that all labels of an input are right, ``log P/(1-P)`` of the product ``P`` of their probabilities.
 
     Args:
@@ -78,7 +80,7 @@ def joint_log_odds(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]
     return -torch.where(total < 0.5, log_total + (small.expm1() / small).log(), total + (-(-total).exp()).log1p())
 
 
-def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
+def prediction(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     """Take the one output of a regression model as it is.
 
     Args:
@@ -91,18 +93,18 @@ def prediction(outputs: Tensor, targets: Tensor) -> Float[Tensor, " inputs"]:
     Raises:
         ValueError: If there are several outputs or targets for an input.
     """
-    outputs = _logits(outputs, "predictions [inputs] or [inputs, 1]", None)
-    if outputs.numel() != len(outputs):
+    predictions = _logits(outputs, "predictions [inputs] or [inputs, 1]", None)
+    if predictions.numel() != len(predictions):
         raise ValueError(
-            f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(outputs.shape)}; explain "
+            f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(predictions.shape)}; explain "
             "one of them with a Task whose score(outputs, targets) returns outputs[:, 0]"
         )
-    if targets.ndim == 0 or targets.numel() != len(outputs) != 0:
+    if targets.ndim == 0 or targets.numel() != len(predictions) != 0:
         raise ValueError(
-            f"score: expected one target for each of {len(outputs)} inputs, got shape {tuple(targets.shape)}; pick one in the "
+            f"score: expected one target for each of {len(predictions)} inputs, got shape {tuple(targets.shape)}; pick one in the "
             "task's unpack(batch), such as return batch[0], batch[1][:, 0]"
         )
-    return outputs.reshape(-1)
+    return predictions.reshape(-1)
 
 
 def _logits(outputs: object, expected: str, axes: tuple[int, ...] | None) -> Tensor:

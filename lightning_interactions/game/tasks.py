@@ -86,8 +86,8 @@ class Task(ABC):
         """
         return None
 
-    def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Run the model and score its outputs, in float32 or wider."""
+    def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        """Run the model and score its outputs, ``[rows]`` in float32 or wider."""
         outputs = self.forward(model, inputs)
         narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
         return self.score(outputs.float() if narrow else outputs, targets)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_interactions.functional.generalization import explained_score
 from lightning_interactions.functional.strength import salient_mask, strength_by_order, total_strength
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.records import EvidenceWeights, Interactions, OrderStrength, Probes, SplitMeasurement
+from lightning_interactions.records import EvidenceWeights, Interactions, OrderStrength, Probes, Rows, SplitMeasurement
 
 __all__ = ["facts_of"]
 
@@ -55,6 +55,7 @@ def facts_of(
     if weights.rater_score is not None and task.score_is_log_odds:
         rater_score = _kept(weights.rater_score)
     spread = UNSEEN_SPREAD * _kept(total_strength(strength.non_generalizable)) + left_out
+    targets = _joined_targets(probes)
     by_chance = (interactions.effects.abs() * salient * weights.chance_weights).sum(dim=(1, 2))
     return SplitMeasurement(
         generalizable=total_strength(by_order.generalizable),
@@ -64,11 +65,11 @@ def facts_of(
         empty_score=_kept(interactions.offset),
         full_score=full,
         explained_score=explained,
-        loss=_losses(task, full + left_out, probes),
-        explained_loss=_losses(task, explained, probes),
-        expected_test_loss=sum(
-            (weight * _losses(task, explained + node * spread, probes) for node, weight in NORMAL_NODES), torch.zeros_like(full)
-        ),
+        loss=_losses(task, full + left_out, targets),
+        explained_loss=_losses(task, explained, targets),
+        expected_test_loss=torch.stack(
+            [weight * _losses(task, explained + node * spread, targets) for node, weight in NORMAL_NODES]
+        ).sum(dim=0),
         rater_score=rater_score,
         strength=by_order,
     )
@@ -78,6 +79,12 @@ def _kept(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().double()
 
 
-def _losses(task: Task, scores: Float[Tensor, " inputs"], probes: Probes) -> Float[Tensor, " inputs"]:
-    parts = scores.split([len(group) for group in probes.groups])
-    return torch.cat([task.losses(part, group.targets) for part, group in zip(parts, probes.groups, strict=True)])
+def _joined_targets(probes: Probes) -> list[Rows]:
+    """Put the targets of all groups together if they have one shape: class weights are normed over all that is measured."""
+    first, *others = (group.targets for group in probes.groups)
+    return [first.join(others)] if all(one.row_shapes == first.row_shapes for one in others) else [first, *others]
+
+
+def _losses(task: Task, scores: Float[Tensor, " inputs"], targets: list[Rows]) -> Float[Tensor, " inputs"]:
+    parts = scores.split([len(own) for own in targets])
+    return torch.cat([task.losses(part, own) for part, own in zip(parts, targets, strict=True)])

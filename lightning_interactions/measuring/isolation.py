@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["leave_no_trace", "preserve_random_state"]
+__all__ = ["leave_no_trace", "moved_to", "preserve_random_state"]
 
 
 @contextmanager
@@ -35,6 +35,18 @@ def preserve_random_state(device: torch.device, seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def moved_to(device: torch.device, model: nn.Module) -> Iterator[None]:
+    """Run the body with a model on a device, and move it back to where its parameters were."""
+    parameter = next(model.parameters(), None)
+    home = device if parameter is None else parameter.device
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(home)
 
 
 @contextmanager

@@ -1,24 +1,24 @@
 """The meter: everything that turns a model into a measurement, without Lightning."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence import Evidence, ParameterNoise, ProbeGame
-from lightning_interactions.functional.extraction import extract_interactions
-from lightning_interactions.game.baselines import Baseline, Zeros
+from lightning_interactions.evidence import Evidence, ParameterNoise
+from lightning_interactions.game.baselines import Baseline, Zeros, check_baseline
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.facts import facts_of
-from lightning_interactions.measuring.isolation import leave_no_trace
+from lightning_interactions.measuring.isolation import leave_no_trace, moved_to
+from lightning_interactions.measuring.split import Ranks, Split, from_columns
 from lightning_interactions.records import Interactions, Measurement, Probes, SplitMeasurement, TimePoint
 
 __all__ = ["HELD_OUT", "TRAINING", "Extraction", "InteractionMeter", "Ranks"]
@@ -27,61 +27,6 @@ TRAINING, HELD_OUT = "training", "held_out"
 """Names of the splits."""
 
 ForwardContext = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How values are evaluated and rewritten as interactions.
-
-    Attributes:
-        threshold: Salience threshold ``τ`` in [0, 1), a fraction of an input's largest interaction.
-        noise_tolerance: ``κ``: how far an output may be missed for fewer interactions, a fraction of ``|v(N) - v(∅)|``; 0
-            matches all exactly. It is part of every result: strengths are lower with it.
-        tolerance: Relative duality gap of the sparsest decomposition; the solver's own default if ``None``; see
-            :func:`~lightning_interactions.functional.extract_interactions`. 1e-3 is about ten times as fast, and strengths
-            differ by about 2 %. Outputs are matched anyway.
-        max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
-        batch_size: Masked inputs in one forward pass; lower it if they do not fit beside the training.
-        trainer_precision: Run the forwards under the Trainer's autocast and TF32 setting, not in the dtype of the weights.
-
-    Raises:
-        ValueError: If a number makes no sense.
-    """
-
-    threshold: float = 0.05
-    noise_tolerance: float = 0.0
-    tolerance: float | None = None
-    max_players: int = 16
-    batch_size: int = 1024
-    trainer_precision: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        limits = {
-            "threshold": (0 <= self.threshold < 1, "in [0, 1)"),
-            "noise_tolerance": (0 <= self.noise_tolerance < math.inf, "finite and at least 0"),
-            "tolerance": (self.tolerance is None or 0 < self.tolerance < 1, "in (0, 1), or left out"),
-            "max_players": (self.max_players >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-        }
-        for name, (fits, expected) in limits.items():
-            if not fits:
-                raise ValueError(f"Extraction: expected {name} {expected}, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that share a measurement out.
-
-    Attributes:
-        rank: This process.
-        size: Number of processes.
-        total: Adds a tensor up over all of them.
-    """
-
-    rank: int = 0
-    size: int = 1
-    total: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor, repr=False)
 
 
 class InteractionMeter:
@@ -103,7 +48,7 @@ class InteractionMeter:
             left out.
         extraction: How values are evaluated and rewritten.
         ranks: The processes that share the probes out; this one alone if left out.
-        forward_context: In which forwards run, such as an autocast, for ``trainer_precision``.
+        forward_context: In which forwards run, such as an autocast, for ``trainer_precision``, which does nothing without.
         chance_level: Whether evidence is also asked about other targets of the same inputs.
         seed: Seed of the global random states while the model runs.
 
@@ -139,7 +84,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
-        self._splits: dict[str, _Split] = {}
+        self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -165,6 +110,7 @@ class InteractionMeter:
             "players": repr(self.players),
             "baseline": repr(self.baseline),
             "evidence": repr(self.evidence),
+            "chance_level": self.chance_level,
             **of_extraction,
             "loss_unit": self.task.loss_unit,
         }
@@ -189,11 +135,11 @@ class InteractionMeter:
             self.players = default_players(next(iter(probes.values())).groups[0].inputs)
         games = {name: self._game(part, probes, sample) for name, part in probes.items()}
         for name, game in games.items():
-            split = _Split(name, game, self.extraction, self.ranks, self.chance_level)
-            if model is not None:
-                with leave_no_trace(model, game.probes.device, self.seed):
-                    game.check(model)
-            with leave_no_trace(nn.Identity() if model is None else model, game.probes.device, self.seed):
+            split = Split(game, self.extraction, self.ranks, self.chance_level)
+            with leave_no_trace(nn.Identity() if model is None else model, split.probes.device, self.seed):
+                if model is not None:
+                    with moved_to(split.probes.device, model):
+                        game.check(model)
                 self._prepared[name] = self.evidence.prepare(split)
             self._splits[name] = split
         return self
@@ -219,12 +165,12 @@ class InteractionMeter:
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""
-        device = next(iter(self._splits.values())).probes.device
+        device = next((split.probes.device for split in self._splits.values()), torch.device("cpu"))
         with leave_no_trace(model, device, self.seed):
-            self.interactions, *ratings = self._measured_with_raters(model)
-            return {name: self._judged(name, [one[name] for one in ratings]) for name in self._splits}
+            self.interactions, *ratings = self._extracted(model)
+            return {name: self._facts(name, [rating[name] for rating in ratings]) for name in self._splits}
 
-    def _measured_with_raters(self, model: nn.Module) -> list[dict[str, Interactions]]:
+    def _extracted(self, model: nn.Module) -> list[dict[str, Interactions]]:
         """Extract interactions of the model and of its raters on every split, with a single sum over ranks."""
         own: list[dict[str, Interactions]] = []
         with closing(self.evidence.raters(model)) as raters:
@@ -232,28 +178,33 @@ class InteractionMeter:
                 own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
         if self.ranks.size == 1:
             return own
-        spread = [self._splits[name].spread(part) for found in own for name, part in found.items()]
-        summed = self.ranks.total(torch.cat([columns.flatten() for columns in spread])).split([one.numel() for one in spread])
-        whole = iter(total.reshape(columns.shape) for total, columns in zip(summed, spread, strict=True))
-        return [{name: _from_columns(next(whole)) for name in found} for found in own]
+        columns = [self._splits[name].to_columns(found) for of_model in own for name, found in of_model.items()]
+        totals = self.ranks.total(torch.cat([part.flatten() for part in columns])).split([part.numel() for part in columns])
+        whole = (from_columns(total.reshape(part.shape)) for total, part in zip(totals, columns, strict=True))
+        return [{name: next(whole) for name in of_model} for of_model in own]
 
-    def _judged(self, name: str, ratings: Sequence[Interactions]) -> SplitMeasurement:
-        interactions = self.interactions[name]
+    def _facts(self, name: str, ratings: Sequence[Interactions]) -> SplitMeasurement:
         weights = self.evidence.weigh(
-            interactions,
+            self.interactions[name],
             self.extraction.threshold,
             prepared=self._prepared[name],
             ratings=ratings,
             counterpart=next((other for key, other in self.interactions.items() if key != name), None),
         )
-        return facts_of(interactions, weights, self.extraction.threshold, self.task, self._splits[name].probes)
+        return facts_of(self.interactions[name], weights, self.extraction.threshold, self.task, self._splits[name].probes)
 
     def _game(self, part: Probes, probes: Mapping[str, Probes], sample: Probes | None) -> Game:
         assert self.players is not None
         if self.baseline_values is None:
             self.baseline_values = self._choose_baseline(probes.get(TRAINING, part) if sample is None else sample)
         for group in part.groups:
-            _check_baseline(self.baseline_values, group.inputs.leaves)
+            for name in self.players.leaves(group.inputs):
+                if name not in self.baseline_values:
+                    raise ValueError(
+                        f"baseline: expected inputs of which players mask {list(self.baseline_values)}, as those that the "
+                        f"baseline value was chosen by, got {name!r}; say which with the players' leaf="
+                    )
+                check_baseline(self.baseline_values[name], group.inputs.leaves[name])
         game = Game(
             part,
             players=self.players,
@@ -275,93 +226,3 @@ class InteractionMeter:
         assert self.players is not None
         names = self.players.leaves(sample.groups[0].inputs)
         return {name: self.baseline.value([group.inputs.leaves[name] for group in sample.groups]) for name in names}
-
-
-class _Split(ProbeGame):
-    """The game on the probes of one split, shared out over ranks.
-
-    Each rank evaluates and extracts its own inputs, and gets everybody's. An input with NaN or infinite outputs gets NaN
-    effects.
-    """
-
-    def __init__(self, name: str, game: Game, extraction: Extraction, ranks: Ranks, chance_level: bool) -> None:
-        self.name = name
-        self.game = game
-        self.extraction = extraction
-        self.ranks = ranks
-        self.chance_level = chance_level
-        self.probes = game.probes
-        self.threshold = extraction.threshold
-
-    def interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
-        """Return any model's interactions; see :class:`ProbeGame`."""
-        own = self.own_interactions(model, rows)
-        return own if self.ranks.size == 1 else _from_columns(self.ranks.total(self.spread(own, rows)))
-
-    def with_other_targets(self) -> "list[_Split]":
-        """Return the same with other targets; see :class:`ProbeGame`."""
-        games = self.game.with_other_targets() if self.chance_level else []
-        return [_Split(self.name, game, self.extraction, self.ranks, self.chance_level) for game in games]
-
-    def own_interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
-        """Extract a model's interactions on this rank's inputs, of all or of some rows."""
-        num_coalitions = 2**self.game.num_players
-        own = self._own(rows)
-        dtype = torch.promote_types(next(iter(self._masked_dtypes)), torch.float32)
-        if not own:
-            nothing = torch.zeros(0, 2, num_coalitions, dtype=dtype, device=self.probes.device)
-            return Interactions(nothing, nothing[:, 0, 0])
-        parameter = next(model.parameters(), None)
-        home = self.probes.device if parameter is None else parameter.device
-        try:
-            model.to(self.probes.device)
-            # The same dtype on every rank, whatever the model's.
-            values = self.game.select(own).values(model).to(dtype)
-        finally:
-            model.to(home)
-        finite = values.isfinite().all(dim=1)
-        found = extract_interactions(
-            values[finite], noise_tolerance=self.extraction.noise_tolerance, tolerance=self.extraction.tolerance
-        )
-        effects = values.new_full((len(values), 2, num_coalitions), torch.nan)
-        offset = values.new_full((len(values),), torch.nan)
-        effects[finite], offset[finite] = found.effects, found.offset
-        return Interactions(effects, offset)
-
-    def spread(self, own: Interactions, rows: Sequence[int] | None = None) -> Tensor:
-        """Put this rank's inputs into their places among all of them, zeros elsewhere: ``[inputs, 2 * 2^n + 1]``."""
-        asked = len(self.probes) if rows is None else len(rows)
-        columns = torch.cat([own.effects.flatten(1), own.offset[:, None]], dim=1)
-        everybodys = columns.new_zeros(asked, columns.shape[1])
-        everybodys[torch.arange(asked, device=columns.device)[self.ranks.rank :: self.ranks.size]] = columns
-        return everybodys
-
-    def _own(self, rows: Sequence[int] | None) -> Sequence[int]:
-        asked = range(len(self.probes)) if rows is None else rows
-        return asked[self.ranks.rank :: self.ranks.size]
-
-    @property
-    def _masked_dtypes(self) -> list[torch.dtype]:
-        inputs = self.probes.groups[0].inputs
-        return [inputs.leaves[name].dtype for name in self.game.players.leaves(inputs)]
-
-
-def _from_columns(columns: Tensor) -> Interactions:
-    effects, offset = columns[:, :-1], columns[:, -1]
-    return Interactions(effects.reshape(len(columns), 2, -1), offset)
-
-
-def _check_baseline(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        if name not in leaves:
-            raise ValueError(f"baseline: expected inputs with {name!r}, which players mask, got {list(leaves)}")
-        shape = leaves[name].shape[1:]
-        try:
-            fits = torch.broadcast_shapes(value.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"baseline: expected a value that broadcasts to one input of shape {tuple(shape)}, got shape "
-                f"{tuple(value.shape)}; leave out the batch axis, and use Zeros() for inputs of different shapes"
-            )

@@ -45,7 +45,10 @@ class ProbeSampling:
                 if asked < least:
                     raise ValueError(f"ProbeSampling: expected {name} of at least {least}, got {asked}")
             elif isinstance(asked, (tuple, list)) and len(asked) == 2:
-                Probes.of((asked[0], asked[1]))
+                try:
+                    Probes.of((asked[0], asked[1]))
+                except ValueError as error:
+                    raise ValueError(f"ProbeSampling: {name}: {error}") from error
             else:
                 raise ValueError(
                     f"ProbeSampling: expected {name} to be a number of probes, or a pair (inputs, targets), got "

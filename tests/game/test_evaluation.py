@@ -1,17 +1,29 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.game.evaluation import Game, call_model, evaluate_coalitions
-from lightning_interactions.game.players import FeatureGroups, ImagePatches
-from lightning_interactions.game.scores import log_odds, prediction
-from lightning_interactions.records import Probes
+from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.players import FeatureGroups, ImagePatches, Players
+from lightning_interactions.game.scores import log_odds
+from lightning_interactions.game.tasks import Classification, MultiLabel, Regression, Task
+from lightning_interactions.records import Probes, Rows
 
 NUM_INPUTS, NUM_PLAYERS, NUM_CLASSES = 3, 4, 3
+
+
+class OutputItself(Task):
+    """The score is the output; targets do not matter to it."""
+
+    score_depends_on_targets = False
+
+    def score(self, outputs: Any, targets: Any) -> Tensor:
+        return outputs
 
 
 @pytest.fixture
@@ -29,17 +41,35 @@ def game() -> Game:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(NUM_INPUTS, NUM_PLAYERS, generator=generator)
     baseline = torch.randn(NUM_PLAYERS, generator=generator)
-    return Game(Probes(inputs, torch.tensor([0, 2, 1])), FeatureGroups(), baseline)
+    return Game(Probes.of((inputs, torch.tensor([0, 2, 1]))), FeatureGroups(), {"": baseline}, Classification())
+
+
+def inputs_of(game: Game) -> Tensor:
+    (group,) = game.probes.groups
+    return group.inputs.leaves[""]
+
+
+def targets_of(game: Game) -> Tensor:
+    (group,) = game.probes.groups
+    return group.targets.leaves[""]
+
+
+def on(game: Game, inputs: Tensor, targets: Tensor | None = None) -> Game:
+    return replace(game, probes=Probes.of((inputs, targets_of(game) if targets is None else targets)))
+
+
+def of_outputs(game: Game) -> Game:
+    return replace(game, baseline={"": torch.zeros(())}, task=OutputItself())
 
 
 def naive_values(model: nn.Module, game: Game) -> list[list[float]]:
     """One input, one coalition, one forward at a time; bit i of the index is player i."""
     rows = []
-    for features, target in zip(game.probes.inputs.tolist(), game.probes.targets.tolist(), strict=True):
+    for features, target in zip(inputs_of(game).tolist(), targets_of(game).tolist(), strict=True):
         row = []
         for index in range(2 ** len(features)):
             masked = [
-                feature if index >> player & 1 else float(game.baseline[player]) for player, feature in enumerate(features)
+                feature if index >> player & 1 else float(game.baseline[""][player]) for player, feature in enumerate(features)
             ]
             logits = model(torch.tensor([masked]))[0].tolist()
             others = [math.exp(logit) for label, logit in enumerate(logits) if label != target]
@@ -61,17 +91,13 @@ class Recorder(nn.Module):
         return self.function(inputs)
 
 
-def as_score(outputs: Tensor, _targets: Tensor) -> Tensor:
-    return outputs
-
-
 # Values
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 48, 1024])
+@pytest.mark.parametrize("batch_size", [1, 5, 48])
 def test_values_are_those_of_a_loop_over_coalitions(network: nn.Module, game: Game, batch_size: int) -> None:
     recorder = Recorder(network)
-    values = evaluate_coalitions(recorder, replace(game, batch_size=batch_size))
+    values = replace(game, batch_size=batch_size).values(recorder)
     torch.testing.assert_close(values, torch.tensor(naive_values(network, game)), rtol=1e-4, atol=1e-5)
     total = NUM_INPUTS * 2**NUM_PLAYERS
     assert sum(recorder.batches) == total
@@ -83,8 +109,9 @@ def test_values_of_images_are_those_of_a_loop_over_coalitions() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
-    game = Game(Probes(images, torch.tensor([0, 1])), ImagePatches(2, 2), torch.tensor(0.5).double(), batch_size=3)
-    values = evaluate_coalitions(Recorder(lambda x: (x * weight).sum(dim=(1, 2, 3)).tanh()), game)
+    probes = Probes.of((images, torch.tensor([0, 1])))
+    game = Game(probes, ImagePatches(2, 2), {"": torch.tensor(0.5)}, Classification(), batch_size=3)
+    values = game.values(Recorder(lambda x: (x * weight).sum(dim=(1, 2, 3)).tanh()))
     patches = [(slice(0, 3), slice(0, 2)), (slice(0, 3), slice(2, 4)), (slice(3, 5), slice(0, 2)), (slice(3, 5), slice(2, 4))]
     for i, sign in enumerate((-1, 1)):
         for index in range(16):
@@ -96,12 +123,12 @@ def test_values_of_images_are_those_of_a_loop_over_coalitions() -> None:
 
 
 def test_equal_masked_versions_are_evaluated_once(network: nn.Module, game: Game) -> None:
-    inputs = game.probes.inputs.clone()
-    inputs[0, [1, 3]] = game.baseline[[1, 3]]
-    inputs[2] = game.baseline
-    game = replace(game, probes=Probes(inputs, game.probes.targets), batch_size=7)
+    inputs = inputs_of(game).clone()
+    inputs[0, [1, 3]] = game.baseline[""][[1, 3]]
+    inputs[2] = game.baseline[""]
+    game = replace(on(game, inputs), batch_size=7)
     recorder = Recorder(network)
-    values = evaluate_coalitions(recorder, game)
+    values = game.values(recorder)
     assert sum(recorder.batches) == 2**2 + 2**4 + 1
     torch.testing.assert_close(values, torch.tensor(naive_values(network, game)), rtol=1e-4, atol=1e-5)
     # A player that is never seen to change anything changes nothing at all, not even by rounding.
@@ -110,77 +137,140 @@ def test_equal_masked_versions_are_evaluated_once(network: nn.Module, game: Game
 
 
 def test_an_input_that_is_not_a_number_is_evaluated_in_full(network: nn.Module, game: Game) -> None:
-    inputs = game.probes.inputs.clone()
+    inputs = inputs_of(game).clone()
     inputs[1, 2] = math.nan
     recorder = Recorder(network)
-    evaluate_coalitions(recorder, replace(game, probes=Probes(inputs, game.probes.targets)))
+    on(game, inputs).values(recorder)
     assert sum(recorder.batches) == NUM_INPUTS * 2**NUM_PLAYERS
 
 
-def test_the_first_value_is_fully_masked_and_the_last_unmasked(network: nn.Module, game: Game) -> None:
-    values = evaluate_coalitions(network, game)
-    inputs, targets = game.probes.inputs, game.probes.targets
-    masked = log_odds(network(game.baseline.expand_as(inputs)), targets)
-    torch.testing.assert_close(values[:, 0], masked, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(values[:, -1], log_odds(network(inputs), targets), rtol=1e-5, atol=1e-6)
-
-
 def test_bits_of_the_index_are_players(game: Game) -> None:
-    game = replace(game, baseline=torch.zeros(()), score=as_score)
-    values = evaluate_coalitions(Recorder(lambda x: x.sum(dim=1)), game)
+    values = of_outputs(game).values(Recorder(lambda x: x.sum(dim=1)))
     for player in range(NUM_PLAYERS):
-        torch.testing.assert_close(values[:, 2**player], game.probes.inputs[:, player])
+        torch.testing.assert_close(values[:, 2**player], inputs_of(game)[:, player])
 
 
 def test_every_input_is_scored_against_its_own_target(network: nn.Module, game: Game) -> None:
-    values = evaluate_coalitions(network, game)
-    other = replace(game, probes=Probes(game.probes.inputs, torch.tensor([0, 1, 1])))
-    differs = (evaluate_coalitions(network, other) != values).all(dim=1)
+    values = game.values(network)
+    torch.testing.assert_close(values[:, -1], log_odds(network(inputs_of(game)), targets_of(game)).detach())
+    differs = (on(game, inputs_of(game), torch.tensor([0, 1, 1])).values(network) != values).all(dim=1)
     assert differs.tolist() == [False, True, False]
 
 
 def test_outputs_that_are_not_finite_are_kept(game: Game) -> None:
-    game = replace(game, baseline=torch.zeros(()), score=as_score)
     broken = torch.tensor([math.nan, math.inf, -math.inf, 0.0])
-    values = evaluate_coalitions(Recorder(lambda x: torch.where(x != 0, broken, 0.0).sum(dim=1)), game)
+    values = of_outputs(game).values(Recorder(lambda x: torch.where(x != 0, broken, 0.0).sum(dim=1)))
     assert values[:, 1].isnan().all()
     assert values[:, 2].tolist() == [math.inf] * 3
     assert values[:, 4].tolist() == [-math.inf] * 3
     assert values[:, [0, 8]].eq(0).all()
 
 
-@pytest.mark.parametrize(
-    ("outputs", "values"),
-    [
-        (torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-def test_narrow_outputs_are_scored_in_float32(game: Game, outputs: torch.dtype, values: torch.dtype) -> None:
-    logits = torch.tensor([[0.1, 1.3, -2.7]])
-    model = Recorder(lambda x: logits.expand(len(x), -1).to(outputs))
-    evaluated = evaluate_coalitions(model, game)
-    assert evaluated.dtype == values
-    expected = log_odds(logits.to(outputs).to(values).expand(NUM_INPUTS, -1), game.probes.targets)
-    torch.testing.assert_close(evaluated, expected[:, None].expand(-1, 16), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_inputs_give_no_values(network: nn.Module, game: Game, dtype: torch.dtype) -> None:
-    empty = Game(Probes(torch.zeros(0, NUM_PLAYERS, dtype=dtype), torch.zeros(0)), FeatureGroups(), game.baseline)
-    values = evaluate_coalitions(network, empty)
+    recorder = Recorder(network.to(dtype))
+    values = game.select([]).values(recorder)
     assert values.shape == (0, 2**NUM_PLAYERS)
     assert values.dtype == dtype
+    assert recorder.batches == []
+
+
+def test_inputs_are_converted_to_the_dtype_of_the_model(network: nn.Module, game: Game) -> None:
+    expected = game.values(network)
+    values = game.values(network.double())
+    assert values.dtype == torch.float64
+    torch.testing.assert_close(values.float(), expected)
+    assert game.values(network.bfloat16()).dtype == torch.float32
 
 
 def test_the_model_is_used_as_it_is_and_without_gradients(network: nn.Module, game: Game) -> None:
     for training in (True, False):
         network.train(training)
-        assert not evaluate_coalitions(network, game).requires_grad
+        assert not game.values(network).requires_grad
         assert all(module.training == training for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# Trees and groups
+
+
+class Fusion(nn.Module):
+    """An image and a number that belongs to it, in a dictionary; the outputs are in one, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 5))
+        self.batches: list[int] = []
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        assert inputs["names"] == [str(int(factor)) for factor in inputs["factor"]]
+        assert inputs["scale"].shape == (3,)
+        self.batches.append(len(inputs["factor"]))
+        moments = torch.stack([inputs["image"].flatten(1).pow(k).sum(dim=1) for k in range(1, 6)], dim=1)
+        return {"logits": moments[:, :3] * self.weight[:3] * inputs["factor"][:, None] * inputs["scale"]}
+
+
+class InLogits(Classification):
+    def forward(self, model: nn.Module, inputs: Any) -> Any:
+        return model(inputs)["logits"]
+
+
+def fusion_batch(size: int, num_inputs: int, first: int) -> tuple[dict[str, Any], Tensor]:
+    factor = torch.arange(first, first + num_inputs, dtype=torch.float32)
+    images = torch.randn(num_inputs, 1, size, size, generator=torch.Generator().manual_seed(first))
+    names = [str(int(one)) for one in factor]
+    return {"image": images, "factor": factor, "names": names, "scale": torch.ones(3)}, torch.arange(num_inputs) % 3
+
+
+def test_groups_of_different_shapes_have_the_values_that_they_have_apart() -> None:
+    # As many in one group as the shared tensor has entries.
+    batches = [fusion_batch(4, 3, 1), fusion_batch(7, 2, 4), fusion_batch(4, 2, 6)]
+    model, players, baseline = Fusion(), ImagePatches(2, 2, leaf="image"), {"image": torch.zeros(())}
+    game = Game(Probes.of(*batches), players, baseline, InLogits(), batch_size=10)
+    values = game.values(model)
+    assert values.shape == (7, 16)
+    assert [len(group) for group in game.probes.groups] == [5, 2]
+    apart = [replace(game, probes=Probes((group,))).values(model) for group in game.probes.groups]
+    torch.testing.assert_close(values, torch.cat(apart))
+    torch.testing.assert_close(game.select([6, 1, 4]).values(model), values[[1, 4, 6]])
+    one_by_one = [replace(game.select([row]), batch_size=1).values(model) for row in range(7)]
+    torch.testing.assert_close(torch.cat(one_by_one), values)
+    game.check(model)
+
+
+def test_groups_must_have_as_many_players() -> None:
+    probes = Probes.of((torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 4), torch.zeros(2)))
+    game = Game(probes, FeatureGroups(), {"": torch.zeros(())}, Regression())
+    with pytest.raises(ValueError, match=r"as many players in every group .*, got \[3, 4\]"):
+        _ = game.num_players
+
+
+class Halves(Players):
+    """The first half of two tensors, and the second half of them."""
+
+    def leaves(self, inputs: Rows) -> tuple[str, ...]:
+        return ("0", "1")
+
+    def num_players(self, inputs: Rows) -> int:
+        return 2
+
+    def mask(self, inputs: Rows, coalitions: Tensor, baseline: Any) -> Rows:
+        leaves = {name: inputs.leaves[name] for name in self.leaves(inputs)}
+        keep = coalitions.repeat_interleave(2, dim=1)
+        return inputs.replace({name: torch.where(keep, leaf, baseline[name]) for name, leaf in leaves.items()})
+
+
+def test_players_may_mask_several_leaves() -> None:
+    first, second = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0]]), torch.full((2, 4), 10.0)
+    second[1, :2] = -1.0
+
+    class Sum(nn.Module):
+        def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+            return inputs[0].sum(dim=1) + inputs[1].sum(dim=1)
+
+    baseline = {"0": torch.zeros(4), "1": torch.full((4,), -1.0)}
+    game = Game(Probes.of(((first, second), torch.zeros(2))), Halves(), baseline, Regression())
+    assert game.values(Sum()).tolist() == [[-4.0, 21.0, 25.0, 50.0], [-4.0, -4.0, 20.0, 20.0]]
 
 
 # Given coalitions
@@ -198,9 +288,9 @@ def test_given_masks_are_evaluated_in_their_order(network: nn.Module, game: Game
 def test_sixty_four_players_can_be_masked() -> None:
     inputs = torch.randn(2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     players = FeatureGroups([[column] for column in range(64)])
-    game = Game(Probes(inputs, torch.zeros(2)), players, torch.zeros(()), score=as_score)
+    game = Game(Probes.of((inputs, torch.zeros(2))), players, {"": torch.zeros(())}, OutputItself())
     masks = torch.eye(64, dtype=torch.bool)
-    values = evaluate_coalitions(Recorder(lambda x: x.sum(dim=1)), game, torch.cat([masks, ~masks]))
+    values = game.values(Recorder(lambda x: x.sum(dim=1)), torch.cat([masks, ~masks]))
     expected = torch.cat([inputs, inputs.sum(dim=1, keepdim=True) - inputs], dim=1)
     torch.testing.assert_close(values, expected)
 
@@ -212,26 +302,47 @@ def test_no_masks_give_no_values(network: nn.Module, game: Game) -> None:
 @pytest.mark.parametrize("masks", [torch.ones(3, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool), torch.ones(3, 4)])
 def test_masks_that_do_not_fit_are_an_error(network: nn.Module, game: Game, masks: Tensor) -> None:
     with pytest.raises(ValueError, match=r"boolean masks \[coalitions, 4\], one column a player, got .* draw_coalitions"):
-        evaluate_coalitions(network, game, masks)
+        game.values(network, masks)
 
 
-# The adapter and the errors
+@pytest.mark.parametrize(("num_players", "masked"), [(31, False), (65, True)])
+def test_more_players_than_can_be_numbered_are_refused(network: nn.Module, num_players: int, masked: bool) -> None:
+    probes = Probes.of((torch.randn(2, num_players), torch.zeros(2)))
+    players = FeatureGroups([[column] for column in range(num_players)])
+    game = Game(probes, players, {"": torch.zeros(())}, Classification())
+    masks = torch.ones(3, num_players, dtype=torch.bool) if masked else None
+    with pytest.raises(ValueError, match=f"got {num_players}; group players, or draw coalitions"):
+        game.values(network, masks)
 
 
-def test_forward_finds_the_logits(network: nn.Module, game: Game) -> None:
-    expected = evaluate_coalitions(network, game)
-    wrapped = Recorder(lambda x: {"logits": network(x)})
-    adapted = replace(game, forward=lambda model, inputs: model(inputs)["logits"])
-    assert torch.equal(evaluate_coalitions(wrapped, adapted), expected)
+# Errors
 
 
-def test_without_an_adapter_the_output_is_refused_by_name(network: nn.Module, game: Game) -> None:
-    with pytest.raises(ValueError, match="got tuple"):
-        evaluate_coalitions(Recorder(lambda x: (network(x), None)), game)
+def test_outputs_that_the_task_does_not_know_are_refused(network: nn.Module, game: Game) -> None:
+    for fails in (game.values, game.check):
+        with pytest.raises(ValueError, match="got tuple"):
+            fails(Recorder(lambda x: (network(x), None)))
 
 
-def test_call_model_calls_the_model(network: nn.Module, game: Game) -> None:
-    assert torch.equal(call_model(network, game.probes.inputs), network(game.probes.inputs))
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [(lambda x: x.sum(), r"shape \(\)"), (lambda x: x[:, :1], r"shape \(\d+, 1\)")],
+    ids=["sum", "column"],
+)
+def test_scores_that_are_not_one_number_an_input_are_refused(game: Game, output: Callable[[Tensor], Any], got: str) -> None:
+    for fails in (of_outputs(game).values, of_outputs(game).check):
+        with pytest.raises(
+            ValueError, match=rf"score: expected one number for each of \d+ inputs, .*, got {got}; take no mean"
+        ):
+            fails(Recorder(output))
+
+
+def test_a_check_finds_labels_that_do_not_fit(network: nn.Module, game: Game) -> None:
+    game.check(network)
+    with pytest.raises(ValueError, match="score: expected labels from 0 to 2"):
+        on(game, inputs_of(game), torch.tensor([0, 3, 1])).check(network)
+    with pytest.raises(ValueError, match="one label from 0 to 1"):
+        replace(game, task=Classification([1.0, 2.0])).check(network)
 
 
 # Games
@@ -244,22 +355,20 @@ def test_a_game_knows_its_number_of_players(game: Game) -> None:
 
 def test_selected_rows_are_the_same_game_in_their_order(network: nn.Module, game: Game) -> None:
     selected = game.select([2, 0])
-    assert torch.equal(selected.probes.inputs, game.probes.inputs[[2, 0]])
-    assert selected.probes.targets.tolist() == [1, 0]
+    assert torch.equal(inputs_of(selected), inputs_of(game)[[2, 0]])
+    assert targets_of(selected).tolist() == [1, 0]
     torch.testing.assert_close(selected.values(network), game.values(network)[[2, 0]])
     assert len(game.probes) == NUM_INPUTS
-    assert replace(selected, probes=game.probes) == game
-
-
-def test_no_rows_can_be_selected(network: nn.Module, game: Game) -> None:
-    assert game.select([]).values(network).shape == (0, 2**NUM_PLAYERS)
 
 
 def test_full_precision_shuts_autocast_out(network: nn.Module, game: Game) -> None:
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
     expected = game.values(network)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         assert torch.equal(game.values(network), expected)
-        rounded = replace(game, full_precision=False).values(network)
+    rounded = replace(game, forward_context=autocast).values(network)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, expected)
     torch.testing.assert_close(rounded, expected, rtol=0.1, atol=0.3)
@@ -270,15 +379,15 @@ def test_full_precision_shuts_autocast_out(network: nn.Module, game: Game) -> No
 
 def test_every_input_gets_different_targets_of_other_probes(game: Game) -> None:
     targets = torch.tensor([0, 0, 0, 1, 1, 2, 0, 3, 0, 0])
-    game = replace(game, probes=Probes(torch.randn(10, NUM_PLAYERS), targets))
+    game = on(game, torch.randn(10, NUM_PLAYERS), targets)
     others = game.with_other_targets()
     assert len(others) == 3
     for other in others:
-        assert torch.equal(other.probes.inputs, game.probes.inputs)
-        assert (other.probes.targets != targets).all()
-        assert replace(other, probes=game.probes) == game
+        assert torch.equal(inputs_of(other), inputs_of(game))
+        assert (targets_of(other) != targets).all()
+        assert all(getattr(other, name) is getattr(game, name) for name in vars(game) if name != "probes")
     # All other targets have their turn, also where one of them is the most frequent.
-    assert {int(target) for other in others for target in other.probes.targets[targets == 0]} == {1, 2, 3}
+    assert {int(target) for other in others for target in targets_of(other)[targets == 0]} == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -288,28 +397,34 @@ def test_every_input_gets_different_targets_of_other_probes(game: Game) -> None:
 @pytest.mark.parametrize("column", [False, True])
 def test_there_are_no_more_games_than_other_targets(game: Game, targets: list[float], num_games: int, column: bool) -> None:
     tensor = torch.tensor(targets)[:, None] if column else torch.tensor(targets)
-    others = replace(game, probes=Probes(torch.zeros(len(targets), NUM_PLAYERS), tensor)).with_other_targets()
+    others = on(game, torch.zeros(len(targets), NUM_PLAYERS), tensor).with_other_targets()
     assert len(others) == num_games
     for other in others:
-        assert other.probes.targets.shape == tensor.shape
-        assert (other.probes.targets != tensor).all()
+        assert targets_of(other).shape == tensor.shape
+        assert (targets_of(other) != tensor).all()
 
 
-def test_a_prediction_does_not_depend_on_targets_so_there_are_no_other_ones(game: Game) -> None:
-    targets = torch.tensor([0.5, 0.1, 0.7])
-    assert replace(game, probes=Probes(torch.zeros(3, NUM_PLAYERS), targets), score=prediction).with_other_targets() == []
+def test_a_score_that_does_not_depend_on_targets_has_no_other_ones(game: Game) -> None:
+    assert game.with_other_targets()
+    assert replace(game, task=Regression()).with_other_targets() == []
+    assert replace(game, task=OutputItself()).with_other_targets() == []
 
 
-def test_targets_may_be_vectors(game: Game) -> None:
+def test_targets_may_be_vectors_and_trees(game: Game) -> None:
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    (other,) = replace(game, probes=Probes(game.probes.inputs, targets)).with_other_targets()
-    assert torch.equal(other.probes.targets, 1 - targets)
+    (other,) = replace(on(game, inputs_of(game), targets), task=MultiLabel()).with_other_targets()
+    assert torch.equal(targets_of(other), 1 - targets)
+    tree = {"label": torch.tensor([0, 0, 0]), "text": ["a", "b", "a"]}
+    (other,) = replace(game, probes=Probes.of((inputs_of(game), tree))).with_other_targets()
+    assert other.probes.groups[0].targets.tree["text"] == ["b", "a", "b"]
 
 
-@pytest.mark.parametrize(("num_players", "masked"), [(31, False), (65, True)])
-def test_more_players_than_can_be_numbered_are_refused(network: nn.Module, num_players: int, masked: bool) -> None:
-    probes = Probes(torch.randn(2, num_players), torch.zeros(2))
-    game = Game(probes, FeatureGroups([[column] for column in range(num_players)]), torch.zeros(()))
-    masks = torch.ones(3, num_players, dtype=torch.bool) if masked else None
-    with pytest.raises(ValueError, match=f"got {num_players}; group players, or draw coalitions"):
-        evaluate_coalitions(network, game, masks)
+def test_targets_are_lent_across_groups_where_their_shapes_are_equal(game: Game) -> None:
+    small, large = torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 6, 6)
+    players = ImagePatches(2, 2)
+    probes = Probes.of((small, torch.tensor([0, 0])), (large, torch.tensor([1])))
+    (other,) = replace(game, probes=probes, players=players).with_other_targets()
+    assert [group.targets.tree.tolist() for group in other.probes.groups] == [[1, 1], [0]]
+    assert [len(group) for group in other.probes.groups] == [2, 1]
+    probes = Probes.of((small, torch.tensor([[0], [0]])), (large, torch.tensor([1])))
+    assert replace(game, probes=probes, players=players).with_other_targets() == []

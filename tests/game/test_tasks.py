@@ -105,7 +105,7 @@ def test_targets_in_a_column_and_as_floating_point_count_alike() -> None:
         ({"label_smoothing": 0.1, "num_classes": 1}, "num_classes", "1"),
         ({"class_weights": [1.0, -1.0]}, "class_weights", "[1.0, -1.0]"),
         ({"class_weights": [1.0, math.nan]}, "class_weights", "nan"),
-        ({"class_weights": [[1.0, 1.0]]}, "class_weights", "[[1.0, 1.0]]"),
+        ({"class_weights": torch.ones(1, 2)}, "class_weights", "[[1.0, 1.0]]"),
         ({"class_weights": [1.0, 2.0], "num_classes": 3}, "num_classes", "3"),
     ],
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +12,6 @@ from lightning_interactions.evidence import Judge
 from lightning_interactions.functional.bootstrap import gap_intervals, split_intervals
 from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from lightning_interactions.game.players import FeatureGroups
 from lightning_interactions.measuring.meter import (
     UNSEEN_SPREAD,

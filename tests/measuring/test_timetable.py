@@ -2,9 +2,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from lightning_interactions.measuring.timetable import Timetable
 
 from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps, Schedule
-from lightning_interactions.measuring.timetable import Timetable
 
 
 @dataclass(frozen=True)

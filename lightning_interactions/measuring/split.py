@@ -1,0 +1,96 @@
+"""The probes of one split, on which any model's interactions are extracted, by one process or by several."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_interactions.evidence import ProbeGame
+from lightning_interactions.functional.extraction import extract_interactions
+from lightning_interactions.game.evaluation import Game
+from lightning_interactions.measuring.extraction import Extraction
+from lightning_interactions.measuring.isolation import moved_to
+from lightning_interactions.records import Interactions
+
+__all__ = ["Ranks", "Split", "from_columns"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a measurement out.
+
+    Attributes:
+        rank: This process.
+        size: Number of processes.
+        total: Adds a tensor up over all of them.
+    """
+
+    rank: int = 0
+    size: int = 1
+    total: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor, repr=False)
+
+
+class Split(ProbeGame):
+    """The game on the probes of one split, shared out over ranks.
+
+    Each rank evaluates and extracts its own inputs, and gets everybody's. An input with NaN or infinite outputs gets NaN
+    effects.
+
+    Args:
+        game: Probes, players, baseline values and task.
+        extraction: How values are rewritten as interactions.
+        ranks: The processes that share the probes out.
+        chance_level: Whether there are games with other targets.
+    """
+
+    def __init__(self, game: Game, extraction: Extraction, ranks: Ranks, chance_level: bool) -> None:
+        self.game = game
+        self.extraction = extraction
+        self.ranks = ranks
+        self.chance_level = chance_level
+        self.probes = game.probes
+        self.threshold = extraction.threshold
+        inputs = self.probes.groups[0].inputs
+        # The same dtype on every rank, whatever the model's.
+        self.dtype = torch.promote_types(inputs.leaves[game.players.leaves(inputs)[0]].dtype, torch.float32)
+
+    def interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+        """Return any model's interactions; see :class:`ProbeGame`."""
+        own = self.own_interactions(model, rows)
+        return own if self.ranks.size == 1 else from_columns(self.ranks.total(self.to_columns(own, rows)))
+
+    def with_other_targets(self) -> "list[Split]":
+        """Return the same with other targets; see :class:`ProbeGame`."""
+        games = self.game.with_other_targets() if self.chance_level else []
+        return [Split(game, self.extraction, self.ranks, self.chance_level) for game in games]
+
+    def own_interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+        """Extract a model's interactions on this rank's inputs, of all or of some rows."""
+        asked = range(len(self.probes)) if rows is None else rows
+        # Values come group by group, which need not be the order asked for.
+        numbers, place = torch.tensor(asked[self.ranks.rank :: self.ranks.size], dtype=torch.long).sort()
+        with moved_to(self.probes.device, model):
+            values = self.game.select(numbers).values(model)[place.argsort()].to(self.dtype)
+        finite = values.isfinite().all(dim=1)
+        found = extract_interactions(
+            values[finite], noise_tolerance=self.extraction.noise_tolerance, tolerance=self.extraction.tolerance
+        )
+        effects = values.new_full((len(values), 2, values.shape[1]), torch.nan)
+        offset = values.new_full((len(values),), torch.nan)
+        effects[finite], offset[finite] = found.effects, found.offset
+        return Interactions(effects, offset)
+
+    def to_columns(self, own: Interactions, rows: Sequence[int] | None = None) -> Float[Tensor, "inputs columns"]:
+        """Put this rank's inputs into their places among all that were asked for, zeros elsewhere; a sum has everybody's."""
+        columns = torch.cat([own.effects.flatten(1), own.offset[:, None]], dim=1)
+        everybodys = columns.new_zeros(len(self.probes) if rows is None else len(rows), columns.shape[1])
+        everybodys[self.ranks.rank :: self.ranks.size] = columns
+        return everybodys
+
+
+def from_columns(columns: Float[Tensor, "inputs columns"]) -> Interactions:
+    """Take :meth:`Split.to_columns` apart."""
+    effects, offset = columns[:, :-1], columns[:, -1]
+    return Interactions(effects.reshape(len(columns), 2, -1), offset)
