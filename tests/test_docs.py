@@ -28,7 +28,7 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 90
-MOST_EPOCHS = 2
+MOST_EPOCHS = 1
 LOOSE = {1: 1e-2}
 """Duality gap at which an extraction ends: what the interactions are does not matter here."""
 
