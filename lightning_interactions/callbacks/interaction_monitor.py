@@ -86,9 +86,14 @@ class InteractionMonitor(Callback):
             raise ValueError(f"InteractionMonitor: expected alpha in (0, 1), got {alpha}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"InteractionMonitor: expected on_error 'warn' or 'raise', got {on_error!r}")
-        _check_kinds({"players": (players, Players), "task": (task, Task), "evidence": (evidence, Evidence)})
         _check_kinds(
-            {"baseline": (baseline, Baseline), "probes": (probes, ProbeSampling), "extraction": (extraction, Extraction)}
+            players=(players, Players),
+            task=(task, Task),
+            evidence=(evidence, Evidence),
+            baseline=(baseline, Baseline),
+            probes=(probes, ProbeSampling),
+            extraction=(extraction, Extraction),
+            logging=(logging, Logging),
         )
         self.players = players
         self.task = Classification() if task is None else task
