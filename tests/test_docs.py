@@ -55,6 +55,10 @@ def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
         yield page.read_text()[: found.start(1)].count("\n"), found.group(1)
 
 
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def code(page: Path) -> Iterator[tuple[int, str]]:
     """Yield the blocks of Python, and what stands there after each diff is applied, in their order."""
     diffs = (
@@ -293,7 +297,7 @@ def test_yaml_configures_callbacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_names_on_pages_can_be_imported(page: Path) -> None:
     text = page.read_text()
-    inline = " ".join(re.findall(r"`[^`]+`", text))
+    inline = " ".join(re.findall(r"`[^`\n]+`", without_blocks(text)))
     paths = {*DOTTED.findall(text), *(f"lightning_interactions.{name}" for name in SHORT.findall(inline))}
     assert sorted(path for path in paths if not exists(path)) == []
 
@@ -318,7 +322,7 @@ def test_files_in_docstrings_and_messages_exist(source: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=ids)
 def test_links_and_pictures_exist(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text())
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if link.startswith("https://"):
@@ -332,7 +336,7 @@ def test_links_and_pictures_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_scripts_exist(page: Path) -> None:
-    scripts = set(re.findall(r"\b(?:examples|tests)/[\w/]+\.py\b", page.read_text()))
+    scripts = set(re.findall(r"\b(?:examples|tests|configs)/[\w/]+\.(?:py|yaml)\b", page.read_text()))
     assert sorted(script for script in scripts if not (ROOT / script).exists()) == []
 
 
