@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
-from lightning_interactions.callbacks.loggers import Logging, Loggers
+from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest
 from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline

@@ -23,7 +23,7 @@ from lightning_interactions.reporting import (
     theory_figure,
 )
 
-__all__ = ["Logging", "Loggers"]
+__all__ = ["Loggers", "Logging"]
 
 MOST_PLAYERS_OF_THEORY = 12
 """With more players the fit of the theory takes minutes; ask the monitor for it."""

@@ -80,8 +80,8 @@ def noisy_learning_strength(
 def fit_second_phase(final: Interactions, strength: Float[Tensor, "times orders"]) -> SecondPhase:
     """Find the noise variance at each time whose predicted strength by order is closest, by least squares over orders.
 
-    Only when a run is over: it needs the final interactions, and one free number a time. Only the shape over orders tests the theory;
-    compare with the final strength times one factor, which may be as close where the shape hardly changes.
+    Only when a run is over: it needs the final interactions, and one free number a time. Only the shape over orders tests
+    the theory; compare with the final strength times one factor, which may be as close where the shape hardly changes.
 
     Args:
         final: The final interactions ``w*``: those of the first measurement in phase 3, or of the last one.
