@@ -6,11 +6,11 @@ python examples/02_sensitivity.py --quick    # seconds: goes through all the cod
 One small CNN is trained on scikit-learn's digits with 20 % of its training labels flipped, under many monitors at once that
 measure the same network at the same moments. Each differs from the base in one thing: number of reference models, draw of
 probes, salience threshold τ, noise tolerance κ, baseline value, or grid of patches. Few probes and few measurements keep it
-short, so that onsets of phase three are seldom called here; the curves are what to look at.
+short, so that phase three is seldom detected here; the curves are what to look at.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,25 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from papers.runs import be_a_worker
+from papers.runs import EXTRACTION, be_a_worker
 from papers.series import Series, peak_order, rank_correlation
 from papers.tasks import TASKS, make_parts
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
-from lightning_interactions import History, ImagePatches, InteractionMonitor, ReferenceModels, baselines, fit_reference_models
+from lightning_interactions import (
+    History,
+    ImagePatches,
+    InteractionMonitor,
+    Logging,
+    ProbeSampling,
+    baselines,
+    fit_reference_models,
+)
+from lightning_interactions.analysis import summarise
+from lightning_interactions.evidence import ReferenceModels
+from lightning_interactions.references import ReferenceTraining
+from lightning_interactions.schedules import Schedule
 
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BASE_STYLE = {"color": "#000000", "marker": "o", "linestyle": "-", "zorder": 3}
@@ -38,7 +50,7 @@ Panels = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Schedule):
     """Measures after these epochs, 0 being the untrained network."""
 
     epochs: tuple[int, ...]
@@ -83,13 +95,21 @@ def make_panels(references: ReferenceModels, size: Size) -> Panels:
         "reference models, K": {
             str(count): {} if count == size.base_count else {"evidence": first(references, count)} for count in size.counts
         },
-        "draw of probes": {"seed 0": {}, "seed 1": {"seed": 1}, "seed 2": {"seed": 2}},
-        "salience threshold, τ": {"0.02": {"threshold": 0.02}, "0.05": {}, "0.1": {"threshold": 0.1}},
-        "noise tolerance, κ": {"0": {}, "0.02": {"noise_tolerance": 0.02}, "0.05": {"noise_tolerance": 0.05}},
+        "draw of probes": {
+            f"seed {seed}": {} if seed == 0 else {"probes": ProbeSampling(size.probes, size.probes, seed)} for seed in range(3)
+        },
+        "salience threshold, τ": {
+            f"{value:g}": {} if value == EXTRACTION.threshold else {"extraction": replace(EXTRACTION, threshold=value)}
+            for value in (0.02, 0.05, 0.1)
+        },
+        "noise tolerance, κ": {
+            f"{value:g}": {"extraction": replace(EXTRACTION, noise_tolerance=value)} if value else {}
+            for value in (0.0, 0.02, 0.05)
+        },
         "baseline value": {
             "zeros": {},
             "training mean": {"baseline": baselines.TrainingMean()},
-            "grey (0.5)": {"baseline": torch.tensor(0.5)},
+            "grey (0.5)": {"baseline": baselines.Constant(0.5)},
         },
         "grid of patches": {
             f"{rows}x{cols}": {} if (rows, cols) == size.base_grid else {"players": ImagePatches(rows, cols)}
@@ -109,19 +129,21 @@ def train(seed: int, size: Size) -> dict[str, dict[str, History]]:
         model,
         DataLoader(parts["reference"], 32, shuffle=True),
         num_models=max(size.counts),
-        max_epochs=size.reference_epochs,
-        factory=architecture.classifier,
-        seed=1000 * seed,
-        accelerator="cpu",
+        training=ReferenceTraining(
+            max_epochs=size.reference_epochs,
+            factory=architecture.classifier,
+            seed=1000 * seed,
+            trainer={"accelerator": "cpu"},
+        ),
     )
     panels = make_panels(references, size)
     base = {
         "players": ImagePatches(*size.base_grid),
         "evidence": first(references, size.base_count),
-        "num_training_probes": size.probes,
-        "num_held_out_probes": size.probes,
+        "probes": ProbeSampling(size.probes, size.probes),
+        "extraction": EXTRACTION,
         "schedule": Moments(size.epochs),
-        "figures": False,
+        "logging": Logging(figures=None),
     }
     base_monitor = InteractionMonitor(**base, name="base")
     monitors = {
@@ -146,25 +168,25 @@ def train(seed: int, size: Size) -> dict[str, dict[str, History]]:
     return {title: {label: monitor.history for label, monitor in row.items()} for title, row in monitors.items()}
 
 
-def summarise(history: History, base: History) -> list[float | int | str | None]:
+def row_of(history: History, base: History) -> list[float | int | str | None]:
     """Say in a few numbers what a history's curves look like; the untrained network does not count."""
     series, trained = Series.of(history), slice(1, None)
-    shares = series.shares[trained]
+    summaries = [summarise(measurement) for measurement in history.measurements[trained]]
+    shares, end = series.shares[trained], summaries[-1]
     peak = int(shares.argmax())
-    chance = torch.tensor([measurement.training_summary.share_chance for measurement in history.measurements[trained]])
+    chance = torch.tensor([summary.training.share_chance.value for summary in summaries])
     g, u = (part[-1].sum(dim=1).mean(dim=0) for part in (series.generalizable, series.non_generalizable))
-    interval = history.measurements[-1].training_intervals.share
     return [
         shares[peak].item(),
         history.epochs[trained][peak],
         shares[-1].item(),
-        f"{interval.low:.2f}..{interval.high:.2f}",
+        f"{end.training.share.low:.2f}..{end.training.share.high:.2f}",
         (shares[peak] - shares[-1]).item(),
         chance.nanmean().item(),
         rank_correlation(shares[:, None], Series.of(base).shares[trained, None]).item(),
         int(peak_order(g)),
         int(peak_order(u)),
-        history.measurements[-1].excess_gap,
+        end.excess_gap.value,
         history.onset_epoch(3),
         sum(measurement.seconds for measurement in history.measurements) / len(history),
     ]
@@ -206,7 +228,7 @@ def draw(found: dict[str, dict[str, History]], base: History, path: Path) -> Non
 def draw_share(axes: Axes, history: History, label: str, style: dict[str, Any], *, band: bool) -> None:
     axes.plot(history.epochs, Series.of(history).shares, label=label, markersize=4, **style)
     if band:
-        ends = [measurement.training_intervals.share for measurement in history.measurements]
+        ends = [summarise(measurement).training.share for measurement in history.measurements]
         low, high = [end.low for end in ends], [end.high for end in ends]
         axes.fill_between(history.epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
@@ -216,7 +238,7 @@ def draw_orders(axes: Axes, history: History, style: dict[str, Any], *, band: bo
     orders = range(1, len(by_order) + 1)
     axes.plot(orders, by_order, markersize=4, **style)
     if band:
-        low, high = history.measurements[-1].training_intervals.non_generalizable[:, 1:]
+        _, low, high = summarise(history.measurements[-1]).training.by_order.non_generalizable[:, 1:]
         axes.fill_between(orders, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
@@ -230,7 +252,7 @@ def main() -> None:
     found = train(arguments.seed, QUICK if arguments.quick else Size())
     base = found["draw of probes"]["seed 0"]
     rows = [
-        [title, f"{label} (base)" if history is base else label, *summarise(history, base)]
+        [title, f"{label} (base)" if history is base else label, *row_of(history, base)]
         for title, histories in found.items()
         for label, history in histories.items()
     ]

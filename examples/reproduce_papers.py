@@ -16,7 +16,7 @@ from pathlib import Path
 from papers.claims import CLAIMS, Finding, check
 from papers.report import draw_overview, draw_run, write_report
 from papers.runs import Run, Setting, Size, be_a_worker, load_or_make
-from papers.series import Estimate
+from papers.series import Number
 from papers.tasks import QUICK_TASKS, TASKS
 
 QUICK = Size(reference_epochs=4, probes=8)
@@ -31,7 +31,7 @@ def settings(seeds: list[int], *, quick: bool) -> list[Setting]:
     return noisy + null
 
 
-def examine(setting: Setting, size: Size, out: Path, draw: bool) -> list[Estimate | None]:
+def examine(setting: Setting, size: Size, out: Path, draw: bool) -> list[Number | None]:
     """Make or read one run, measure every claim on it, and draw it; in a process of its own."""
     run = load_or_make(setting, size, out / "runs")
     findings = [check(claim, run) for claim in CLAIMS]
@@ -64,7 +64,7 @@ def main() -> None:
 
     runs: dict[Setting, Run] = {setting: load_or_make(setting, size, out / "runs") for setting in wanted}
     findings = [
-        Finding(runs[setting], claim, found, claim.verdict(found))
+        Finding(runs[setting], claim, found, claim.outcome(found))
         for setting in wanted
         for claim, found in zip(CLAIMS, estimates[setting], strict=True)
         if found is not None

@@ -2,8 +2,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from tests.helpers import typechecker
+
 # Shapes and types in signatures are checked whenever a test calls a function of the package.
-hook = install_import_hook("lightning_interactions", "beartype.beartype")
+hook = install_import_hook("lightning_interactions", f"{typechecker.__name__}.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lightning_interactions import functional
-from lightning_interactions.analysis.second_phase import explain_second_phase
+from lightning_interactions import History, analysis, functional
 from lightning_interactions.records import DecaySpindle, SecondPhase, SplitMeasurement
 from papers.runs import Run
-from papers.series import Estimate, Series, estimate, mean_order, peak_order, rank_correlation, share
+from papers.series import Number, Series, estimate, mean_order, peak_order, rank_correlation, share
 
-__all__ = ["CLAIMS", "FAILS", "HOLDS", "UNCLEAR", "Claim", "Finding", "check", "decay_and_spindle", "overfitted", "theory"]
+__all__ = ["CLAIMS", "FAILS", "HOLDS", "UNCLEAR", "Claim", "Finding", "check", "overfitted", "theory"]
 
 HOLDS, UNCLEAR, FAILS = "holds", "unclear", "fails"
 
@@ -61,7 +60,7 @@ class Claim:
     paper: str
     sentence: str
     measured: str
-    measure: Callable[[Run], Estimate]
+    measure: Callable[[Run], Number]
     above: float = -math.inf
     below: float = math.inf
     applies: Callable[[Run], bool] = lambda run: not run.setting.random_labels
@@ -77,7 +76,7 @@ class Claim:
     def met_by(self, value: float) -> bool:
         return self.above < value < self.below
 
-    def verdict(self, found: Estimate) -> str:
+    def outcome(self, found: Number) -> str:
         low, high = (found.value, found.value) if math.isnan(found.low) else (found.low, found.high)
         if self.met_by(low) and self.met_by(high) and self.met_by(found.value):
             return HOLDS
@@ -92,8 +91,8 @@ class Finding:
 
     run: Run
     claim: Claim
-    estimate: Estimate
-    verdict: str
+    estimate: Number
+    outcome: str
 
 
 def check(claim: Claim, run: Run) -> Finding | None:
@@ -101,7 +100,7 @@ def check(claim: Claim, run: Run) -> Finding | None:
     if not claim.applies(run):
         return None
     found = claim.measure(run)
-    return None if math.isnan(found.value) else Finding(run, claim, found, claim.verdict(found))
+    return None if math.isnan(found.value) else Finding(run, claim, found, claim.outcome(found))
 
 
 def overfitted(run: Run) -> bool:
@@ -112,24 +111,24 @@ def overfitted(run: Run) -> bool:
 # Three phases
 
 
-def untrained_peak(run: Run) -> Estimate:
+def untrained_peak(run: Run) -> Number:
     return estimate(peak_order, Series.of(run.history).by_order[0].T)
 
 
-def untrained_strength(run: Run) -> Estimate:
+def untrained_strength(run: Run) -> Number:
     by_time = Series.of(run.history).by_order.sum(dim=2)
     return estimate(lambda means: means[0] / means[1:].max(dim=0).values, by_time)
 
 
-def rise_of_share(run: Run) -> Estimate:
+def rise_of_share(run: Run) -> Number:
     return _change_of_share(run, 0, _share_peak(run))
 
 
-def fall_of_share(run: Run) -> Estimate:
+def fall_of_share(run: Run) -> Number:
     return _change_of_share(run, -1, _share_peak(run))
 
 
-def fall_of_share_above_chance(run: Run) -> Estimate:
+def fall_of_share_above_chance(run: Run) -> Number:
     series, peak = Series.of(run.history), _share_peak(run)
     g, u = series.totals
     columns = torch.stack([part[time] for time in (peak, -1) for part in (g, u, series.chance)])
@@ -143,28 +142,28 @@ def fall_of_share_above_chance(run: Run) -> Estimate:
     return estimate(fall, columns)
 
 
-def peak_of_generalizable(run: Run) -> Estimate:
+def peak_of_generalizable(run: Run) -> Number:
     return estimate(peak_order, Series.of(run.history).generalizable[-1].sum(dim=1).T)
 
 
-def peak_of_non_generalizable(run: Run) -> Estimate:
+def peak_of_non_generalizable(run: Run) -> Number:
     return estimate(peak_order, Series.of(run.history).non_generalizable[-1].sum(dim=1).T)
 
 
-def growth_with_gap(run: Run) -> Estimate:
+def growth_with_gap(run: Run) -> Number:
     _, u = Series.of(run.history).totals
     gap_growth = _gaps(run).diff()[:, None]
     return estimate(lambda means: rank_correlation(means.diff(dim=0), gap_growth), u)
 
 
-def speed_with_gap(run: Run) -> Estimate:
+def speed_with_gap(run: Run) -> Number:
     _, u = Series.of(run.history).totals
     steps = _steps(run)
     gap_speed = _gaps(run).diff()[:, None] / steps
     return estimate(lambda means: rank_correlation(means.diff(dim=0) / steps, gap_speed), u)
 
 
-def growth_with_gap_above_others(run: Run) -> Estimate:
+def growth_with_gap_above_others(run: Run) -> Number:
     g, u = Series.of(run.history).totals
     gap_growth, steps = _gaps(run).diff()[:, None], _steps(run)
 
@@ -183,13 +182,13 @@ def growth_with_gap_above_others(run: Run) -> Estimate:
     return replace(estimate(above_others, columns), note=note)
 
 
-def explained_growth(run: Run) -> Estimate:
-    found = functional.explained_growth(run.history.measurements)
-    note = f"the gap grew by {found.loss_gap:.2f} nats from epoch {found.begin_epoch} on"
-    return Estimate(found.share, found.share_interval.low, found.share_interval.high, note)
+def explained_growth(run: Run) -> Number:
+    found = analysis.explained_growth(run.history.measurements)
+    note = f"the gap grew by {found.loss_gap.value:.2f} nats from epoch {found.begin.epoch} on"
+    return Number(**vars(found.share), note=note)
 
 
-def explained_above_shrinking(run: Run) -> Estimate:
+def explained_above_shrinking(run: Run) -> Number:
     measurements = run.history.measurements
     begin = int(Series.of(run.history).shares.argmax())
     columns = []
@@ -208,58 +207,46 @@ def explained_above_shrinking(run: Run) -> Estimate:
     return estimate(difference, *columns)
 
 
-def phases_in_order(run: Run) -> Estimate:
-    calls = run.history.calls
-    note = ", ".join(f"{phase.number} from epoch {phase.onset_epoch}" for phase in calls)
-    return Estimate(float([phase.number for phase in calls] == [1, 2, 3]), note=note)
+def phases_in_order(run: Run) -> Number:
+    detections = run.history.detections
+    note = ", ".join(f"{phase.number} from epoch {phase.onset.epoch}" for phase in detections)
+    return Number(float([phase.number for phase in detections] == [1, 2, 3]), note=note)
 
 
-def loss_at_onset(run: Run) -> Estimate:
+def loss_at_onset(run: Run) -> Number:
     onset = run.history.onset_epoch(3)
     if onset is None:
-        return Estimate(math.inf, note="not called")
+        return Number(math.inf, note="not detected")
     best = min(range(len(run.test_losses)), key=run.test_losses.__getitem__)
     end = run.test_losses[-1] / run.test_losses[best]
-    return Estimate(run.test_losses[onset] / run.test_losses[best], note=f"epoch {onset}, best {best}; at the end {end:.2f}")
+    return Number(run.test_losses[onset] / run.test_losses[best], note=f"epoch {onset}, best {best}; at the end {end:.2f}")
 
 
 # Decay and spindle
 
 
-@cache
-def decay_and_spindle(run: Run, time: int) -> tuple[Tensor, DecaySpindle]:
-    """Return salient strength by sign and order at one measurement, and the fit to it."""
-    series = Series.of(run.history)
-    strength = (series.generalizable + series.non_generalizable)[time].mean(dim=0)
-    strength = torch.nn.functional.pad(strength, (1, 0))
-    return strength, functional.fit_decay_and_spindle(strength)
-
-
-def shape_fit(run: Run) -> Estimate:
-    shapes = [decay_and_spindle(run, time)[1] for time in range(1, len(run.history))]
-    strength, _ = decay_and_spindle(run, len(run.history) - 1)
+def shape_fit(run: Run) -> Number:
+    fits = [shape.r_squared for shape in _shapes(run)]
+    strength = functional.strength_by_sign(run.history.measurements[-1].training.strength)
     generator = torch.Generator().manual_seed(0)
     by_chance = []
     for _ in range(SHUFFLES):
         order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(strength.shape[1] - 1, generator=generator)])
         by_chance.append(functional.fit_decay_and_spindle(strength[:, order]).r_squared)
-    return Estimate(
-        median(shape.r_squared for shape in shapes),
-        note=f"worst {min(shape.r_squared for shape in shapes):.2f}; with orders shuffled {median(by_chance):.2f}",
-    )
+    return Number(median(fits), note=f"worst {min(fits):.2f}; with orders shuffled {median(by_chance):.2f}")
 
 
-def imbalance_of_high_orders(run: Run) -> Estimate:
+def imbalance_of_high_orders(run: Run) -> Number:
     return estimate(lambda means: _imbalance(means)[1], _positive_and_negative(run))
 
 
-def imbalance_of_low_above_high(run: Run) -> Estimate:
+def imbalance_of_low_above_high(run: Run) -> Number:
     return estimate(lambda means: -_imbalance(means).diff(dim=0)[0], _positive_and_negative(run))
 
 
-def decay_part_by_order(run: Run) -> Estimate:
+def decay_part_by_order(run: Run) -> Number:
     series = Series.of(run.history)
-    _, shape = decay_and_spindle(run, len(run.history) - 1)
+    shape = _shapes(run)[-1]
     total = shape.total.sum(dim=0)[1:]
     part = torch.where(total > 0, shape.decay.sum(dim=0)[1:] / total, 0.0)
     orders = _material_orders(series)
@@ -278,10 +265,9 @@ def decay_part_by_order(run: Run) -> Estimate:
     return replace(found, note=f"decay {agreement(means).item():.2f}, constant {agreement_of_constant(means).item():.2f}")
 
 
-def decay_share_over_epochs(run: Run) -> Estimate:
+def decay_share_over_epochs(run: Run) -> Number:
     g, u = (total[1:] for total in Series.of(run.history).totals)
-    shapes = [decay_and_spindle(run, time)[1].share for time in range(1, len(run.history))]
-    predicted = torch.tensor(shapes, dtype=torch.float64)[:, None]
+    predicted = torch.tensor([shape.share for shape in _shapes(run)], dtype=torch.float64)[:, None]
     found = estimate(lambda means: rank_correlation(share(*means.unflatten(0, (2, -1))), predicted), torch.cat([g, u]))
     difference = (share(g.mean(dim=1), u.mean(dim=1)) - predicted[:, 0]).abs().mean()
     return replace(found, note=f"mean difference {difference:.2f}")
@@ -290,33 +276,33 @@ def decay_share_over_epochs(run: Run) -> Estimate:
 # Two phases
 
 
-def fall_of_mean_order(run: Run) -> Estimate:
+def fall_of_mean_order(run: Run) -> Number:
     return _change_of_mean_order(run, 0)
 
 
-def rise_of_mean_order(run: Run) -> Estimate:
+def rise_of_mean_order(run: Run) -> Number:
     return _change_of_mean_order(run, -1)
 
 
-def gap_growth_in_second_phase(run: Run) -> Estimate:
+def gap_growth_in_second_phase(run: Run) -> Number:
     gaps, begin = _gaps(run), _lowest_mean_order(run)
-    return Estimate(
+    return Number(
         ((gaps[-1] - gaps[begin]) / (gaps[-1] - gaps[0])).item(), note=f"second phase from epoch {run.history.epochs[begin]}"
     )
 
 
-def gap_with_mean_order(run: Run) -> Estimate:
+def gap_with_mean_order(run: Run) -> Number:
     begin = _lowest_mean_order(run)
     times = len(run.history) - begin
     if times < FEWEST_TIMES:
-        return Estimate(math.nan)
+        return Number(math.nan)
     by_order = Series.of(run.history).by_order[begin:]
     gaps = _gaps(run)[begin:, None]
     columns = by_order.transpose(1, 2).flatten(0, 1)
     return estimate(lambda means: rank_correlation(mean_order(means.unflatten(0, (times, -1)).transpose(0, 1)), gaps), columns)
 
 
-def share_over_orders(run: Run) -> Estimate:
+def share_over_orders(run: Run) -> Number:
     series = Series.of(run.history)
     orders = _material_orders(series)
     numbers = orders.nonzero().double()
@@ -330,46 +316,46 @@ def share_over_orders(run: Run) -> Estimate:
 
 
 @cache
-def theory(run: Run) -> tuple[SecondPhase, list[int]] | None:
-    """Fit the theory to the second phase; ``None`` if that has too few measurements. Also return their epochs."""
-    second_phase, explained = explain_second_phase(run.history, run.final)
-    return (second_phase, explained.epochs) if len(explained) >= FEWEST_TIMES else None
+def theory(run: Run) -> tuple[SecondPhase, History] | None:
+    """Fit the theory to the second phase; ``None`` if that has too few measurements. Also return its part of the history."""
+    second_phase, explained = analysis.explain_second_phase(run.history, run.final)
+    return (second_phase, explained) if len(explained) >= FEWEST_TIMES else None
 
 
-def theory_fit(run: Run) -> Estimate:
+def theory_fit(run: Run) -> Number:
     fitted = theory(run)
     if fitted is None:
-        return Estimate(math.nan)
-    second_phase, epochs = fitted
-    r_squared = second_phase.r_squared
-    return Estimate(
+        return Number(math.nan)
+    second_phase, explained = fitted
+    r_squared, epochs = second_phase.r_squared, explained.epochs
+    return Number(
         r_squared.median().item(), note=f"worst {r_squared.min():.2f} of {len(epochs)} from epoch {epochs[0]} to {epochs[-1]}"
     )
 
 
-def theory_above_scaling(run: Run) -> Estimate:
+def theory_above_scaling(run: Run) -> Number:
     fitted = theory(run)
     if fitted is None:
-        return Estimate(math.nan)
+        return Number(math.nan)
     second_phase, _ = fitted
     by_theory, by_scaling = second_phase.r_squared, _r_squared_of_scaling(run, second_phase.strength[:, 1:])
-    return Estimate((by_theory - by_scaling).median().item(), note=f"scaling alone {by_scaling.median():.2f}")
+    return Number((by_theory - by_scaling).median().item(), note=f"scaling alone {by_scaling.median():.2f}")
 
 
-def variance_over_epochs(run: Run) -> Estimate:
+def variance_over_epochs(run: Run) -> Number:
     fitted = theory(run)
     if fitted is None:
-        return Estimate(math.nan)
-    second_phase, epochs = fitted
+        return Number(math.nan)
+    second_phase, explained = fitted
     variance = second_phase.variance
-    correlation = rank_correlation(variance[:, None], torch.tensor(epochs)[:, None])
-    return Estimate(correlation.item(), note=f"from {variance[0]:.2g} to {variance[-1]:.2g}")
+    correlation = rank_correlation(variance[:, None], torch.tensor(explained.epochs)[:, None])
+    return Number(correlation.item(), note=f"from {variance[0]:.2g} to {variance[-1]:.2g}")
 
 
 # Control
 
 
-def share_above_chance_level(run: Run) -> Estimate:
+def share_above_chance_level(run: Run) -> Number:
     series = Series.of(run.history)
     g, u = (total[1:] for total in series.totals)
 
@@ -444,14 +430,14 @@ CLAIMS = (
         applies=overfitted,
     ),
     Claim(
-        "phases 1, 2, 3 are called", THREE,
+        "phases 1, 2, 3 are detected", THREE,
         "There are three phases, one after the other.",
-        "1 if the detector calls them in this order, none left out", phases_in_order, 0.5, applies=overfitted,
+        "1 if they are detected in this order, none left out", phases_in_order, 0.5, applies=overfitted,
     ),
     Claim(
         "phase 3 near the best epoch", THREE,
         "The third phase begins where overfitting does.",
-        "test loss when phase 3 is called over its smallest", loss_at_onset, below=1.1, applies=overfitted,
+        "test loss at the onset of phase 3 over its smallest", loss_at_onset, below=1.1, applies=overfitted,
     ),
     Claim(
         "decay + spindle fits", SHAPES,
@@ -549,14 +535,14 @@ def _lowest_mean_order(run: Run) -> int:
     return int(Series.of(run.history, held_out=True).mean_orders.argmin())
 
 
-def _change_of_share(run: Run, begin: int, end: int) -> Estimate:
+def _change_of_share(run: Run, begin: int, end: int) -> Number:
     g, u = Series.of(run.history).totals
     columns = torch.stack([part[time] for time in (begin, end) for part in (g, u)])
     found = estimate(lambda means: share(means[2], means[3]) - share(means[0], means[1]), columns)
     return replace(found, note=f"peak at epoch {run.history.epochs[end]}")
 
 
-def _change_of_mean_order(run: Run, time: int) -> Estimate:
+def _change_of_mean_order(run: Run, time: int) -> Number:
     by_order, lowest = Series.of(run.history).by_order, _lowest_mean_order(run)
     columns = torch.cat([by_order[time], by_order[lowest]], dim=1).T
 
@@ -565,6 +551,12 @@ def _change_of_mean_order(run: Run, time: int) -> Estimate:
         return mean_order(there) - mean_order(lowest)
 
     return replace(estimate(change, columns), note=f"minimum at epoch {run.history.epochs[lowest]}")
+
+
+def _shapes(run: Run) -> list[DecaySpindle]:
+    """Decay and spindle of every measurement but the first, which is of the untrained network."""
+    shapes = [analysis.shape_of(measurement) for measurement in run.history.measurements[1:]]
+    return [shape for shape in shapes if shape is not None]
 
 
 def _shrunk_loss(split: SplitMeasurement) -> Tensor:
@@ -603,8 +595,8 @@ def _by_order_at_end(series: Series, orders: Tensor) -> Tensor:
 def _r_squared_of_scaling(run: Run, strength: Tensor) -> Tensor:
     """How well the final strength by order, times the best factor, fits strengths ``[times, orders]``."""
     inputs = run.final.offset.isfinite()
-    weights = torch.ones(1)
-    final = functional.strength_by_order(run.final, torch.ones_like(run.final.effects, dtype=torch.bool), weights).generalizable
+    everything = torch.ones_like(run.final.effects)
+    final = functional.strength_by_order(run.final, everything.bool(), everything).generalizable
     final = final[inputs].double().mean(dim=0).sum(dim=(0, 1))[1:]
     factor = (strength @ final) / final.square().sum()
     residual = strength - factor[:, None] * final

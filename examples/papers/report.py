@@ -11,15 +11,16 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from lightning_interactions.analysis import summarise
 from lightning_interactions.reporting import phase_figure, shape_figure, strength_figure, theory_figure
-from papers.claims import CLAIMS, FAILS, HOLDS, UNCLEAR, Claim, Finding, decay_and_spindle, overfitted, theory
+from papers.claims import CLAIMS, FAILS, HOLDS, UNCLEAR, Claim, Finding, overfitted, theory
 from papers.runs import Run
 
 __all__ = ["draw_overview", "draw_run", "write_report"]
 
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
-VERDICT_COLOURS = LinearSegmentedColormap.from_list("verdicts", [VERMILION, "#FFFFFF", BLUE])
+COLOURS = LinearSegmentedColormap.from_list("outcomes", [VERMILION, "#FFFFFF", BLUE])
 UNCLEAR_TONE = 0.25
 CELL = (1.0, 0.26)
 """Width and height of one cell of the overview, inches."""
@@ -30,7 +31,7 @@ LABELS, CURVES, MARGIN = 3.0, 1.15, 0.55
 LIMITS = """- Intervals are over the draw of the probes. Losses of overfitted networks differ so much between inputs that
   claims about the gap on probes stay unclear in single runs; how the number lies over all runs says more.
   Settings are not a sample of anything.
-- Phases are called from about 16 measurements. The detector compares windows of nine, and so calls phase 3
+- Phases are detected from about 16 measurements. The detector compares windows of nine, and so detects phase 3
   later here than where every epoch is measured.
 - An interaction counts as generalizable if one of three reference models has it, too, with the same sign. Where
   strength is spread over many interactions this happens by chance, as runs with random labels show, and more so
@@ -43,13 +44,8 @@ def draw_run(run: Run, folder: Path) -> None:
     """Draw phases, strength by order, decay and spindle, and the theory of one run."""
     folder = folder / run.setting.file_name
     folder.mkdir(parents=True, exist_ok=True)
-    end = len(run.history) - 1
-    strength, shape = decay_and_spindle(run, end)
-    figures = {
-        "phases": phase_figure(run.history),
-        "orders": strength_figure(run.history.measurements[-1]),
-        "shape": shape_figure(strength, shape, run.history.epochs[-1]),
-    }
+    last = run.history.measurements[-1]
+    figures = {"phases": phase_figure(run.history), "orders": strength_figure(last), "shape": shape_figure(last)}
     if (fitted := theory(run)) is not None:
         figures["theory"] = theory_figure(*fitted)
     for name, figure in figures.items():
@@ -68,7 +64,7 @@ def draw_overview(runs: Sequence[Run], findings: Sequence[Finding], path: Path) 
         return figure.add_axes((left / total[0], bottom / total[1], width / total[0], height / total[1]), **options)
 
     grid = axes_at(LABELS, MARGIN, width, height)
-    _draw_verdicts(grid, titles, findings)
+    _draw_outcomes(grid, titles, findings)
     for row, draw in enumerate((_draw_losses, _draw_shares)):
         bottom = MARGIN + height + 0.45 + row * (CURVES + 0.2)
         first = None
@@ -83,7 +79,7 @@ def draw_overview(runs: Sequence[Run], findings: Sequence[Finding], path: Path) 
             elif column == 0:
                 axes.set_xlabel("epochs", fontsize=8, loc="right", labelpad=1)
         label = (
-            "test loss over its\nsmallest; ▼ phase 3\nis called",
+            "test loss over its\nsmallest; ▼ onset of\nphase 3",
             "share of generalizable\nstrength; dotted:\nits chance level",
         )[row]
         figure.text((LABELS - 0.45) / total[0], (bottom + CURVES / 2) / total[1], label, ha="right", va="center", fontsize=9)
@@ -92,9 +88,9 @@ def draw_overview(runs: Sequence[Run], findings: Sequence[Finding], path: Path) 
 
 def _draw_shares(axes: Axes, runs: Sequence[Run]) -> None:
     for run in runs:
-        summaries = [measurement.training_summary for measurement in run.history.measurements]
-        axes.plot(run.history.epochs, [summary.share for summary in summaries], color=BLUE, linewidth=1)
-        axes.plot(run.history.epochs, [summary.share_chance for summary in summaries], color=GREY, linestyle=":", linewidth=1)
+        summaries = [summarise(measurement).training for measurement in run.history.measurements]
+        axes.plot(run.history.epochs, [one.share.value for one in summaries], color=BLUE, linewidth=1)
+        axes.plot(run.history.epochs, [one.share_chance.value for one in summaries], color=GREY, linestyle=":", linewidth=1)
     axes.set_ylim(0, 1)
 
 
@@ -108,7 +104,7 @@ def _draw_losses(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_ylim(0.9, 2.5)
 
 
-def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding]) -> None:
+def _draw_outcomes(axes: Axes, titles: Sequence[str], findings: Sequence[Finding]) -> None:
     for row, claim in enumerate(CLAIMS):
         for column, title in enumerate(titles):
             # The control is a column's run with random labels.
@@ -118,7 +114,7 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
                 continue
             tone = sum(map(_tone, cell)) / len(cell)
             axes.fill_between(
-                [column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=VERDICT_COLOURS(0.5 + 0.5 * tone), linewidth=0
+                [column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=COLOURS(0.5 + 0.5 * tone), linewidth=0
             )
             text = f"{_Count.of(cell).holds}/{len(cell)}"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if abs(tone) > 0.75 else "black")
@@ -147,9 +143,9 @@ def _draw_verdicts(axes: Axes, titles: Sequence[str], findings: Sequence[Finding
 
 def _tone(finding: Finding) -> float:
     """1 holds, -1 fails, and a little to the side on which an unclear number lies."""
-    if finding.verdict == UNCLEAR:
+    if finding.outcome == UNCLEAR:
         return UNCLEAR_TONE if finding.claim.met_by(finding.estimate.value) else -UNCLEAR_TONE
-    return 1.0 if finding.verdict == HOLDS else -1.0
+    return 1.0 if finding.outcome == HOLDS else -1.0
 
 
 def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -> None:
@@ -169,12 +165,12 @@ def write_report(runs: Sequence[Run], findings: Sequence[Finding], path: Path) -
         "## Runs",
         _table(
             ("setting", "seed", "test loss: smallest", "at epoch", "at the end", "accuracy: best", "at the end", "overfitted",
-             "phases called", "processor seconds", "figures"),
+             "phases detected", "processor seconds", "figures"),
             [_run_row(run, path.parent) for run in runs],
         ),
         "## All numbers",
         _table(
-            ("claim", "setting", "seed", "number", "95 % interval", "verdict", "remark"),
+            ("claim", "setting", "seed", "number", "95 % interval", "outcome", "remark"),
             [_finding_row(finding) for claim in CLAIMS for finding in findings if finding.claim is claim],
         ),
         "## What this does not say",
@@ -194,9 +190,9 @@ class _Count:
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> "_Count":
-        verdicts = [finding.verdict for finding in findings]
+        outcomes = [finding.outcome for finding in findings]
         met = sum(finding.claim.met_by(finding.estimate.value) for finding in findings)
-        return cls(*(verdicts.count(verdict) for verdict in (HOLDS, UNCLEAR, FAILS)), met)
+        return cls(*(outcomes.count(outcome) for outcome in (HOLDS, UNCLEAR, FAILS)), met)
 
     @property
     def total(self) -> int:
@@ -271,7 +267,7 @@ def _where(findings: Sequence[Finding]) -> str:
     parts = []
     for title in dict.fromkeys(finding.run.setting.title for finding in findings):
         count = _Count.of([finding for finding in findings if finding.run.setting.title == title])
-        numbers = [f"{number} {verdict}" for number, verdict in ((count.fails, FAILS), (count.unclear, UNCLEAR)) if number]
+        numbers = [f"{number} {outcome}" for number, outcome in ((count.fails, FAILS), (count.unclear, UNCLEAR)) if number]
         parts += [f"{title} ({', '.join(numbers)} of {count.total})"] if numbers else []
     return "; ".join(parts) or "nowhere"
 
@@ -282,7 +278,7 @@ def _run_row(run: Run, folder: Path) -> list[object]:
     return [
         run.setting.title, run.setting.seed, _number(run.test_losses[best]), best, _number(run.test_losses[-1]),
         _number(max(run.test_accuracies)), _number(run.test_accuracies[-1]), "yes" if overfitted(run) else "no",
-        ", ".join(f"{phase.number} from epoch {phase.onset_epoch}" for phase in run.history.calls), round(run.seconds),
+        ", ".join(f"{phase.number} from epoch {phase.onset.epoch}" for phase in run.history.detections), round(run.seconds),
         " ".join(f"[{figure.stem}]({figure.relative_to(folder).as_posix()})" for figure in figures),
     ]  # fmt: skip
 
@@ -291,7 +287,7 @@ def _finding_row(finding: Finding) -> list[object]:
     found = finding.estimate
     interval = "–" if math.isnan(found.low) else f"{_number(found.low)} to {_number(found.high)}"
     setting = finding.run.setting
-    return [finding.claim.label, setting.title, setting.seed, _number(found.value), interval, finding.verdict, found.note]
+    return [finding.claim.label, setting.title, setting.seed, _number(found.value), interval, finding.outcome, found.note]
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

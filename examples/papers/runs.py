@@ -1,26 +1,37 @@
 """Monitored runs, each kept in a file of its own so that an interrupted command goes on where it stopped."""
 
 import logging
-import os
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from modules import Curve
 from torch.utils.data import DataLoader
 
-from lightning_interactions import History, InteractionMonitor, Interactions, fit_reference_models
-from lightning_interactions.measuring.schedule import DenserEarly
+from lightning_interactions import (
+    Extraction,
+    History,
+    InteractionMonitor,
+    Interactions,
+    Logging,
+    ProbeSampling,
+    fit_reference_models,
+)
+from lightning_interactions.references import ReferenceTraining
+from lightning_interactions.schedules import DenserEarly
+from papers import files
 from papers.tasks import QUICK_TASKS, TASKS, make_parts
 
-__all__ = ["Run", "Setting", "Size", "be_a_worker", "load_or_make"]
+__all__ = ["EXTRACTION", "Run", "Setting", "Size", "be_a_worker", "load", "load_or_make", "save"]
 
-FILE_VERSION = 1
+FILE_VERSION = 2
+
+EXTRACTION = Extraction(tolerance=1e-5)
+"""Strengths at a looser tolerance differ by some percent, and some claims are about as much."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Run:
 
     Attributes:
         setting: What it is of.
-        history: All measurements, and the phases called at them.
+        history: All measurements, and the phases detected at them.
         final: Interactions on the training probes at the first measurement in phase 3, else at the last one.
         training_losses: Loss on all training data with their spoilt labels, after 0, 1, 2 … epochs, nats.
         test_losses: Loss on all test data, nats.
@@ -85,31 +96,6 @@ class Run:
     seconds: float
 
 
-class Recorder(L.Callback):
-    """Keeps losses and accuracy after every epoch."""
-
-    def __init__(self, training: Sequence[Tensor], test: Sequence[Tensor]) -> None:
-        self.training, self.test = training, test
-        self.training_losses: list[float] = []
-        self.test_losses: list[float] = []
-        self.test_accuracies: list[float] = []
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._record(pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._record(pl_module)
-
-    def _record(self, model: L.LightningModule) -> None:
-        model.eval()
-        with torch.no_grad():
-            training, test = model(self.training[0]), model(self.test[0])
-        model.train()
-        self.training_losses.append(cross_entropy(training, self.training[1]).item())
-        self.test_losses.append(cross_entropy(test, self.test[1]).item())
-        self.test_accuracies.append((test.argmax(dim=1) == self.test[1]).float().mean().item())
-
-
 def monitored_run(setting: Setting, size: Size) -> Run:
     """Train reference models and then the monitored network, with a Trainer."""
     begin = time.process_time()
@@ -121,24 +107,25 @@ def monitored_run(setting: Setting, size: Size) -> Run:
     references = fit_reference_models(
         model,
         DataLoader(parts["reference"], 32, shuffle=True),
-        max_epochs=size.reference_epochs,
-        factory=architecture.classifier,
-        seed=1000 * setting.seed,
-        accelerator="cpu",
+        training=ReferenceTraining(
+            max_epochs=size.reference_epochs,
+            factory=architecture.classifier,
+            seed=1000 * setting.seed,
+            trainer={"accelerator": "cpu"},
+        ),
     )
     monitor = InteractionMonitor(
         task.players,
         evidence=references,
-        num_training_probes=size.probes,
-        num_held_out_probes=size.probes,
+        probes=ProbeSampling(size.probes, size.probes, setting.seed),
+        extraction=EXTRACTION,
         schedule=DenserEarly(architecture.epochs),
-        figures=False,
-        seed=setting.seed,
+        logging=Logging(figures=None),
     )
-    recorder = Recorder(parts["training"].tensors, parts["test"].tensors)
+    on_training, on_test = (Curve(*parts[name].tensors) for name in ("training", "test"))
     trainer = L.Trainer(
         max_epochs=architecture.epochs,
-        callbacks=[recorder, monitor],
+        callbacks=[on_training, on_test, monitor],
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -151,27 +138,21 @@ def monitored_run(setting: Setting, size: Size) -> Run:
     assert monitor.final_interactions is not None
     return Run(
         setting, monitor.history, monitor.final_interactions,
-        recorder.training_losses, recorder.test_losses, recorder.test_accuracies,
+        on_training.losses, on_test.losses, on_test.accuracies,
         time.process_time() - begin,
     )  # fmt: skip
 
 
 def save(run: Run, size: Size, path: Path) -> None:
-    """Write a run so that the file is whole or not there; it loads with ``weights_only=True``."""
-    state = {**vars(run), "setting": asdict(run.setting), "history": run.history.to_dict(), "final": vars(run.final)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"version": FILE_VERSION, "size": asdict(size), **state}, unfinished)
-    unfinished.replace(path)
+    """Write a run."""
+    state = {**vars(run), "history": run.history.to_dict(), "final": vars(run.final)}
+    files.write(path, _key(state.pop("setting"), size), state)
 
 
 def load(setting: Setting, size: Size, path: Path) -> Run | None:
     """Read a run; ``None`` if there is none of this setting and size."""
-    if not path.exists():
-        return None
-    state = torch.load(path, weights_only=True)
-    key = {"version": FILE_VERSION, "size": asdict(size), "setting": asdict(setting)}
-    if any(state.pop(name, None) != value for name, value in key.items()):
+    state = files.read(path, _key(setting, size))
+    if state is None:
         return None
     history, final = History.from_dict(state.pop("history")), Interactions(**state.pop("final"))
     return Run(setting=setting, history=history, final=final, **state)
@@ -195,3 +176,7 @@ def be_a_worker() -> None:
     warnings.filterwarnings("ignore", "The number of training batches")
     warnings.filterwarnings("ignore", "GPU available but not used")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+
+
+def _key(setting: Setting, size: Size) -> dict[str, Any]:
+    return {"version": FILE_VERSION, "setting": asdict(setting), "size": asdict(size)}

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from lightning_interactions import History, functional
+from lightning_interactions.records import Estimate
 
-__all__ = ["Estimate", "Series", "estimate", "peak_order", "rank_correlation", "share"]
+__all__ = ["Number", "Series", "estimate", "mean_order", "peak_order", "rank_correlation", "share"]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval over the draw of the probes; NaN ends where there is no interval."""
+class Number(Estimate):
+    """An estimate with a remark; NaN ends where there is no interval."""
 
-    value: float
     low: float = math.nan
     high: float = math.nan
     note: str = ""
@@ -29,7 +29,7 @@ class Series:
     Attributes:
         generalizable: ``[times, inputs, signs, orders]``, score units; orders from 1 on.
         non_generalizable: The rest.
-        chance: ``[times, inputs]``, score units; what chance would call generalizable.
+        chance: ``[times, inputs]``, score units; what is generalizable by chance.
     """
 
     generalizable: Tensor
@@ -68,7 +68,7 @@ class Series:
         return mean_order(self.by_order.mean(dim=1).T)
 
 
-def estimate(statistic: Callable[..., Tensor], *columns: Tensor) -> Estimate:
+def estimate(statistic: Callable[..., Tensor], *columns: Tensor) -> Number:
     """Compute a function of means over inputs with its bootstrap interval.
 
     Args:
@@ -77,7 +77,7 @@ def estimate(statistic: Callable[..., Tensor], *columns: Tensor) -> Estimate:
     """
     value = statistic(*(sample.double().mean(dim=1, keepdim=True) for sample in columns)).item()
     low, high = functional.bootstrap_intervals(lambda *means: statistic(*means)[None], *columns)[:, 0].tolist()
-    return Estimate(value, low, high)
+    return Number(value, low, high)
 
 
 def share(generalizable: Tensor, non_generalizable: Tensor) -> Tensor:

@@ -3,40 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import lightning as L
 import torch
-from sklearn.datasets import load_digits
+from modules import PARTS, Classifier, cnn, digits, split
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from lightning_interactions import FeatureGroups, ImagePatches
-from lightning_interactions.game.players import Players
+from lightning_interactions.players import Players
 
 __all__ = ["PARTS", "QUICK_TASKS", "TASKS", "Architecture", "Classifier", "Task", "make_parts"]
-
-PARTS = ("training", "reference", "validation", "test")
-
-
-class Classifier(L.LightningModule):
-    """Any network that gives one logit a class, trained with cross-entropy and Adam."""
-
-    def __init__(self, network: nn.Module, learning_rate: float) -> None:
-        super().__init__()
-        self.network = network
-        self.learning_rate = learning_rate
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.network(inputs)
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        self.log("validation_loss", cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -87,24 +62,12 @@ def make_parts(task: Task, seed: int, *, noise: float = 0.2, random_labels: bool
         noise: Probability that a training label is flipped to another class; the other parts keep their labels.
         random_labels: Draw all labels of all parts at random instead, so that nothing can be learned.
     """
-    inputs, labels = task.draw(seed)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)[: sum(task.sizes)]
-    inputs, labels = inputs[order], labels[order]
-    num_training = task.sizes[0]
-    flipped = torch.rand(num_training, generator=generator) < noise
-    shift = torch.randint(1, task.num_classes, (num_training,), generator=generator)
-    labels[:num_training] = (labels[:num_training] + flipped * shift) % task.num_classes
-    if random_labels:
-        labels = torch.randint(0, task.num_classes, labels.shape, generator=generator)
-    parts = zip(PARTS, inputs.split(task.sizes), labels.split(task.sizes), strict=True)
-    return {name: TensorDataset(part_inputs, part_labels) for name, part_inputs, part_labels in parts}
+    return split(*task.draw(seed), task.sizes, task.num_classes, seed, noise=noise, random_labels=random_labels)
 
 
 def draw_digits(_seed: int) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's 1797 digits, 8x8; the seed only splits them."""
-    digits = load_digits()
-    return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
+    return digits()
 
 
 def draw_shapes(seed: int, num_inputs: int = 1800) -> tuple[Tensor, Tensor]:
@@ -143,13 +106,6 @@ def draw_series(seed: int, num_inputs: int = 1800) -> tuple[Tensor, Tensor]:
     bump = 1.2 * sign * torch.exp(-(((steps - place[:, None]) / 3) ** 2))
     trend = 0.02 * (steps - 27) * torch.randn(num_inputs, 1, generator=generator)
     return bump + trend + 0.5 * torch.randn(num_inputs, 54, generator=generator), labels
-
-
-def cnn(size: int, num_classes: int, width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(2 * width * (size // 2) ** 2, 128), nn.ReLU(), nn.Linear(128, num_classes),
-    )  # fmt: skip
 
 
 def series_cnn(num_steps: int, num_classes: int, width: int) -> nn.Module:

@@ -86,10 +86,10 @@ class InteractionMonitor(Callback):
             raise ValueError(f"InteractionMonitor: expected alpha in (0, 1), got {alpha}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"InteractionMonitor: expected on_error 'warn' or 'raise', got {on_error!r}")
-        plug_ins = (("players", players, Players), ("task", task, Task), ("evidence", evidence, Evidence), ("baseline", baseline, Baseline))
-        for setting, given, kind in plug_ins:
-            if given is not None and not isinstance(given, kind):
-                raise TypeError(f"InteractionMonitor: expected {setting} to be a {kind.__name__}, got {given!r}")
+        _check_kinds({"players": (players, Players), "task": (task, Task), "evidence": (evidence, Evidence)})
+        _check_kinds(
+            {"baseline": (baseline, Baseline), "probes": (probes, ProbeSampling), "extraction": (extraction, Extraction)}
+        )
         self.players = players
         self.task = Classification() if task is None else task
         self.evidence = ParameterNoise() if evidence is None else evidence
@@ -139,15 +139,15 @@ class InteractionMonitor(Callback):
         now = TimePoint(trainer.current_epoch, trainer.global_step)
         if self.history and (now.step == 0 or self.history.steps[-1] > now.step):
             rank_zero_warn(
-                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step {now.step}, "
-                "so it is another run: history and probes start anew"
+                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step "
+                f"{now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
         self._fit_evidence(trainer, pl_module, anew=not self.history)
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
-        self._keeper.refused = self.evidence.refused if isinstance(self.evidence, (ReferenceModels, FittedEvidence)) else ()
+        self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._publisher.begin(now.epoch, now.step)
         self._prepare(trainer, pl_module, self._keeper.find)
@@ -283,6 +283,12 @@ class InteractionMonitor(Callback):
             seed=self.probes.seed,
         )
 
+    @property
+    def _reference_models(self) -> ReferenceModels | None:
+        """The models that are the evidence, if any."""
+        evidence = self.evidence.references if isinstance(self.evidence, FittedEvidence) else self.evidence
+        return evidence if isinstance(evidence, ReferenceModels) else None
+
     def _forget(self) -> None:
         """Begin anew."""
         self.history, self.final_interactions = History(), None
@@ -299,8 +305,8 @@ class InteractionMonitor(Callback):
             )
         if not self.task.knows_loss:
             rank_zero_warn(
-                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without; "
-                "give the task a loss(score, targets), such as return (score - targets) ** 2"
+                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
+                "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
             )
         if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
             self.evidence.fit(trainer, pl_module, self.task)
@@ -313,6 +319,8 @@ class InteractionMonitor(Callback):
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
             return
         new = {name: own for name, own in probes.items() if name not in self.meter.splits}
+        if TRAINING in new and self._reference_models is not None:
+            self._reference_models.check_training_probes(new[TRAINING].fingerprints())
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         different = self.history.different_settings(settings) if self.history else []
@@ -331,7 +339,8 @@ class InteractionMonitor(Callback):
         if self._keeper.waiting:
             self._prepare(trainer, pl_module, self._keeper.take_complete)
         if TRAINING in self.meter.splits:
-            self._measure(trainer, pl_module, TimePoint(trainer.current_epoch, trainer.global_step), step=step, begin=begin)
+            now = TimePoint(trainer.current_epoch, trainer.global_step)
+            self._measure(trainer, pl_module, now, step=step, begin=begin)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float) -> None:
         """Measure, detect, publish, and tell the callbacks that listen.
@@ -354,7 +363,8 @@ class InteractionMonitor(Callback):
             if self.on_error == "raise" or trainer.world_size > 1 or not self.history:
                 raise
             warnings.warn(
-                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: {error!r}",
+                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: "
+                f"{error!r}",
                 stacklevel=2,
             )
             return
@@ -362,10 +372,16 @@ class InteractionMonitor(Callback):
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = self.history.append(measurement, phases[-1])
-        self._publisher.publish(trainer, self.history, step)
+        self._publisher.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
-        seconds = time.perf_counter() - begin
-        self.history = self.history.with_seconds(seconds)
-        self._publisher.publish_seconds(trainer, seconds, step)
+        self.history = self.history.with_seconds(time.perf_counter() - begin)
+        self._publisher.publish(trainer, self.history, step)
+
+
+def _check_kinds(**settings: tuple[object, type]) -> None:
+    """Refuse what is plugged in where something else belongs."""
+    for name, (given, kind) in settings.items():
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"InteractionMonitor: expected {name} to be a {kind.__name__}, or left out, got {given!r}")

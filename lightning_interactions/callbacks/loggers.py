@@ -1,8 +1,8 @@
 """Handing a measurement to loggers, to callbacks that monitor a metric, and to the console."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Logging:
         raise_errors: Let a failing logger end the run, instead of a warning.
     """
 
-    figures: Schedule | None = DenserEarly(shortest=10)
+    figures: Schedule | None = field(default_factory=lambda: DenserEarly(shortest=10))
     verbose: bool = False
     raise_errors: bool = False
 
@@ -67,31 +67,41 @@ class Publisher:
         if self._figures is not None:
             self._figures.begin(epoch, step)
 
-    def publish(self, trainer: Trainer, history: History, step: int) -> None:
-        """Publish a measurement.
+    def draw_if_due(self, trainer: Trainer, history: History, step: int) -> None:
+        """Draw figures if their schedule asks for it.
 
-        Loggers get it at once and from us: Lightning would pass on what is logged within an epoch only every
+        Args:
+            trainer: The Trainer of the run.
+            history: Its measurements.
+            step: Where loggers put them.
+        """
+        time = history.measurements[-1].time
+        if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
+            self._draw(trainer, history, step)
+
+    def publish(self, trainer: Trainer, history: History, step: int) -> None:
+        """Hand the numbers of the last measurement to loggers, to callbacks that monitor a metric, and to the console.
+
+        Loggers get them at once and from us: Lightning would pass on what is logged within an epoch only every
         ``log_every_n_steps``, and a logger that fails would end the run. The numbers are the same on every rank, so none is
         reduced.
 
         Args:
             trainer: The Trainer of the run.
             history: Its measurements.
-            step: Where loggers put it.
+            step: Where loggers put them.
         """
         tags = scalars(history.measurements[-1], history.phases[-1], self.name)
-        self._publish_metrics(trainer, tags, step, in_bar=f"{tag_prefix(self.name)}/phase")
-        time = history.measurements[-1].time
-        if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
-            self._draw(trainer, history, step)
+        tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
+        trainer.callback_metrics.update(tensors)
+        trainer.logged_metrics.update(tensors)
+        in_bar = f"{tag_prefix(self.name)}/phase"
+        trainer.progress_bar_metrics[in_bar] = tags[in_bar]
+        self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
         if self.logging.verbose:
             *header, row = history_table(History(history.measurements[-1:], history.phases[-1:])).splitlines()
             rank_zero_info("\n".join([row] if self._header_printed else [*header, row]))
             self._header_printed = True
-
-    def publish_seconds(self, trainer: Trainer, seconds: float, step: int) -> None:
-        """Publish how long all that was done for a measurement took."""
-        self._publish_metrics(trainer, {f"{tag_prefix(self.name)}/seconds": seconds}, step)
 
     def finish(self, trainer: Trainer, history: History, final: Interactions, step: int) -> None:
         """Draw the last measurement if it is not drawn yet, and what can be said only when the training is over."""
@@ -100,14 +110,6 @@ class Publisher:
         if self._drawn_step != history.measurements[-1].time.step or len(history) == 1:
             self._draw(trainer, history, step)
         self._write(trainer, _write_theory, history, final, step)
-
-    def _publish_metrics(self, trainer: Trainer, tags: Mapping[str, float], step: int, in_bar: str | None = None) -> None:
-        tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
-        trainer.callback_metrics.update(tensors)
-        trainer.logged_metrics.update(tensors)
-        if in_bar is not None:
-            trainer.progress_bar_metrics[in_bar] = tags[in_bar]
-        self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
 
     def _draw(self, trainer: Trainer, history: History, step: int) -> None:
         self._drawn_step = history.measurements[-1].time.step
@@ -124,7 +126,8 @@ class Publisher:
                 if self.logging.raise_errors:
                     raise
                 warnings.warn(
-                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: {error!r}",
+                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: "
+                    f"{error!r}",
                     stacklevel=4,
                 )
 

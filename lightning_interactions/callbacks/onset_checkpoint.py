@@ -20,12 +20,16 @@ class OnsetKeeper(Checkpoint):
     callbacks and, at epoch ends, after the module's own hook: what it writes holds what every one of them did at this
     measurement (other monitors' histories, schedulers, averages of weights), and what it restores is not overwritten.
 
+    A state names files, not paths: whoever wrote it decides nothing about what lies elsewhere. A run that is gone on with reads
+    what the run before it has kept, and removes only what it has written itself.
+
     Args:
         dirpath: Folder of the checkpoints; that of the Trainer's ``ModelCheckpoint``, else ``checkpoints`` in its log folder.
         prefix: How file names begin.
 
     Attributes:
-        paths: Where the checkpoint of each kept measurement lies, by the optimizer steps taken then.
+        paths: Where the checkpoint of each kept measurement lies, by the optimizer steps taken then. Those that a loaded state
+            names are not among them before training starts.
         best_step: The one that counts as the onset; ``None`` while there is none.
         restoring: Whether the module gets its weights at the end of training.
     """
@@ -39,11 +43,32 @@ class OnsetKeeper(Checkpoint):
         self._unwritten: int | None = None
         self._superseded: list[str] = []
         self._own: set[str] = set()
+        self._earlier: dict[int, str] = {}
+        self._removable: set[str] = set()
 
     @property
     def best_model_path(self) -> str:
         """Path of the checkpoint of the onset; empty while there is none."""
         return "" if self.best_step is None else self.paths.get(self.best_step, "")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """File names of the kept checkpoints, for a state that is saved."""
+        return {**self._earlier, **{step: os.path.basename(path) for step, path in self.paths.items()}}
+
+    def load(self, names: Any, best_step: int | None) -> None:
+        """Take up what a saved state names; the files are looked for when training starts."""
+        self.paths, self._earlier, self._removable = {}, {}, set()
+        self.best_step = best_step
+        for step, name in names.items() if isinstance(names, dict) else [(None, names)]:
+            if isinstance(step, int) and self._is_name(name):
+                self._earlier[step] = name
+            else:
+                rank_zero_warn(
+                    f"PhaseEarlyStopping: expected a saved state that names files {self.prefix}*.ckpt by the steps of their "
+                    f"measurements, without a folder, got {name!r:.200} for {step!r:.50}, which is left out; put the file into "
+                    "the folder of the onset's checkpoints or beside ckpt_path, and save its name alone"
+                )
 
     def join(self, trainer: Trainer) -> None:
         """Become the last of a Trainer's callbacks."""
@@ -62,6 +87,7 @@ class OnsetKeeper(Checkpoint):
         The file is written when all callbacks are done with the hook that is going on; its path is known at once, so that
         checkpoints which others write before name it.
         """
+        self._find_earlier(trainer)
         self._superseded += [path for step, path in self.paths.items() if step not in steps]
         self.paths = {step: path for step, path in self.paths.items() if step in steps}
         if trainer.global_step in steps and trainer.global_step not in self.paths:
@@ -72,11 +98,9 @@ class OnsetKeeper(Checkpoint):
         """Say if the onset of the run that is gone on with is missing; write what the untrained model wants kept."""
         for step, path in list(self.paths.items()):
             if step != self._unwritten and not self._all_see(trainer, path):
-                # Before the call this is nothing to speak of: the run went on, and a later measurement took the place of
-                # this one, as will happen again.
                 del self.paths[step]
-                if step == self.best_step:
-                    rank_zero_warn(f"PhaseEarlyStopping: {path} is gone, so the weights of the onset cannot be restored")
+                self._say_gone(step, [path])
+        self._find_earlier(trainer)
         self._write(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_args: Any) -> None:
@@ -112,12 +136,44 @@ class OnsetKeeper(Checkpoint):
             path = self.paths[self._unwritten]
             trainer.save_checkpoint(path, weights_only=False)
             self._own.add(path)
+            self._removable.add(path)
             self._unwritten = None
         for path in self._superseded:
-            resumed_from = trainer.ckpt_path is not None and os.path.abspath(trainer.ckpt_path) == path
-            if os.path.dirname(path) == self._folder(trainer) and not resumed_from:
+            resumed_from = trainer.ckpt_path is not None and _absolute(trainer.ckpt_path) == path
+            if path in self._removable and os.path.dirname(path) == self._folder(trainer) and not resumed_from:
                 trainer.strategy.remove_checkpoint(path)
         self._superseded = []
+
+    def _find_earlier(self, trainer: Trainer) -> None:
+        """Look for the files that a loaded state names, in the own folder and beside the checkpoint that is gone on from."""
+        if not self._earlier:
+            return
+        folders = [self._folder(trainer)]
+        if trainer.ckpt_path is not None:
+            folders.append(os.path.dirname(_absolute(trainer.ckpt_path)))
+        for step, name in self._earlier.items():
+            candidates = [os.path.join(folder, name) for folder in dict.fromkeys(folders)]
+            seen = next((path for path in candidates if self._all_see(trainer, path)), None)
+            if seen is None:
+                self._say_gone(step, candidates)
+            else:
+                self.paths[step] = seen
+        self._earlier = {}
+
+    def _say_gone(self, step: int, paths: list[str]) -> None:
+        # Before the call this is nothing to speak of: the run went on, and a later measurement took the place of this one, as
+        # will happen again.
+        if step == self.best_step:
+            rank_zero_warn(f"PhaseEarlyStopping: {' or '.join(paths)} is gone, so the weights of the onset cannot be restored")
+
+    def _is_name(self, name: Any) -> bool:
+        """Whether this is the plain name of a file that such a keeper may have written."""
+        return (
+            isinstance(name, str)
+            and name.startswith(self.prefix)
+            and name.endswith(".ckpt")
+            and not any(separator in name for separator in ("/", "\\", "\0"))
+        )
 
     def _free_path(self, trainer: Trainer) -> str:
         """Name the state of this moment; files that lie there already belong to another run, or to this one before a resume."""
@@ -135,8 +191,7 @@ class OnsetKeeper(Checkpoint):
             folder = next((saver.dirpath for saver in savers if saver.dirpath), None)
         if folder is None:
             folder = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints")
-        remote = "://" in str(folder)
-        return str(folder) if remote else os.path.abspath(os.path.expanduser(folder))
+        return _absolute(os.path.expanduser(folder))
 
     def _all_see(self, trainer: Trainer, path: str) -> bool:
         return trainer.strategy.reduce_boolean_decision(self._exists(path), all=True)
@@ -144,3 +199,7 @@ class OnsetKeeper(Checkpoint):
     @staticmethod
     def _exists(path: str) -> bool:
         return bool(get_filesystem(path).exists(path))
+
+
+def _absolute(path: str | Path) -> str:
+    return str(path) if "://" in str(path) else os.path.abspath(path)

@@ -56,7 +56,8 @@ class PhaseEarlyStopping(Callback):
         restore_best: Give the module the weights of the onset when this callback has stopped the run.
         log_only: Note the onset, and with ``restore_best`` keep its checkpoint, but train on and restore nothing.
         dirpath: Where ``restore_best`` keeps its checkpoint; with the Trainer's other checkpoints if left out. Every process
-            must see this folder.
+            must see this folder. A resumed run also looks beside the checkpoint that it is resumed from, and leaves the files
+            of the run before it there.
         monitor: Name of the monitor to follow; may be left out if there is only one.
         verbose: Say the onset and its reason on the console.
 
@@ -100,7 +101,7 @@ class PhaseEarlyStopping(Callback):
         self.log_only = log_only
         self.monitor = monitor
         self.verbose = verbose
-        prefix = "" if monitor is None else monitor.replace("/", "-") + "-"
+        prefix = "" if monitor is None else monitor.replace("/", "-").replace("\\", "-") + "-"
         self._keeper = OnsetKeeper(dirpath, f"{prefix}phase-{phase}-onset")
         self.onset_epoch: int | None = None
         self.onset_step: int | None = None
@@ -189,7 +190,7 @@ class PhaseEarlyStopping(Callback):
             "stopped_epoch": self.stopped_epoch,
             "stopping_reason": self.stopping_reason.value,
             "stopping_reason_message": self.stopping_reason_message,
-            "kept": dict(self._keeper.paths),
+            "kept": self._keeper.names,
             "best_step": self._keeper.best_step,
         }
 
@@ -202,8 +203,7 @@ class PhaseEarlyStopping(Callback):
         self.stopped_epoch = state_dict.get("stopped_epoch", 0)
         self.stopping_reason = PhaseStoppingReason(state_dict.get("stopping_reason", PhaseStoppingReason.NOT_STOPPED.value))
         self.stopping_reason_message = state_dict.get("stopping_reason_message")
-        self._keeper.paths = dict(state_dict.get("kept", {}))
-        self._keeper.best_step = state_dict.get("best_step")
+        self._keeper.load(state_dict.get("kept", {}), state_dict.get("best_step"))
 
     @property
     def _decided(self) -> bool:
@@ -231,7 +231,7 @@ class PhaseEarlyStopping(Callback):
         if self.alpha is not None and self.alpha > monitor.alpha:
             raise MisconfigurationException(
                 f"PhaseEarlyStopping: expected alpha of at most {monitor.alpha}, on which the monitor detects phases, got "
-                f"{self.alpha}; to stop on less evidence, let the monitor detect on less: InteractionMonitor(alpha={self.alpha})"
+                f"{self.alpha}; to stop on less evidence, let the monitor detect on less with its own alpha"
             )
 
     def _suffices(self, phase: Phase) -> bool:

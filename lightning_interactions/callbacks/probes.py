@@ -106,9 +106,7 @@ class ProbeKeeper:
         saved = state_dict.get("probes", {})
         self.probes = {split: Probes.from_state(state) for split, state in saved.items() if state is not None}
         self.sample = None
-        self._saved_digests = {
-            split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes
-        }
+        self._saved_digests = {split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes}
 
     def _complete(self, split: str) -> bool:
         return bool(self._passing[split]) and len(Probes.of(*self._passing[split])) >= self.sampling.number(split)

@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ VOTES = ("any", "majority", "all")
 """How many of the reference models that rate an input must share an interaction; or a number of them."""
 
 FORMAT_VERSION = 3
+
+FEWEST_PROBES_TO_TELL = 4
+"""Some inputs are known to no cross-fitted model, because their labels were screened out; hardly ever so many."""
 
 
 def votes_needed(vote: str | int, num_raters: int) -> int:
@@ -122,6 +125,24 @@ class ReferenceModels(Evidence):
         spare = len(self.models) - self.num_raters
         times_seen = Counter(fingerprint for prints in self.seen for fingerprint in prints)
         return frozenset(fingerprint for fingerprint, times in times_seen.items() if times > spare)
+
+    def check_training_probes(self, prints: Collection[str]) -> None:
+        """Refuse cross-fitted models that recognise no training probe of a run: they may have been trained on all of them.
+
+        Args:
+            prints: Fingerprints of the probes.
+
+        Raises:
+            ValueError: If the models are cross-fitted and know none of them.
+        """
+        known = frozenset[str]().union(*self.seen)
+        cross_fitted = self.num_raters < len(self.models) and bool(known)
+        if cross_fitted and len(prints) >= FEWEST_PROBES_TO_TELL and known.isdisjoint(prints):
+            raise ValueError(
+                f"ReferenceModels: expected that cross-fitted models know inputs of the run's training data, but none of the "
+                f"{len(prints)} training probes is among what they were trained on, so that it is unknown who may rate which; "
+                "fit them on this run's training data, in its precision and without random augmentation"
+            )
 
     def prepare(self, game: ProbeGame) -> "Ratings":
         """Extract the raters' interactions once; see :class:`Evidence`.

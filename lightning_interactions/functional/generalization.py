@@ -82,6 +82,10 @@ def votes_by_chance(
     Raises:
         ValueError: If a draw does not have as many raters, or the threshold is outside [0, 1).
     """
+    if any(len(draw) != len(raters) for draw in draws):
+        raise ValueError(
+            f"votes_by_chance: expected {len(raters)} raters in each draw, got {sorted({len(draw) for draw in draws})}"
+        )
     pairs = [pair for draw in draws for pair in zip(draw, raters, strict=True)]
     if all(torch.allclose(drawn.effects, own.effects, equal_nan=True) for drawn, own in pairs):
         return ()
@@ -189,7 +193,7 @@ def strength_share(generalizable: Float[Tensor, " inputs"], salient: Float[Tenso
     return generalizable.sum() / salient.sum()
 
 
-def above_chance(share: Float[Tensor, ""], chance: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def above_chance(share: Float[Tensor, "*resamples"], chance: Float[Tensor, "*resamples"]) -> Float[Tensor, "*resamples"]:
     """Rescale a share so that its chance level is 0 and a full share is 1: ``(share - chance) / (1 - chance)``."""
     return (share - chance) / (1 - chance)
 

@@ -1,11 +1,11 @@
 """What flows through the package: frozen records, each field with its shape, unit and meaning.
 
-``values → Interactions → EvidenceWeights → SplitMeasurement → Measurement → History → Phase``. Nothing here computes more than a
-table of its own contents.
+``values → Interactions → EvidenceWeights → SplitMeasurement → Measurement → History → Phase``. Nothing here computes more than
+what follows from its own contents.
 """
 
 from lightning_interactions.records.fits import DecaySpindle, ExplainedGrowth, SecondPhase
-from lightning_interactions.records.history import ChangePoint, History, Phase, PhaseTest
+from lightning_interactions.records.history import History
 from lightning_interactions.records.inputs import ProbeGroup, Probes, Rows, fingerprints
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
@@ -17,6 +17,7 @@ from lightning_interactions.records.interactions import (
 )
 from lightning_interactions.records.label_issues import LabelIssues
 from lightning_interactions.records.measurement import Estimate, Measurement, OrderStrength, SplitMeasurement, TimePoint
+from lightning_interactions.records.phases import ChangePoint, Phase, PhaseTest
 
 __all__ = [
     "EFFECT_TYPES",

@@ -1,5 +1,4 @@
-"""What was fitted to strength by order: decay and spindle, the theory of the second phase; and to
-growing losses."""
+"""What was fitted: decay and spindle and the theory of the second phase to strength by order; and growing losses."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
 """All measurements of a run, how they were made, and the phases detected at them."""
 
 import importlib
-import math
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_interactions.records.measurement import INPUT_FIELDS, Measurement, OrderStrength, SplitMeasurement, TimePoint
+from lightning_interactions.records.phases import Phase, phase_from_dict, phase_to_dict
 
-__all__ = ["ChangePoint", "History", "Phase", "PhaseTest"]
+__all__ = ["History"]
 
 VERSION = 1
 """Version of the state; another one is refused."""
@@ -25,102 +25,6 @@ MOST_MEASUREMENTS = 1024
 """With more, every second one of the older half is left out."""
 
 STRENGTHS = ("generalizable", "non_generalizable", "non_salient")
-
-Findings = Mapping[str, float]
-"""Numbers by name, that a test rests on."""
-
-
-@dataclass(frozen=True)
-class PhaseTest:
-    """How far the measurements so far speak for one change of phase.
-
-    Attributes:
-        phase: Number of the phase that would begin, or of the one that the run is in.
-        onset: Where the change would be seen if it were detected now; either this very measurement or the same as at the one
-            before. Of the phase that the run is in, its onset.
-        p_value: Smallest ``α`` of the whole run at which the change would be detected now, adjusted for all looks; infinite if
-            a condition other than significance fails.
-        findings: The numbers that it rests on; none if too little was measured since the onset.
-    """
-
-    phase: int
-    onset: TimePoint
-    p_value: float
-    findings: Findings = field(default_factory=dict)
-
-    @property
-    def reason(self) -> str:
-        """What was found, in words with numbers."""
-        return _in_words(self.findings) if self.findings else "too little was measured since it could have begun"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """The phase of training that a run is in, as detected at one measurement.
-
-    Onset and detection are two moments: a change is detected when the evidence for it suffices, and began before.
-
-    Attributes:
-        number: 1 (noise is removed, simple interactions are learned), 2 (more complex interactions are learned, mostly
-            generalizable) or 3 (mainly non-generalizable interactions are learned).
-        onset: The measurement from which on the change is seen.
-        detected: The measurement at which it was detected.
-        confidence: One minus the adjusted p-value of the detection, in [0, 1]; NaN in the first phase of a run, which needs no
-            evidence.
-        findings: The numbers that the detection rests on; none in the first phase.
-        tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
-    """
-
-    number: int
-    onset: TimePoint
-    detected: TimePoint
-    confidence: float
-    findings: Findings = field(default_factory=dict)
-    tests: tuple[PhaseTest, ...] = ()
-
-    @property
-    def reason(self) -> str:
-        """Why it was detected, in words with the numbers."""
-        if self.findings:
-            return _in_words(self.findings)
-        return "measurements begin here; simple interactions come first (a fine-tuned model may have learned them before)"
-
-    def __str__(self) -> str:
-        """Say the phase in one line; in optimizer steps if onset and detection lie in one epoch."""
-        confidence = "" if math.isnan(self.confidence) else f", confidence {self.confidence:.4f}"
-        if self.detected.step == self.onset.step:
-            moments = f"epoch {self.onset.epoch}"
-        elif self.detected.epoch == self.onset.epoch:
-            moments = f"step {self.onset.step}, detected after step {self.detected.step}"
-        else:
-            moments = f"epoch {self.onset.epoch}, detected after epoch {self.detected.epoch}"
-        return f"phase {self.number} since {moments}{confidence}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class ChangePoint:
-    """Where a phase begins in an offline segmentation.
-
-    Attributes:
-        phase: Number of the phase.
-        time: The change point.
-        low: Lower end of its 95 % interval over the draw of probes, completed epochs.
-        high: Upper end.
-        online_onset: The first onset that was detected online; ``None`` if the phase never was.
-        measurements_late: By how many measurements that onset lies after the change point; ``None`` if there is none.
-    """
-
-    phase: int
-    time: TimePoint
-    low: float
-    high: float
-    online_onset: TimePoint | None
-    measurements_late: int | None
-
-    def __str__(self) -> str:
-        """Say the change point and the online onset in one line."""
-        online = "not detected online" if self.online_onset is None else f"online since epoch {self.online_onset.epoch}"
-        return f"phase {self.phase} offline since epoch {self.time.epoch} ({self.low:.0f} to {self.high:.0f}), {online}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +123,7 @@ class History:
             "times": [[one.time.epoch, one.time.step] for one in self.measurements],
             "seconds": [one.seconds for one in self.measurements],
             "splits": {name: _columns([one.splits.get(name) for one in self.measurements]) for name in names},
-            "phases": [_phase_to_dict(phase) for phase in self.phases],
+            "phases": [phase_to_dict(phase) for phase in self.phases],
         }
 
     @classmethod
@@ -231,21 +135,23 @@ class History:
         """
         if state.get("version") != VERSION:
             raise ValueError(
-                f"History: expected a history of version {VERSION}, got version {state.get('version')}; begin a history anew, or "
-                "read it with the version of this package that wrote it"
+                f"History: expected a history of version {VERSION}, got version {state.get('version')}; begin a history anew, "
+                "or read it with the version of this package that wrote it"
             )
         try:
             splits = {name: _split_measurements(columns) for name, columns in state["splits"].items()}
             none: list[SplitMeasurement | None] = [None] * len(state["times"])
-            rows = zip(state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True)
+            rows = zip(
+                state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True
+            )
             measurements = []
             for time, seconds, training, held_out in rows:
                 if training is None:
                     raise ValueError("a measurement without training probes")
                 measurements.append(Measurement(TimePoint(*time), seconds, training, held_out))
-            phases = tuple(_phase_from_dict(phase) for phase in state["phases"])
+            phases = tuple(phase_from_dict(phase) for phase in state["phases"])
             return cls(tuple(measurements), phases, dict(state["settings"]))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, StopIteration) as error:
             raise ValueError(f"History: expected a whole history of version {VERSION}, got a broken one: {error!r}") from error
 
     def save(self, path: str | Path) -> None:
@@ -262,31 +168,12 @@ class History:
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(f"History: expected a file written by History.save at {path}, got one that cannot be read") from error
+            raise ValueError(
+                f"History: expected a file written by History.save at {path}, got one that cannot be read"
+            ) from error
         if not isinstance(state, dict):
             raise ValueError(f"History: expected a file written by History.save at {path}, got {type(state).__name__}")
         return cls.from_dict(state)
-
-
-def _in_words(findings: Findings) -> str:
-    """Word what a test rests on."""
-    if "share_before" in findings:
-        return (
-            f"the share of generalizable strength fell from its maximum of {findings['share_before']:.2f} to "
-            f"{findings['share_after']:.2f}, and on {findings['more']:.0f} of {findings['probes']:.0f} probes"
-        )
-    words = (
-        f"salient strength above chance changed by {findings['generalizable']:+.2f} generalizable and "
-        f"{findings['non_generalizable']:+.2f} non-generalizable, the latter by more on {findings['more']:.0f} of "
-        f"{findings['probes']:.0f} probes; "
-    )
-    if "loss_before" in findings:
-        words += f"the expected test loss went from {findings['loss_before']:.3f} to {findings['loss_after']:.3f}"
-    else:
-        words += "no loss is known"
-    if "excess_gap" in findings:
-        words += f", the excess gap changed by {findings['excess_gap']:+.3f}"
-    return words
 
 
 def _condensed(measurement: Measurement) -> Measurement:
@@ -303,7 +190,9 @@ def _columns(splits: Sequence[SplitMeasurement | None]) -> dict[str, Any]:
         "inputs": {name: torch.stack([getattr(split, name) for split in there]) for name in INPUT_FIELDS},
         "strength": {
             kind: {
-                name: _stacked([getattr(split.strength, name) for split in there if split.is_condensed == (kind == "condensed")])
+                name: _stacked(
+                    [getattr(split.strength, name) for split in there if split.is_condensed == (kind == "condensed")]
+                )
                 for name in STRENGTHS
             }
             for kind in ("condensed", "full")
@@ -332,25 +221,3 @@ def _split_measurements(columns: Mapping[str, Any]) -> list[SplitMeasurement | N
         strength = OrderStrength(**{name: next(column).clone() for name, column in of_kind.items()})
         found.append(SplitMeasurement(**{name: next(column).clone() for name, column in rows.items()}, strength=strength))
     return found
-
-
-def _phase_to_dict(phase: Phase) -> dict[str, Any]:
-    return {
-        "number": phase.number,
-        "onset": [phase.onset.epoch, phase.onset.step],
-        "detected": [phase.detected.epoch, phase.detected.step],
-        "confidence": phase.confidence,
-        "findings": dict(phase.findings),
-        "tests": [[one.phase, one.onset.epoch, one.onset.step, one.p_value, dict(one.findings)] for one in phase.tests],
-    }
-
-
-def _phase_from_dict(state: Mapping[str, Any]) -> Phase:
-    return Phase(
-        number=state["number"],
-        onset=TimePoint(*state["onset"]),
-        detected=TimePoint(*state["detected"]),
-        confidence=state["confidence"],
-        findings=dict(state["findings"]),
-        tests=tuple(PhaseTest(one[0], TimePoint(one[1], one[2]), one[3], dict(one[4])) for one in state["tests"]),
-    )

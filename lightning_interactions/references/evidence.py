@@ -132,7 +132,7 @@ class HeldOutReferences(FittedEvidence):
     def __init__(
         self,
         num_models: int = 3,
-        vote: str | int = "any",
+        vote: int | str = "any",
         training: ReferenceTraining | None = None,
         resume_from: str | Path | None = None,
     ) -> None:
@@ -183,7 +183,7 @@ class CrossFitted(FittedEvidence):
         self,
         folds: int = 2,
         num_models: int | None = None,
-        vote: str | int | None = None,
+        vote: int | str | None = None,
         screen_labels: bool | None = None,
         training: ReferenceTraining | None = None,
         resume_from: str | Path | None = None,

@@ -43,7 +43,13 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
 
 def _reinitialised(model: LightningModule) -> LightningModule:
     """Copy a module and initialise every parameter anew, and refuse parameters that nothing initialises."""
-    fresh = copy.deepcopy(model)
+    try:
+        fresh = copy.deepcopy(model).cpu()
+    except Exception as error:
+        raise MisconfigurationException(
+            f"reference models: {type(model).__name__} cannot be copied: {error}; call self.save_hyperparameters() in the "
+            "module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
+        ) from error
     with torch.no_grad():
         for parameter in fresh.parameters():
             # Whatever is still NaN afterwards was not initialised.

@@ -26,8 +26,8 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None = None) -> 
     | --- | --- | --- |
     | ``generalizable/order_MM`` | strength of the generalizable interactions of order MM, from 01 on | score units |
     | ``generalizable/total`` | the same of all orders | score units |
-    | ``non_generalizable/order_MM``, ``…/total`` | strength of the other salient interactions | score units |
-    | ``non_salient/order_MM``, ``…/total`` | strength of what is not salient | score units |
+    | ``non_generalizable/order_MM``, ``non_generalizable/total`` | strength of the other salient ones | score units |
+    | ``non_salient/order_MM``, ``non_salient/total`` | strength of what is not salient | score units |
     | ``loss`` | mean loss on the probes | loss units |
     | ``expected_test_loss`` | mean loss expected if the network were not trained on them | loss units |
     | ``share``, ``share_low``, ``share_high`` | generalizable part of the salient strength, and its interval | in [0, 1] |

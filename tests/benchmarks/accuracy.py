@@ -23,11 +23,11 @@ from torch import Generator, Tensor, nn
 # The script runs from anywhere, and the helpers are not part of the installed package.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lightning_interactions.functional.extraction.extract import extract_interactions
-from lightning_interactions.functional.transforms import matching_error, reconstruct_values
+from lightning_interactions.functional import extract_interactions, matching_error, reconstruct_values
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.players import ImagePatches
+from lightning_interactions.players import ImagePatches
 from lightning_interactions.records import Interactions, Probes
+from lightning_interactions.tasks import Classification
 from tests.helpers.games import planted_game, random_network_tables, random_tables, recovered, salient_jaccard
 from tests.helpers.oracles import sparsest_l1_optimum
 
@@ -93,8 +93,8 @@ class DigitTables:
 
     def values(self, name: str, num_players: int, num_inputs: int) -> Tensor:
         """Evaluate one snapshot on all coalitions of image patches, in float32 as the monitor does."""
-        probes = Probes(self.images[:num_inputs], self.targets[:num_inputs])
-        game = Game(probes, ImagePatches(*GRIDS[num_players]), baseline=torch.zeros(1, 8, 8))
+        probes = Probes.of((self.images[:num_inputs], self.targets[:num_inputs]))
+        game = Game(probes, ImagePatches(*GRIDS[num_players]), {"": torch.zeros(())}, Classification())
         return game.values(self.models[name])
 
     def _train(self, early: int, late: int) -> list[nn.Module]:
@@ -153,13 +153,13 @@ def tolerated_row(name: str, values: Tensor, noise_tolerance: float) -> Row:
 
 def jaccard_row(name: str, values: Tensor) -> Row:
     generator = generator_for(num_players(values))
-    noise = 10 * torch.randn(2, *values.shape, generator=generator).to(values) * values.std()
+    noise = 10 * torch.randn(2, *values.shape, generator=generator).to(values) * values.std()  # [types, inputs, coalitions]
     other_values = values + 0.1 * values.std() * torch.randn(values.shape, generator=generator).to(values)
     starts = [
         None,
         extract_interactions(values.flip(0)),
         extract_interactions(other_values),
-        Interactions(noise[0], noise[1], values[:, 0]),
+        Interactions(noise.transpose(0, 1), values[:, 0]),
     ]
     solutions = [extract_interactions(values, start=start) for start in starts]
     jaccard = torch.stack([salient_jaccard(first, second) for first, second in combinations(solutions, 2)])

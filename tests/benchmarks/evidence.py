@@ -6,8 +6,8 @@ python tests/benchmarks/evidence.py --quick                          # every par
 
 Each run trains one network on 20 % flipped labels and asks every evidence about the same interactions of the same 32 training
 probes, at 15 moments of the training. The yardstick is three reference models (any of them); the ceiling is three others.
-Agreement is the part of the salient strength on which two verdicts are equal (weights between 0 and 1 count in part),
-averaged over the run without the untrained network.
+Agreement is the part of the salient strength to which two kinds of evidence give the same weight (weights between 0 and 1
+count in part), averaged over the run without the untrained network.
 """
 
 import argparse
@@ -20,23 +20,22 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from panel import Panel
 from scipy import stats
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_interactions import ParameterNoise, ReferenceModels, fit_reference_models
-from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape
+from lightning_interactions import Extraction, InteractionMeter, fit_reference_models
+from lightning_interactions.evidence import InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.functional import salient_mask
-from lightning_interactions.game.evaluation import Game
-from lightning_interactions.measuring.isolation import leave_no_trace
-from lightning_interactions.measuring.meter import interactions_on_probes
 from lightning_interactions.records import Interactions, Probes
+from lightning_interactions.references import ReferenceTraining
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from papers.tasks import TASKS, make_parts
 
-THRESHOLD = 0.05
+EXTRACTION = Extraction(threshold=0.05, tolerance=1e-5)
 NUM_PROBES = 32
 MOMENTS = (0, 1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35, 40, 45, 52, 60)
 LEAST_AGREEMENT, LEAST_RANK_CORRELATION, MOST_COST = 0.75, 0.9, 3.0
@@ -52,7 +51,7 @@ class Asked:
         hard_agreement: The same with weights rounded to 0 or 1.
         chance_agreement: The same for the evidence's chance weights.
         share: Of salient strength that it calls generalizable.
-        seconds: Of its verdict, beyond the interactions of the monitored model.
+        seconds: Of its weights, beyond the interactions of the monitored model.
     """
 
     agreement: float
@@ -62,21 +61,18 @@ class Asked:
     seconds: float
 
 
-class Panel(L.Callback):
-    """Asks every evidence about the same interactions."""
+class Watch(L.Callback):
+    """Measures at some moments of the training with a panel, and compares what it said of the training probes.
 
-    def __init__(self, game: dict[str, Game], evidence: dict[str, Evidence]) -> None:
-        self.interactions_of = {split: interactions_on_probes(part) for split, part in game.items()}
-        others = [interactions_on_probes(part) for part in game["training"].with_other_targets()]
-        inputs = game["training"].probes.inputs
-        self.judges, self.preparation = {}, {}
-        for name, each in evidence.items():
-            begin = time.perf_counter()
-            self.judges[name] = each.prepare(self.interactions_of["training"], THRESHOLD, others, inputs)
-            self.preparation[name] = time.perf_counter() - begin
+    Args:
+        meter: Whose evidence is a panel; the training probes are its first split.
+    """
+
+    def __init__(self, meter: InteractionMeter, panel: Panel) -> None:
+        self.meter, self.panel = meter, panel
         self.moments: list[int] = []
         self.plain_seconds: list[float] = []
-        self.asked: dict[str, list[Asked]] = {name: [] for name in evidence}
+        self.asked: dict[str, list[Asked]] = {name: [] for name in panel.members}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ask(pl_module, 0)
@@ -86,27 +82,25 @@ class Panel(L.Callback):
             self._ask(pl_module, trainer.current_epoch + 1)
 
     def _ask(self, model: L.LightningModule, epoch: int) -> None:
-        with leave_no_trace(model, model.device, seed=0):
-            begin = time.perf_counter()
-            interactions, counterpart = (extract(model) for extract in self.interactions_of.values())
-            self.plain_seconds.append((time.perf_counter() - begin) / 2)
-            self.moments.append(epoch)
-            strength = _salient_strength(interactions)
-            yardstick = self.judges[YARDSTICK](model, interactions, counterpart).weights
-            for name, judge in self.judges.items():
-                begin = time.perf_counter()
-                verdict = judge(model, interactions, counterpart)
-                seconds = time.perf_counter() - begin
-                agreement, hard, chance = (
-                    _weighted(strength, 1 - (weights - yardstick).abs())
-                    for weights in (verdict.weights, verdict.weights.round(), verdict.chance_weights)
-                )
-                share = _weighted(strength, verdict.weights)
-                self.asked[name].append(Asked(agreement, hard, chance, share, seconds))
+        begin = time.perf_counter()
+        self.meter.measure(model)
+        seconds = time.perf_counter() - begin
+        self.plain_seconds.append(seconds - sum(self.panel.seconds.values()))
+        self.moments.append(epoch)
+        strength = _salient_strength(self.meter.interactions["training"])
+        said = self.panel.weights[0]
+        yardstick = said[YARDSTICK].weights
+        for name, found in said.items():
+            agreement, hard, chance = (
+                _weighted(strength, 1 - (weights - yardstick).abs())
+                for weights in (found.weights, found.weights.round(), found.chance_weights)
+            )
+            share = _weighted(strength, found.weights)
+            self.asked[name].append(Asked(agreement, hard, chance, share, self.panel.seconds[name]))
 
 
 def _salient_strength(interactions: Interactions) -> Tensor:
-    return interactions.effects.abs() * salient_mask(interactions, THRESHOLD)
+    return interactions.effects.abs() * salient_mask(interactions, EXTRACTION.threshold)
 
 
 def _weighted(strength: Tensor, values: Tensor) -> float:
@@ -125,34 +119,45 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
     parts = make_parts(task, seed)
     L.seed_everything(seed, verbose=False)
     model = architecture.classifier()
-    settings = {"factory": architecture.classifier, "accelerator": "cpu", **({"max_epochs": 2} if quick else {})}
+
+    def training_of(seed: int) -> ReferenceTraining:
+        settings = {"max_epochs": 2} if quick else {}
+        return ReferenceTraining(seed=seed, factory=architecture.classifier, trainer={"accelerator": "cpu"}, **settings)
+
     held_out = DataLoader(parts["reference"], 32, shuffle=True)
     training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
     fitted = {
-        YARDSTICK: timed(lambda: fit_reference_models(model, held_out, seed=1000, **settings)),
-        CEILING: timed(lambda: fit_reference_models(model, held_out, seed=2000, **settings)),
+        YARDSTICK: timed(lambda: fit_reference_models(model, held_out, training=training_of(1000))),
+        CEILING: timed(lambda: fit_reference_models(model, held_out, training=training_of(2000))),
         "cross-fitted": timed(
             lambda: fit_reference_models(
-                model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, seed=3000, **settings
+                model,
+                DataLoader(parts["training"], 32, shuffle=True),
+                folds=2,
+                num_models=6,
+                vote=2,
+                training=training_of(3000),
             )
         ),
     }
-    evidence: dict[str, Evidence] = {
-        **{name: references for name, (references, _) in fitted.items()},
-        "ParameterNoise": ParameterNoise(),
-        "OrderShape": OrderShape(),
-        "InputAgreement": InputAgreement(),
-    }
+    panel = Panel(
+        {
+            **{name: references for name, (references, _) in fitted.items()},
+            "ParameterNoise": ParameterNoise(),
+            "OrderShape": OrderShape(),
+            "InputAgreement": InputAgreement(),
+        }
+    )
     generator = torch.Generator().manual_seed(seed)
-    game = {}
-    for split in ("training", "validation"):
-        inputs, labels = parts[split].tensors
+    probes = {}
+    for split, part in (("training", "training"), ("held_out", "validation")):
+        inputs, labels = parts[part].tensors
         rows = torch.randperm(len(labels), generator=generator)[: 4 if quick else NUM_PROBES]
-        game[split] = Game(Probes(inputs[rows], labels[rows]), task.players, torch.zeros(()))
-    panel = Panel(game, evidence)
+        probes[split] = Probes.of((inputs[rows], labels[rows]))
+    watch = Watch(InteractionMeter(players=task.players, evidence=panel, extraction=EXTRACTION).prepare(probes), panel)
     trainer = L.Trainer(
         max_epochs=3 if quick else architecture.epochs,
-        callbacks=[panel],
+        callbacks=[watch],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -161,14 +166,14 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
     )
     begin = time.perf_counter()
     trainer.fit(model, training, DataLoader(parts["validation"], 200))
-    plain = float(np.median(panel.plain_seconds))
-    training_seconds = time.perf_counter() - begin - sum(
-        sum(asked.seconds for asked in answers) for answers in panel.asked.values()
-    ) - 2 * sum(panel.plain_seconds)  # fmt: skip
-    shares = np.array([asked.share for asked in panel.asked[YARDSTICK]])[1:]
+    plain = float(np.median(watch.plain_seconds))
+    training_seconds = time.perf_counter() - begin - sum(watch.plain_seconds) - sum(
+        sum(asked.seconds for asked in answers) for answers in watch.asked.values()
+    )  # fmt: skip
+    shares = np.array([asked.share for asked in watch.asked[YARDSTICK]])[1:]
     constant = float(np.maximum(shares, 1 - shares).mean())
     rows = [[task_name, architecture_name, seed, "constant", constant, constant, None, None, None, 1.0, None, None]]
-    for name, answers in panel.asked.items():
+    for name, answers in watch.asked.items():
         if name == YARDSTICK:
             continue
         own = np.array([asked.share for asked in answers])[1:]
@@ -185,7 +190,7 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
                 cost, panel.preparation[name] / plain, fitting,
             ]
         )  # fmt: skip
-    index = float(stats.spearmanr(panel.moments[1:], shares).statistic)
+    index = float(stats.spearmanr(watch.moments[1:], shares).statistic)
     rows.append([task_name, architecture_name, seed, "epoch index", None, None, None, abs(index), None, None, None, None])
     return rows
 

@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lightning_interactions.functional import extract_interactions, extract_with_certificate, mobius_transform
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.players import FeatureGroups, ImagePatches
+from lightning_interactions.players import FeatureGroups, ImagePatches
 from lightning_interactions.records import Interactions, Probes
+from lightning_interactions.tasks import Classification
 from tests.helpers.games import random_network_tables, random_tables, salient_jaccard
 from tests.helpers.oracles import sparsest_l1_optimum
 
@@ -93,7 +94,8 @@ class Networks:
             if data == "digits"
             else FeatureGroups([group.tolist() for group in torch.arange(30).tensor_split(players)])
         )
-        return Game(Probes(inputs, targets), groups, torch.zeros(())).values(self.snapshots[data][epoch])
+        game = Game(Probes.of((inputs, targets)), groups, {"": torch.zeros(())}, Classification())
+        return game.values(self.snapshots[data][epoch])
 
     def _train(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, epochs: int, learning_rate: float, keep: tuple[int, ...]
@@ -196,7 +198,7 @@ def warm_start_rows(quick: bool) -> Iterator[Row]:
                     f"Jaccard {salient_jaccard(cold, warm).mean():.4f}"
                 )
                 tables = f"learning rate {learning_rate:g}, epochs {first} to {first + 1}, gap {tolerance:g}"
-                # The sparsest split moves much more than the values do, so all that can be asked is that it does no harm.
+                # The sparsest decomposition moves much more than the values do, so all that can be asked is that it does no harm.
                 yield Row("warm / cold iterations", tables, n, 32, ratio.item(), 1.5, False, detail)
 
 
@@ -208,8 +210,8 @@ def sharding_row(networks: Networks, quick: bool) -> Row:
     effects = torch.empty_like(together.effects)
     for rank, shard in enumerate(shards):
         effects[rank::3] = shard.effects
-    sharded = Interactions(effects[:, 0], effects[:, 1], together.offset)
-    return Row("Jaccard of one and three shards", "digits", n, 32, salient_jaccard(together, sharded).mean().item(), 0.99, True)
+    jaccard = salient_jaccard(together, Interactions(effects, together.offset)).mean().item()
+    return Row("Jaccard of one and three shards", "digits", n, 32, jaccard, 0.99, True)
 
 
 def peak_memory() -> int:

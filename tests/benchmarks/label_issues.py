@@ -1,11 +1,11 @@
 """How well shares of strength that does not generalize find flipped labels, next to plain losses.
 
-python tests/benchmarks/suspects.py                                # four tasks, one network each
-python tests/benchmarks/suspects.py --tasks digits --seeds 30 31   # only some
-python tests/benchmarks/suspects.py --quick                        # every part in a minute
+python tests/benchmarks/label_issues.py                                # four tasks, one network each
+python tests/benchmarks/label_issues.py --tasks digits --seeds 30 31   # only some
+python tests/benchmarks/label_issues.py --quick                        # every part in a minute
 
 Each run trains one network on labels of which 20 % are flipped, and stops at the onset of phase three, which a monitor with
-reference models of held-out data calls. Then random training inputs are ranked, and the area under the ROC curve says how
+reference models of held-out data detects. Then random training inputs are ranked, and the area under the ROC curve says how
 often a flipped label ranks above a right one: 1 is perfect, 0.5 is chance. Its standard error is that of Hanley and McNeil.
 Inputs are ranked by the share of their strength that does not generalize, and by the loss that is left without that strength.
 The competitors: the network's own loss on each input at that moment, and the mean loss of the reference models that have not
@@ -26,14 +26,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_interactions import (
+    Extraction,
     InteractionMonitor,
-    ParameterNoise,
+    Logging,
     PhaseEarlyStopping,
-    ReferenceModels,
+    ProbeSampling,
     fit_reference_models,
 )
-from lightning_interactions.evidence import Evidence, fingerprints
-from lightning_interactions.measuring.schedule import EveryNEpochs
+from lightning_interactions.evidence import Evidence, ParameterNoise, ReferenceModels
+from lightning_interactions.records import Rows, fingerprints
+from lightning_interactions.references import ReferenceTraining
+from lightning_interactions.schedules import EveryNEpochs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from papers.runs import be_a_worker
@@ -76,12 +79,16 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     flipped = labels != make_parts(task, seed, noise=0)["training"].tensors[1]
     L.seed_everything(seed, verbose=False)
     model = architecture.classifier()
-    settings = {"factory": architecture.classifier, "accelerator": "cpu", **({"max_epochs": 2} if quick else {})}
+
+    def training_of(seed: int) -> ReferenceTraining:
+        settings = {"max_epochs": 2} if quick else {}
+        return ReferenceTraining(seed=seed, factory=architecture.classifier, trainer={"accelerator": "cpu"}, **settings)
+
     training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
     references = {
-        HELD_OUT: fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True), seed=1000, **settings),
+        HELD_OUT: fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True), training=training_of(1000)),
         CROSS_FITTED: fit_reference_models(
-            model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, seed=3000, **settings
+            model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, training=training_of(3000)
         ),
     }
     evidence: dict[str, Evidence] = {**references, NOISE: ParameterNoise()}
@@ -91,10 +98,11 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
         name: InteractionMonitor(
             task.players,
             evidence=evidence[name],
-            num_training_probes=num_probes,
-            num_held_out_probes=num_probes,
+            probes=ProbeSampling(training=num_probes, held_out=num_probes),
+            # With the four players of the quick task the solver's own tolerance is smaller.
+            extraction=Extraction(tolerance=None if quick else 1e-5),
             schedule=schedule,
-            figures=False,
+            logging=Logging(figures=None),
             name=name,
         )
         for name, (num_probes, schedule) in sizes.items()
@@ -116,11 +124,11 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     asked = inputs[rows], labels[rows]
     suspicions = {"own loss": losses(model.eval(), *asked)}
     for name, each in references.items():
-        suspicions[f"loss of {name}"] = unseen_loss(each, *asked)
+        suspicions[f"loss of {name}"] = loss_of_raters(each, *asked)
     for name, monitor in monitors.items():
-        suspects = monitor.suspects(model, *asked)
-        suspicions[f"explained loss, {name}"] = -suspects.ranking.argsort()
-        suspicions[f"share, {name}"] = suspects.share.nan_to_num(-1.0)
+        issues = monitor.label_issues(model, *asked)
+        suspicions[f"explained loss, {name}"] = -issues.ranking.argsort()
+        suspicions[f"share, {name}"] = issues.share.nan_to_num(-1.0)
     wrong = flipped[rows]
     counts = f"{int(wrong.sum())} of {len(wrong)}"
     areas = {name: float(roc_auc_score(wrong, suspicion)) for name, suspicion in suspicions.items()}
@@ -133,7 +141,7 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
 def draw(inputs: Tensor, references: ReferenceModels, num_inputs: int, seed: int) -> Tensor:
     """Draw rows of inputs that enough of the reference models have not seen."""
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    prints = fingerprints(inputs)
+    prints = fingerprints(Rows.of(inputs))
     return torch.tensor([row for row in order.tolist() if prints[row] not in references.refused][:num_inputs])
 
 
@@ -142,9 +150,9 @@ def losses(model: torch.nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(model(inputs), labels, reduction="none")
 
 
-def unseen_loss(references: ReferenceModels, inputs: Tensor, labels: Tensor) -> Tensor:
+def loss_of_raters(references: ReferenceModels, inputs: Tensor, labels: Tensor) -> Tensor:
     """Average over the models that have not seen an input."""
-    prints = fingerprints(inputs)
+    prints = fingerprints(Rows.of(inputs))
     by_model = [
         losses(model, inputs, labels).masked_fill(torch.tensor([one in seen for one in prints]), torch.nan)
         for model, seen in zip(references.models, references.seen, strict=True)

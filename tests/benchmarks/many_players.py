@@ -38,8 +38,9 @@ from lightning_interactions.functional import (
     salient_mask,
 )
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.players import FeatureGroups, ImagePatches
+from lightning_interactions.players import FeatureGroups, ImagePatches
 from lightning_interactions.records import Probes
+from lightning_interactions.tasks import Classification
 from tests.helpers.games import ManyPlayerGame, many_player_game
 
 Values = Callable[[Tensor], Tensor]
@@ -208,7 +209,7 @@ def network_problem(kind: str, seed: int) -> Problem:
                 nn.functional.cross_entropy(model(inputs[index]), targets[index]).backward()
                 optimizer.step()
         row = torch.randint(len(inputs), (1,))
-    game = Game(Probes(inputs[row], targets[row]), players, torch.zeros(inputs[0].shape))
+    game = Game(Probes.of((inputs[row], targets[row])), players, {"": torch.zeros(())}, Classification())
     model.eval()
     return Problem(kind, game.num_players, lambda masks: game.values(model, masks)[0].double())
 

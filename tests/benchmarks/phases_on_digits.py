@@ -9,11 +9,9 @@ status is the number of runs that miss one of these.
 """
 
 import argparse
-import importlib.util
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import lightning as L
 import numpy as np
@@ -22,22 +20,22 @@ from scipy import stats
 from tabulate import tabulate
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import ImagePatches, InteractionMonitor, PhaseEarlyStopping, fit_reference_models
-from lightning_interactions.functional import total_strength
-from lightning_interactions.records import Measurement
+from lightning_interactions import (
+    Extraction,
+    ImagePatches,
+    InteractionMonitor,
+    Logging,
+    PhaseEarlyStopping,
+    fit_reference_models,
+)
+from lightning_interactions.analysis import summarise
+from lightning_interactions.records import History, Measurement
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "01_digits.py"
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from modules import Curve, DigitsClassifier, DigitsData
+
 MAX_REGRET = 1.10
 MAX_NULL_DIFFERENCE = 0.05
-
-
-def load_example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("digits_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def with_random_labels(part: TensorDataset, seed: int) -> TensorDataset:
@@ -45,16 +43,19 @@ def with_random_labels(part: TensorDataset, seed: int) -> TensorDataset:
     return TensorDataset(images, torch.randint(0, 10, labels.shape, generator=torch.Generator().manual_seed(seed)))
 
 
-def run(example: ModuleType, seed: int, epochs: int, random_parts: tuple[str, ...]) -> tuple:
+def run(seed: int, epochs: int, random_parts: tuple[str, ...]) -> tuple[History, PhaseEarlyStopping, Curve]:
     L.seed_everything(seed, verbose=False)
-    parts = example.make_parts(seed)
+    data = DigitsData(seed=seed)
+    parts = dict(data.parts)
     for position, name in enumerate(random_parts):
         parts[name] = with_random_labels(parts[name], seed + position)
-    model = example.DigitClassifier()
+    model = DigitsClassifier()
     references = fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True))
-    monitor = InteractionMonitor(ImagePatches(3, 3), evidence=references, figures=False)
+    monitor = InteractionMonitor(
+        ImagePatches(3, 3), evidence=references, extraction=Extraction(tolerance=1e-5), logging=Logging(figures=None)
+    )
     stopping = PhaseEarlyStopping(phase=3, log_only=True, verbose=False)
-    curve = example.TestCurve(*parts["test"].tensors)
+    curve = Curve(*parts["test"].tensors)
     trainer = L.Trainer(
         max_epochs=epochs,
         callbacks=[monitor, stopping, curve],
@@ -63,17 +64,17 @@ def run(example: ModuleType, seed: int, epochs: int, random_parts: tuple[str, ..
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    training = DataLoader(parts["training"], example.BATCH_SIZE, shuffle=True)
-    trainer.fit(model, training, DataLoader(parts["validation"], example.BATCH_SIZE))
+    training = DataLoader(parts["training"], data.batch_size, shuffle=True)
+    trainer.fit(model, training, DataLoader(parts["validation"], data.batch_size))
     return monitor.history, stopping, curve
 
 
 def fall_of_share(peak: Measurement, last: Measurement) -> tuple[float, float]:
     """The fall of the share from its peak to the end, and the lower end of its 95 % paired bootstrap interval."""
     columns = [
-        total_strength(part).numpy()
+        part.numpy()
         for measurement in (peak, last)
-        for part in (measurement.training.strength.generalizable, measurement.training.strength.non_generalizable)
+        for part in (measurement.training.generalizable, measurement.training.non_generalizable)
     ]
 
     def fall(g_peak, u_peak, g_last, u_last, axis=-1):
@@ -94,12 +95,10 @@ def main() -> None:
     parser.add_argument("--null-seeds", type=int, nargs="*", default=[10])
     parser.add_argument("--epochs", type=int, default=45)
     arguments = parser.parse_args()
-    example = load_example()
-
     rows, missed = [], 0
     for seed in arguments.seeds:
-        history, stopping, curve = run(example, seed, arguments.epochs, ())
-        shares = [measurement.training_summary.share for measurement in history.measurements]
+        history, stopping, curve = run(seed, arguments.epochs, ())
+        shares = [summarise(measurement).training.share.value for measurement in history.measurements]
         peak = int(np.argmax(shares))
         last = history.measurements[-1]
         fall, fall_low = fall_of_share(history.measurements[peak], last)
@@ -143,15 +142,15 @@ def main() -> None:
             ("training labels random", ("training",)),
             ("all labels random", ("training", "reference", "validation")),
         ):
-            history, stopping, _ = run(example, seed, arguments.epochs, random_parts)
-            trained = [measurement.training_summary for measurement in history.measurements[1:]]
-            above = [summary.share - summary.share_chance for summary in trained]
+            history, stopping, _ = run(seed, arguments.epochs, random_parts)
+            trained = [summarise(measurement).training for measurement in history.measurements[1:]]
+            shares, chances = ([getattr(one, name).value for one in trained] for name in ("share", "share_chance"))
+            above = [share - chance for share, chance in zip(shares, chances, strict=True)]
             passed = abs(np.median(above)) <= MAX_NULL_DIFFERENCE
             missed += not passed
             rows.append(
                 [
-                    seed, kind, np.mean([summary.share for summary in trained]),
-                    np.mean([summary.share_chance for summary in trained]), np.median(above), min(above), max(above),
+                    seed, kind, np.mean(shares), np.mean(chances), np.median(above), min(above), max(above),
                     stopping.onset_epoch, "yes" if passed else "no",
                 ]
             )  # fmt: skip

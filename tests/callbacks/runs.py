@@ -1,67 +1,62 @@
-"""What the tests of the callbacks share: quiet Trainers, a logger that remembers, scripted phases, comparing histories."""
+"""What the tests of the callbacks share: monitors of few probes, loggers, scripted phases, comparing histories."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_interactions.evidence import InteractionsOf, Judge, ReferenceModels
-from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.records import Claim, History, Interactions, Measurement, Phase, Verdict
+from lightning_interactions import Extraction, InteractionMonitor, Logging, ProbeSampling
+from lightning_interactions.evidence import Evidence, ReferenceModels
+from lightning_interactions.functional import coalition_orders
+from lightning_interactions.records import EvidenceWeights, History, Interactions, Measurement, Phase, PhaseTest
 from tests.helpers.models import TabularClassifier
+from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
 
-TINY_SET_UP = [
-    # The data are a few rows in memory: workers would only take time.
-    pytest.mark.filterwarnings("ignore:The '.*' does not have many workers"),
-    # The tests run on the CPU whatever else the machine has.
-    pytest.mark.filterwarnings("ignore:GPU available but not used"),
-    # Lightning 2.6 with torch 2.13; Lightning hides it itself, but not within pytest.warns.
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
-]
+__all__ = ["TINY_SET_UP", "quiet_trainer"]
 
-
-def quiet_trainer(root: Path, **options: Any) -> Trainer:
-    """Make a Trainer on the CPU that writes nothing but what the test asks for."""
-    settings: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "default_root_dir": root,
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
-    return Trainer(**{**settings, **options})
+GROUPS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "probes": (ProbeSampling, {"training": 6, "held_out": 4}),
+    # Looser interactions take a fraction of the time, and what is compared is measured alike.
+    "extraction": (Extraction, {"tolerance": 1e-3}),
+    "logging": (Logging, {"figures": None}),
+}
 
 
-@dataclass(frozen=True)
-class SinglePlayers:
+def few(**options: Any) -> InteractionMonitor:
+    """Monitor a few probes loosely and without figures, with evidence that costs nothing.
+
+    Args:
+        options: Arguments of the monitor, and fields of its groups of settings by their own names.
+    """
+    settings: dict[str, Any] = {"evidence": SinglePlayers()}
+    for name, (group, defaults) in GROUPS.items():
+        own = {field: options.pop(field) for field in group.__dataclass_fields__ if field in options}
+        settings[name] = group(**{**defaults, **own})
+    return InteractionMonitor(**{**settings, **options})
+
+
+def probes_of(monitor: InteractionMonitor, split: str) -> Tensor:
+    """The inputs of the probes, which are one tensor."""
+    (group,) = monitor.state_dict()["probes"][split]
+    inputs: Tensor = group["inputs"]["tree"]
+    return inputs
+
+
+class SinglePlayers(Evidence):
     """Evidence that costs nothing: single players generalize, larger sets do not."""
 
-    def prepare(
-        self,
-        interactions_of: InteractionsOf,
-        threshold: float,
-        for_other_targets: Sequence[InteractionsOf] = (),
-        inputs: Tensor | None = None,
-    ) -> Judge:
-        def judge(_model: nn.Module, interactions: Interactions, _counterpart: Interactions | None = None) -> Verdict:
-            effects = interactions.effects
-            orders = coalition_masks(effects.shape[-1].bit_length() - 1).sum(dim=1)
-            weights = (orders == 1).to(effects).expand_as(effects)
-            return Verdict(weights, 0.5 * weights)
-
-        return judge
+    def weigh(self, interactions: Interactions, threshold: float, **_others: Any) -> EvidenceWeights:
+        effects = interactions.effects
+        orders = coalition_orders(effects.shape[-1].bit_length() - 1)
+        weights = (orders == 1).to(effects).expand_as(effects)
+        return EvidenceWeights(weights, 0.5 * weights)
 
 
 class RecordingLogger(Logger):
@@ -141,34 +136,34 @@ class Scripted:
 
     Attributes:
         number: The phase that the run is in.
-        onset: Position of the measurement at which the phase began, if it is not the one at which it is called.
-        claims: For a phase, the position of the measurement at which it would have begun, and the level of the claim.
-        confidence: Of the call; ``1 - alpha`` if left out.
+        onset: Position of the measurement at which the phase began, if it is not the one at which it is detected.
+        tests: For a phase, the position of the measurement at which it would have begun, and its p-value.
+        confidence: Of the detection; ``1 - alpha`` if left out.
     """
 
     number: int
     onset: int | None = None
-    claims: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    tests: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     confidence: float | None = None
 
 
 def script_phases(monkeypatch: pytest.MonkeyPatch, script: Sequence[int | Scripted]) -> None:
-    """Let the detector call these phases, one for each measurement; the last one goes on."""
+    """Let the detector find these phases, one at each measurement; the last one goes on."""
     steps = [Scripted(step) if isinstance(step, int) else step for step in script]
 
     def scripted(measurements: Sequence[Measurement], *, alpha: float) -> tuple[Phase, ...]:
-        moments = [(measurement.epoch, measurement.global_step) for measurement in measurements]
-        called: list[Phase] = []
-        for position, moment in enumerate(moments):
+        times = [measurement.time for measurement in measurements]
+        found: list[Phase] = []
+        for position, time in enumerate(times):
             said = steps[min(position, len(steps) - 1)]
-            claims = tuple(Claim(phase, *moments[at], level, "scripted") for phase, (at, level) in said.claims.items())
-            if not called or called[-1].number != said.number:
-                onset = moment if said.onset is None else moments[said.onset]
+            tests = tuple(PhaseTest(phase, times[at], p_value) for phase, (at, p_value) in said.tests.items())
+            if not found or found[-1].number != said.number:
+                onset = time if said.onset is None else times[said.onset]
                 confidence = 1 - alpha if said.confidence is None else said.confidence
-                called.append(Phase(said.number, *onset, *moment, confidence, f"scripted as {said.number}", claims))
+                found.append(Phase(said.number, onset, time, confidence, {}, tests))
             else:
-                called.append(replace(called[-1], claims=claims))
-        return tuple(called)
+                found.append(replace(found[-1], tests=tests))
+        return tuple(found)
 
     monkeypatch.setattr("lightning_interactions.callbacks.interaction_monitor.detect_phases", scripted)
 
@@ -176,12 +171,8 @@ def script_phases(monkeypatch: pytest.MonkeyPatch, script: Sequence[int | Script
 def assert_same_history(actual: History, expected: History, tolerance: float) -> None:
     """Compare every number of two histories but the seconds; NaN equals NaN."""
     assert actual.epochs == expected.epochs
-    for measurement, other in zip(actual.measurements, expected.measurements, strict=True):
-        _assert_close({**asdict(measurement), "seconds": 0.0}, {**asdict(other), "seconds": 0.0}, tolerance, "")
-    for phase, other_phase in zip(actual.phases, expected.phases, strict=True):
-        assert (phase.number, phase.onset_epoch) == (other_phase.number, other_phase.onset_epoch)
-        assert phase.reason == other_phase.reason
-        _assert_close(phase.confidence, other_phase.confidence, tolerance, "confidence")
+    states = [{**history.to_dict(), "seconds": None} for history in (actual, expected)]
+    _assert_close(*states, tolerance, "")
 
 
 def _assert_close(actual: Any, expected: Any, tolerance: float, where: str) -> None:
@@ -189,6 +180,10 @@ def _assert_close(actual: Any, expected: Any, tolerance: float, where: str) -> N
         assert actual.keys() == expected.keys(), where
         for key in expected:
             _assert_close(actual[key], expected[key], tolerance, f"{where}/{key}")
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected), where
+        for place, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            _assert_close(one, other, tolerance, f"{where}/{place}")
     elif isinstance(expected, Tensor):
         torch.testing.assert_close(
             actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda text: f"{where}: {text}"
@@ -196,9 +191,8 @@ def _assert_close(actual: Any, expected: Any, tolerance: float, where: str) -> N
     elif isinstance(expected, float) and math.isnan(expected):
         assert math.isnan(actual), where
     else:
-        assert actual == (pytest.approx(expected, rel=tolerance, abs=tolerance) if isinstance(expected, float) else expected), (
-            where
-        )
+        expected = pytest.approx(expected, rel=tolerance, abs=tolerance) if isinstance(expected, float) else expected
+        assert actual == expected, where
 
 
 def log_odds_of(model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> Tensor:

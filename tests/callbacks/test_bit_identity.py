@@ -12,10 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping
+from lightning_interactions import InteractionMonitor, PhaseEarlyStopping, tasks
+from lightning_interactions.evidence import ParameterNoise
 from lightning_interactions.measuring.isolation import leave_no_trace, preserve_random_state
-from lightning_interactions.measuring.schedule import EveryNSteps
-from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, other_references, quiet_trainer, script_phases
+from lightning_interactions.schedules import EveryNSteps
+from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, few, other_references, quiet_trainer, script_phases
 from tests.helpers.models import (
     GloballyAugmentedDataset,
     ImageClassifier,
@@ -67,17 +68,15 @@ def trained_alone(root: Path, loader: str, seed: int) -> tuple[dict[str, Tensor]
 
 
 def monitored(evidence: Any, schedule: Any = None) -> list[Callback]:
-    monitor = InteractionMonitor(
-        evidence=evidence, schedule=schedule, num_training_probes=4, num_held_out_probes=3, solver_tolerance=1e-2
-    )
+    monitor = few(evidence=evidence, schedule=schedule, training=4, held_out=3)
     return [monitor, PhaseEarlyStopping(log_only=True)]
 
 
 @pytest.mark.parametrize("loader", ["shuffled", "augmented"])
 def test_training_is_bit_identical_while_onsets_are_kept(root: Path, loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    script_phases(monkeypatch, [Scripted(1, claims={3: (0, 0.5)}), Scripted(1, claims={3: (1, 0.5)}), Scripted(3, onset=1)])
+    script_phases(monkeypatch, [Scripted(1, tests={3: (0, 0.5)}), Scripted(1, tests={3: (1, 0.5)}), Scripted(3, onset=1)])
     keeping = PhaseEarlyStopping(log_only=True, restore_best=True)
-    monitor = InteractionMonitor(evidence=SinglePlayers(), num_training_probes=4, num_held_out_probes=3, solver_tolerance=1e-2)
+    monitor = few(training=4, held_out=3)
     assert_same(train(root, loader, 0, [monitor, keeping]), trained_alone(root, loader, 0))
     assert Path(keeping.best_model_path).exists()
 
@@ -157,7 +156,7 @@ def test_training_is_bit_identical_with_persistent_workers_and_images(root: Path
         quiet_trainer(root, callbacks=callbacks).fit(model, loader, monitored_on)
         return model.state_dict(), random_states()
 
-    monitor = InteractionMonitor(evidence=SinglePlayers(), num_training_probes=2, num_held_out_probes=2, solver_tolerance=1e-2)
+    monitor = few(training=2, held_out=2)
     assert_same(run([monitor]), run([]))
     assert monitor.history.epochs == [0, 1, 2]
 
@@ -238,11 +237,12 @@ def test_the_body_draws_the_same_numbers_in_every_run() -> None:
 
 
 def test_a_run_that_fails_in_a_measurement_leaves_the_module_in_training_mode(tmp_path: Path) -> None:
-    def fails(_model: nn.Module, _inputs: Tensor) -> Tensor:
-        raise KeyError("in the forward")
+    class Fails(tasks.Classification):
+        def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+            raise KeyError("in the forward")
 
     model = TabularClassifier()
-    monitor = InteractionMonitor(forward=fails, num_training_probes=4, num_held_out_probes=3)
+    monitor = few(task=Fails())
     with pytest.raises(KeyError, match="in the forward"):
         quiet_trainer(tmp_path, callbacks=[monitor]).fit(model, tabular_loader(), tabular_loader(12, seed=1))
     assert all(module.training for module in model.modules())

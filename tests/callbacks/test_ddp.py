@@ -24,15 +24,16 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
-from lightning_interactions.evidence import InputAgreement, OrderShape
-from lightning_interactions.measuring.schedule import EveryNSteps
+from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
+from lightning_interactions.analysis import summarise
+from lightning_interactions.evidence import InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History
+from lightning_interactions.schedules import EveryNSteps
 from tests.callbacks.runs import (
     RecordingLogger,
     Scripted,
-    SinglePlayers,
     assert_same_history,
+    few,
     other_models,
     quiet_trainer,
     script_phases,
@@ -90,11 +91,6 @@ class Scenario:
     own_sampler: bool = True
 
 
-def few(**options: Any) -> InteractionMonitor:
-    settings: dict[str, Any] = {"num_training_probes": 5, "num_held_out_probes": 3}
-    return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
-
-
 def both_evidences() -> list[InteractionMonitor]:
     return [
         few(name="noise", evidence=ParameterNoise()),
@@ -103,28 +99,28 @@ def both_evidences() -> list[InteractionMonitor]:
 
 
 def more_evidence() -> list[InteractionMonitor]:
-    """Models that judge two thirds of the inputs each, and the evidence that compares splits and orders."""
-    spread = ReferenceModels([model.double() for model in other_models(3)], num_voters=2)
+    """Models that rate two thirds of the inputs each, and the evidence that compares splits and orders."""
+    spread = ReferenceModels([model.double() for model in other_models(3)], num_raters=2)
     return [
-        few(name="spread", evidence=spread, figures=False),
-        few(name="agreement", evidence=InputAgreement(), figures=False),
-        few(name="shape", evidence=OrderShape(), figures=False),
+        few(name="spread", evidence=spread),
+        few(name="agreement", evidence=InputAgreement()),
+        few(name="shape", evidence=OrderShape()),
     ]
 
 
 def one_probe() -> list[InteractionMonitor]:
-    return [few(num_training_probes=1, num_held_out_probes=1, figures=False)]
+    return [few(training=1, held_out=1)]
 
 
 def one_monitor() -> list[InteractionMonitor]:
     return [few(figures=False)]
 
 
-ANNOUNCED = (Scripted(1, claims={3: (0, 0.5)}), Scripted(1, claims={3: (1, 0.5)}), Scripted(3, onset=1))
+ANNOUNCED = (Scripted(1, tests={3: (0, 0.5)}), Scripted(1, tests={3: (1, 0.5)}), Scripted(3, onset=1))
 
 
 def every_second_step() -> list[InteractionMonitor]:
-    return [few(schedule=EveryNSteps(2), figures=False)]
+    return [few(schedule=EveryNSteps(2))]
 
 
 SCENARIOS = {
@@ -236,6 +232,12 @@ def run_alone(name: str, root: Path) -> dict[str, Any]:
         return run(SCENARIOS[name], root, rank=0, world_size=1)
 
 
+def inputs_of(probes: list[dict[str, Any]]) -> Tensor:
+    (group,) = probes
+    inputs: Tensor = group["inputs"]["tree"]
+    return inputs
+
+
 def history_of(outcome: dict[str, Any], monitor: str) -> History:
     return History.from_dict(outcome["states"][monitor]["history"])
 
@@ -261,7 +263,7 @@ def test_two_processes_have_the_history_of_one(
     for outcome in outcomes(name):
         assert_same_history(history_of(outcome, monitor), expected, TOLERANCE)
         for split, probes in alone["states"][monitor]["probes"].items():
-            assert torch.equal(outcome["states"][monitor]["probes"][split]["inputs"], probes["inputs"])
+            assert torch.equal(inputs_of(outcome["states"][monitor]["probes"][split]), inputs_of(probes))
         assert outcome["stopping"] == alone["stopping"]
 
 
@@ -270,11 +272,10 @@ def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str
     first, second = outcomes(name)
     for monitor, state in first["states"].items():
         other = second["states"][monitor]
-        assert torch.equal(state["baseline"], other["baseline"])
-        assert state["probes"].keys() == other["probes"].keys() == {"training", "held-out"}
+        assert torch.equal(state["baseline"][""], other["baseline"][""])
+        assert state["probes"].keys() == other["probes"].keys() == {"training", "held_out"}
         for split, probes in state["probes"].items():
-            assert torch.equal(probes["inputs"], other["probes"][split]["inputs"]), split
-            assert torch.equal(probes["targets"], other["probes"][split]["targets"]), split
+            assert torch.equal(inputs_of(probes), inputs_of(other["probes"][split])), split
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith("by one rank")])
@@ -291,7 +292,7 @@ def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
     alone = run_alone(name, tmp_path)
     for outcome in outcomes(name):
         for split, probes in alone["states"]["None"]["probes"].items():
-            assert torch.equal(outcome["states"]["None"]["probes"][split]["inputs"], probes["inputs"])
+            assert torch.equal(inputs_of(outcome["states"]["None"]["probes"][split]), inputs_of(probes))
         untrained = [
             History(history.measurements[:1], history.phases[:1])
             for history in (history_of(outcome, "None"), history_of(alone, "None"))
@@ -301,7 +302,7 @@ def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
 
 def test_nan_outputs_are_left_out_on_both_ranks(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     for outcome in outcomes("NaN outputs"):
-        broken = outcome["states"]["None"]["probes"]["training"]["inputs"][:, 0] > 0
+        broken = inputs_of(outcome["states"]["None"]["probes"]["training"])[:, 0] > 0
         assert 0 < broken.sum() < len(broken)
         for measurement in history_of(outcome, "None").measurements:
             assert torch.equal(measurement.training.measured, ~broken)
@@ -346,8 +347,8 @@ def test_both_ranks_restore_the_onset_from_one_checkpoint(outcomes: Callable[[st
 
 def test_ranks_that_disagree_about_the_onset_restore_the_same(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     first, second = outcomes("restored by one rank")
-    # The first rank knows of no onset before the call.
-    for key in ("onset_epoch", "onset_step", "called_epoch", "best_step", "kept"):
+    # The first rank knows of no onset before the detection.
+    for key in ("onset_epoch", "onset_step", "detected_epoch", "best_step", "kept"):
         assert first["stopping"][key] == second["stopping"][key], key
     assert first["stopping"]["onset_epoch"] == 2
     assert torch.equal(first["weights"], second["weights"])
@@ -363,5 +364,5 @@ def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
         calls = [(step, metrics) for step, metrics in first["logged"] if f"{monitor}/interactions/share" in metrics]
         assert [step for step, _ in calls] == [0, 2, 5]
         for (_, metrics), measurement in zip(calls[1:], history_of(first, monitor).measurements[1:], strict=True):
-            share = measurement.training_summary.share
+            share = summarise(measurement).training.share.value
             assert metrics[f"{monitor}/interactions/share"] == pytest.approx(share, rel=1e-5)

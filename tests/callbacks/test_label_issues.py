@@ -5,10 +5,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_interactions import InteractionMonitor, ReferenceModels
-from lightning_interactions.evidence import InputAgreement, fingerprints
-from lightning_interactions.records import SplitMeasurement, Suspects
-from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, other_references, quiet_trainer
+from lightning_interactions import InteractionMonitor
+from lightning_interactions.evidence import InputAgreement, ReferenceModels
+from lightning_interactions.records import LabelIssues, Rows, SplitMeasurement, fingerprints
+from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, few, other_references, quiet_trainer
 from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = TINY_SET_UP
@@ -18,7 +18,7 @@ class Asks(Callback):
     """Asks a monitor about its own training probes at each of its measurements."""
 
     def __init__(self) -> None:
-        self.answers: list[Suspects] = []
+        self.answers: list[LabelIssues] = []
         self.changed: list[str] = []
 
     def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
@@ -27,9 +27,9 @@ class Asks(Callback):
         self.changed += [name for name, value in state_of(pl_module).items() if not torch.equal(value, before[name])]
 
 
-def ask(monitor: InteractionMonitor, model: LightningModule) -> Suspects:
-    probes = monitor.state_dict()["probes"]["training"]
-    return monitor.suspects(model, probes["inputs"], probes["targets"])
+def ask(monitor: InteractionMonitor, model: LightningModule) -> LabelIssues:
+    (group,) = monitor.state_dict()["probes"]["training"]
+    return monitor.label_issues(model, group["inputs"]["tree"], group["targets"]["tree"])
 
 
 def state_of(model: LightningModule) -> dict[str, torch.Tensor]:
@@ -42,13 +42,13 @@ def state_of(model: LightningModule) -> dict[str, torch.Tensor]:
 def watched_run(root: Path, evidence: Any) -> tuple[InteractionMonitor, TabularClassifier, Asks]:
     torch.manual_seed(0)
     model, asks = TabularClassifier(), Asks()
-    monitor = InteractionMonitor(evidence=evidence, num_training_probes=6, num_held_out_probes=5, figures=False)
+    monitor = few(evidence=evidence, held_out=5)
     trainer = quiet_trainer(root, callbacks=[asks, monitor], max_epochs=2)
     trainer.fit(model, tabular_loader(24, shuffle=True), tabular_loader(10, seed=1))
     return monitor, model, asks
 
 
-def assert_measured(found: Suspects, split: SplitMeasurement) -> None:
+def assert_measured(found: LabelIssues, split: SplitMeasurement) -> None:
     g, u = (part.sum(dim=(1, 2, 3)) for part in (split.strength.generalizable, split.strength.non_generalizable))
     torch.testing.assert_close(found.share, u / (g + u))
     torch.testing.assert_close(found.loss, split.loss)
@@ -73,34 +73,33 @@ def test_asking_leaves_no_trace(tmp_path: Path) -> None:
     ask(monitor, model)
     assert [name for name, value in state_of(model).items() if not torch.equal(value, before[name])] == []
     assert monitor.history is history
-    probes = monitor.state_dict()["probes"]
-    assert all(torch.equal(probes[split][name], saved["probes"][split][name]) for split in probes for name in probes[split])
+    assert monitor.state_dict()["digests"] == saved["digests"]
 
 
 def test_any_inputs_can_be_asked_about_one_by_one(tmp_path: Path) -> None:
     monitor, model, _ = watched_run(tmp_path, SinglePlayers())
     inputs, targets = tabular_data(7, seed=5).tensors
-    found = monitor.suspects(model, inputs, targets)
+    found = monitor.label_issues(model, inputs, targets)
     assert sorted(found.ranking.tolist()) == list(range(7))
-    alone = monitor.suspects(model, inputs[3:4], targets[3:4])
+    alone = monitor.label_issues(model, inputs[3:4], targets[3:4])
     torch.testing.assert_close(alone.share, found.share[3:4], rtol=1e-3, atol=1e-4)
 
 
 def test_a_question_before_any_run_says_what_is_missing() -> None:
     inputs, targets = tabular_data(3).tensors
     with pytest.raises(ValueError, match="expected a run that this monitor has watched, got none; train with it first"):
-        InteractionMonitor(evidence=SinglePlayers()).suspects(TabularClassifier(), inputs, targets)
+        few().label_issues(TabularClassifier(), inputs, targets)
 
 
 def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     monitor, model, _ = watched_run(tmp_path, SinglePlayers())
     inputs, targets = tabular_data(3).tensors
-    with pytest.raises(ValueError, match=r"expected one target for each input.* got inputs of shape \(3, 4\).*\(2,\)"):
-        monitor.suspects(model, inputs, targets[:2])
-    with pytest.raises(ValueError, match="at least one input"):
-        monitor.suspects(model, inputs[:0], targets[:0])
+    with pytest.raises(ValueError, match=r"3 inputs .* and 2 targets"):
+        monitor.label_issues(model, inputs, targets[:2])
+    with pytest.raises(ValueError, match="input"):
+        monitor.label_issues(model, inputs[:0], targets[:0])
     with pytest.raises(ValueError, match="expected labels from 0 to 2"):
-        monitor.suspects(model, inputs, targets + 3)
+        monitor.label_issues(model, inputs, targets + 3)
 
 
 def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
@@ -108,14 +107,14 @@ def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
     rebuilt = TabularClassifier()
     rebuilt.load_state_dict(model.state_dict())
     inputs, targets = tabular_data(5, seed=5).tensors
-    expected, found = (monitor.suspects(each, inputs, targets) for each in (model, rebuilt))
+    expected, found = (monitor.label_issues(each, inputs, targets) for each in (model, rebuilt))
     torch.testing.assert_close(found.explained_loss, expected.explained_loss)
 
 
-def test_inputs_that_no_reference_model_may_judge_are_nan(tmp_path: Path) -> None:
+def test_inputs_that_no_reference_model_may_rate_are_nan(tmp_path: Path) -> None:
     inputs, targets = tabular_data(5, seed=5).tensors
-    references = ReferenceModels(other_references().models, seen=fingerprints(inputs[1:2]))
+    references = ReferenceModels(other_references().models, seen=fingerprints(Rows.of(inputs[1:2])))
     monitor, model, _ = watched_run(tmp_path, references)
-    found = monitor.suspects(model, inputs, targets)
+    found = monitor.label_issues(model, inputs, targets)
     assert found.share.isnan().tolist() == [False, True, False, False, False]
     assert found.ranking[-1] == 1

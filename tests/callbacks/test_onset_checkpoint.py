@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,8 @@ from torch import Tensor
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import History
-from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, assert_same_history, quiet_trainer, script_phases
+from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
+from tests.callbacks.runs import few as few_probes
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
 
 pytestmark = [
@@ -80,17 +82,16 @@ def same(actual: Weights, expected: Weights) -> bool:
 
 
 def few(**options: Any) -> InteractionMonitor:
-    settings: dict[str, Any] = {"num_training_probes": 2, "num_held_out_probes": 2, "figures": False, "solver_tolerance": 1e-2}
-    return InteractionMonitor(**{"evidence": SinglePlayers(), **settings, **options})
+    return few_probes(**{"training": 2, "held_out": 2, **options})
 
 
 def restoring(**options: Any) -> PhaseEarlyStopping:
     return PhaseEarlyStopping(**{"restore_best": True, "verbose": False, **options})
 
 
-def announced(*claimed: int, then: Sequence[int | Scripted] = ()) -> list[int | Scripted]:
+def announced(*announced_at: int, then: Sequence[int | Scripted] = ()) -> list[int | Scripted]:
     """Phase 1 with the onsets that phase 3 would have, one for each measurement, and what comes then."""
-    return [*(Scripted(1, claims={3: (onset, 0.5)}) for onset in claimed), *then]
+    return [*(Scripted(1, tests={3: (onset, 0.5)}) for onset in announced_at), *then]
 
 
 def fit(
@@ -109,7 +110,7 @@ def kept_files(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("claimed", "onset", "first"),
+    ("announced_at", "onset", "first"),
     [
         ([0, 0, 0], 0, "monitor"),
         ([0, 0, 0], 0, "stopping"),
@@ -120,14 +121,14 @@ def kept_files(root: Path) -> list[str]:
     ],
 )
 def test_the_module_gets_the_weights_of_the_onset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: list[int], onset: int, first: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced_at: list[int], onset: int, first: str
 ) -> None:
-    script_phases(monkeypatch, announced(*claimed, then=[Scripted(3, onset=onset)]))
+    script_phases(monkeypatch, announced(*announced_at, then=[Scripted(3, onset=onset)]))
     diary, stopping, monitor = Diary(), restoring(), few()
     callbacks = [monitor, stopping] if first == "monitor" else [stopping, monitor]
     weights, trainer = fit(tmp_path, diary, *callbacks)
     assert trainer.current_epoch == 3
-    assert (stopping.onset_epoch, stopping.onset_step, stopping.called_epoch) == (onset, 2 * onset, 3)
+    assert (stopping.onset_epoch, stopping.onset_step, stopping.detected_epoch) == (onset, 2 * onset, 3)
     assert [same(weights, diary.weights[epoch]) for epoch in range(4)] == [epoch == onset for epoch in range(4)]
     # One checkpoint is left, a whole one.
     assert [os.path.basename(stopping.best_model_path)] == kept_files(tmp_path) == [f"phase-3-onset-step={2 * onset}.ckpt"]
@@ -162,17 +163,17 @@ def test_patience_that_ends_with_the_last_epoch_restores(tmp_path: Path, monkeyp
 
 
 def test_a_second_entry_has_an_onset_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    back = [Scripted(2, claims={3: (3, 0.5)}), Scripted(2, claims={3: (4, 0.5)})]
+    back = [Scripted(2, tests={3: (3, 0.5)}), Scripted(2, tests={3: (4, 0.5)})]
     script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), *back, Scripted(3, onset=4)]))
     diary, stopping = Diary(), restoring(patience=1)
     weights, trainer = fit(tmp_path, few(), stopping, diary)
     assert trainer.current_epoch == 6
-    assert (stopping.onset_epoch, stopping.called_epoch, stopping.wait_count) == (4, 5, 1)
+    assert (stopping.onset_epoch, stopping.detected_epoch, stopping.wait_count) == (4, 5, 1)
     assert same(weights, diary.weights[4])
     assert kept_files(tmp_path) == ["phase-3-onset-step=8.ckpt"]
 
 
-def test_without_claims_the_call_is_the_onset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tests_the_detection_is_the_onset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 3])
     diary, stopping = Diary(), restoring()
     weights, _ = fit(tmp_path, few(), stopping, diary)
@@ -180,7 +181,7 @@ def test_without_claims_the_call_is_the_onset(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("script", [[1, 1, 1, Scripted(3, onset=1)], announced(0, 1, 2, then=[Scripted(3, onset=1)])])
-def test_an_onset_that_no_claim_announced_is_replaced_by_the_call_and_said(
+def test_an_onset_that_no_test_announced_is_replaced_by_the_detection_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: list[int | Scripted]
 ) -> None:
     script_phases(monkeypatch, script)
@@ -192,7 +193,7 @@ def test_an_onset_that_no_claim_announced_is_replaced_by_the_call_and_said(
 
 
 def test_phase_2_keeps_the_onset_of_each_phase_that_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = [Scripted(1, claims={2: (at, 0.9), 3: (min(at, 1), 0.9)}) for at in range(3)]
+    claims = [Scripted(1, tests={2: (at, 0.9), 3: (min(at, 1), 0.9)}) for at in range(3)]
     for number, onset in ((2, 2), (3, 1)):
         script_phases(monkeypatch, [*claims, Scripted(number, onset=onset)])
         diary, stopping = Diary(), restoring(phase=2, dirpath=tmp_path / str(number))
@@ -202,7 +203,7 @@ def test_phase_2_keeps_the_onset_of_each_phase_that_may_come(tmp_path: Path, mon
 
 
 def test_log_only_keeps_the_checkpoint_and_leaves_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), Scripted(2, claims={3: (3, 0.5)})]))
+    script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1), Scripted(2, tests={3: (3, 0.5)})]))
     diary, stopping = Diary(), restoring(log_only=True)
     weights, trainer = fit(tmp_path, few(), stopping, diary, epochs=4)
     assert trainer.current_epoch == 4
@@ -226,7 +227,7 @@ def test_a_stop_that_is_put_off_restores_the_onset(
 
 
 def test_a_fast_dev_run_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script_phases(monkeypatch, [Scripted(1, claims={3: (0, 0.5)})])
+    script_phases(monkeypatch, [Scripted(1, tests={3: (0, 0.5)})])
     fit(tmp_path, few(), restoring(), fast_dev_run=True)
     assert list(tmp_path.rglob("*.ckpt")) == []
 
@@ -280,7 +281,7 @@ def test_the_first_to_decide_restores(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (late.stopping_reason, late.onset_epoch) == (PhaseStoppingReason.NOT_STOPPED, 3)
 
 
-SCRIPT = announced(0, 1, 2, 2, then=[Scripted(3, onset=2, claims={3: (2, 0.01)})])
+SCRIPT = announced(0, 1, 2, 2, then=[Scripted(3, onset=2, tests={3: (2, 0.01)})])
 
 
 class Rounds(Callback):
@@ -365,6 +366,148 @@ def test_a_resumed_run_decides_and_restores_as_an_unbroken_one(
     watch(tmp_path, saver, epochs=broken_after)
     resumed = watch(tmp_path, resume=tmp_path / f"epoch={broken_after - 1}.ckpt")
     assert_same_outcome(resumed, unbroken)
+
+
+def callback_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Find the state of PhaseEarlyStopping in a checkpoint."""
+    state: dict[str, Any] = next(state for state in checkpoint["callbacks"].values() if "kept" in state)
+    return state
+
+
+def change_kept(path: Path, kept: Any) -> None:
+    """Let a checkpoint name other files."""
+    checkpoint = torch.load(path, weights_only=True)
+    callback_state(checkpoint)["kept"] = kept
+    torch.save(checkpoint, path)
+
+
+def contents(*folders: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("where", ["first", "second"])
+def test_a_resumed_run_leaves_the_onset_of_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    script_phases(monkeypatch, SCRIPT)
+    saver = ModelCheckpoint(tmp_path / "first", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    first = watch(tmp_path / "first", saver)
+    before = contents(tmp_path / "first")
+    assert Path(first["stopping"].best_model_path) in before
+    # The same up to the third measurement, and another onset then.
+    script_phases(monkeypatch, announced(0, 1, 2, 3, 3, then=[Scripted(3, onset=3)]))
+    resumed = watch(tmp_path / where, resume=tmp_path / "first" / "epoch=1.ckpt", dirpath=tmp_path / where)
+    assert resumed["final"]["epochs"] == 3
+    assert resumed["stopping"].best_model_path == str(tmp_path / where / "a-phase-3-onset-step=6.ckpt")
+    after = contents(tmp_path / "first")
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_a_resumed_run_in_one_process_with_the_same_callback_leaves_the_onset_of_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_phases(monkeypatch, announced(0, 1, 2, 2, then=[Scripted(3, onset=2)]))
+    stopping = restoring(dirpath=tmp_path)
+    saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    fit(tmp_path, few(), stopping, saver, enable_checkpointing=True)
+    script_phases(monkeypatch, announced(0, 1, 2, 3, then=[Scripted(3, onset=3)]))
+    fit(tmp_path, few(), stopping, resume=tmp_path / "epoch=1.ckpt")
+    assert kept_files(tmp_path) == ["phase-3-onset-step=4.ckpt", "phase-3-onset-step=6.ckpt"]
+
+
+def test_a_run_in_another_folder_restores_from_beside_the_checkpoint_that_it_is_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_phases(monkeypatch, SCRIPT)
+    watch(tmp_path / "first", ModelCheckpoint(tmp_path / "first", save_last=True), epochs=4)
+    last = tmp_path / "first" / "last.ckpt"
+    assert callback_state(torch.load(last, weights_only=True))["kept"] == {4: "a-phase-3-onset-step=4.ckpt"}
+    resumed = watch(tmp_path / "second", resume=last)
+    assert resumed["final"]["epochs"] == 2
+    assert resumed["stopping"].best_model_path == str(tmp_path / "first" / "a-phase-3-onset-step=4.ckpt")
+
+
+def test_an_onset_in_neither_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, SCRIPT)
+    saver = ModelCheckpoint(tmp_path / "first", save_last=True)
+    watch(tmp_path, saver, epochs=4, dirpath=tmp_path / "elsewhere")
+    said = r"second/a-phase-3-onset-step=4.ckpt or .*first/a-phase-3-onset-step=4.ckpt is gone"
+    with pytest.warns(UserWarning, match="PhaseEarlyStopping") as warned:
+        resumed = watch(tmp_path, resume=tmp_path / "first" / "last.ckpt", dirpath=tmp_path / "second")
+    messages = [str(warning.message) for warning in warned if "PhaseEarlyStopping" in str(warning.message)]
+    assert re.search(said, messages[0])
+    assert "the module keeps its final weights" in messages[1]
+    assert resumed["final"]["epochs"] == 5
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "{run}/..",
+        "{run}/../precious",
+        "{run}/epoch=0.ckpt",
+        "{precious}",
+        "../precious",
+        "a-phase-3-onset/../../precious/weights.ckpt",
+        "a-phase-3-onset/../../precious/a-phase-3-onset.ckpt",
+        "a-phase-3-onset\\..\\weights.ckpt",
+        "a-phase-3-onset\0.ckpt",
+        "epoch=0.ckpt",
+        "a-phase-3-onset-step=2",
+        7,
+        None,
+    ],
+)
+def test_a_state_addresses_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, moved: bool) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    script_phases(monkeypatch, SCRIPT)
+    watch(run, ModelCheckpoint(run, filename="{epoch}", save_top_k=-1), epochs=1)
+    precious.mkdir()
+    for file in ("weights.ckpt", "a-phase-3-onset.ckpt"):
+        (precious / file).write_text("precious")
+    name = name.format(run=run, precious=precious) if isinstance(name, str) else name
+    change_kept(run / "epoch=0.ckpt", {1: name})
+    before = contents(run, precious)
+    with pytest.warns(UserWarning, match="expected a saved state that names files") as warned:
+        resumed = watch(run, resume=run / "epoch=0.ckpt", dirpath=tmp_path / "new" if moved else run, epochs=3)
+    assert any(f"got {name!r} for 1" in str(warning.message) for warning in warned)
+    assert list(resumed["stopping"].state_dict()["kept"]) == [4]
+    after = contents(run, precious)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_a_state_that_names_nothing_by_steps_is_said(tmp_path: Path) -> None:
+    stopping = restoring(dirpath=tmp_path)
+    for kept in ("phase-3-onset-step=2.ckpt", {"2": "phase-3-onset-step=2.ckpt"}, None):
+        with pytest.warns(UserWarning, match="by the steps of their measurements"):
+            stopping.load_state_dict({"kept": kept})
+        assert stopping.state_dict()["kept"] == {}
+
+
+def test_a_file_or_folder_that_a_state_names_in_the_own_folder_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_phases(monkeypatch, SCRIPT)
+    watch(tmp_path, ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1), epochs=1)
+    folder = tmp_path / "a-phase-3-onset-folder.ckpt"
+    folder.mkdir()
+    (folder / "weights.ckpt").write_text("precious")
+    (tmp_path / "a-phase-3-onset-mine.ckpt").write_text("precious")
+    change_kept(tmp_path / "epoch=0.ckpt", {0: folder.name, 1: "a-phase-3-onset-mine.ckpt"})
+    before = contents(tmp_path)
+    watch(tmp_path, resume=tmp_path / "epoch=0.ckpt", epochs=3)
+    after = contents(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.parametrize("monitor", ["a/b", "a\\b", "..", "a b"])
+def test_the_files_of_any_monitor_have_plain_names(monitor: str) -> None:
+    stopping = restoring(monitor=monitor)
+    names = {4: f"{stopping._keeper.prefix}-step=4.ckpt"}
+    stopping.load_state_dict({"kept": names})
+    assert stopping.state_dict()["kept"] == names
 
 
 def test_a_stopped_run_trains_on_with_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

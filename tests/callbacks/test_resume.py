@@ -9,16 +9,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_interactions import InteractionMonitor, ParameterNoise, PhaseEarlyStopping, ReferenceModels
+from lightning_interactions import FeatureGroups, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
 from lightning_interactions.callbacks import PhaseStoppingReason
-from lightning_interactions.evidence import fingerprints
-from lightning_interactions.records import History
+from lightning_interactions.evidence import OrderShape, ParameterNoise, ReferenceModels
+from lightning_interactions.records import History, Rows, fingerprints
 from tests.callbacks.runs import (
     TINY_SET_UP,
-    SinglePlayers,
     assert_same_history,
+    few,
     other_models,
     other_references,
+    probes_of,
     quiet_trainer,
     script_phases,
 )
@@ -46,18 +47,6 @@ def seeded() -> LightningModule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Deterministic()
-
-
-def few(**options: Any) -> InteractionMonitor:
-    return InteractionMonitor(
-        **{
-            "evidence": SinglePlayers(),
-            "num_training_probes": 5,
-            "num_held_out_probes": 4,
-            "figures": False,
-            **options,
-        }
-    )
 
 
 def fit(
@@ -139,10 +128,9 @@ def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(t
     fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
     fit(tmp_path, 2, resumed, resume=tmp_path / "saved.ckpt", train=tabular_loader(24, seed=4))
     saved, taken_up = first.state_dict(), resumed.state_dict()
-    for split in ("training", "held-out"):
-        assert torch.equal(saved["probes"][split]["inputs"], taken_up["probes"][split]["inputs"])
-        assert torch.equal(saved["probes"][split]["targets"], taken_up["probes"][split]["targets"])
-    assert torch.equal(saved["baseline"], taken_up["baseline"])
+    assert saved["digests"] == taken_up["digests"]
+    assert saved["baseline"].keys() == taken_up["baseline"].keys() == {""}
+    assert torch.equal(saved["baseline"][""], taken_up["baseline"][""])
     assert resumed.history.epochs == [0, 1, 2]
 
 
@@ -169,8 +157,8 @@ def test_saved_probes_do_not_pass_the_modules_transfer_hooks_a_second_time(tmp_p
     first, resumed = few(), few()
     fit(tmp_path, 1, first, model=Scaling()).save_checkpoint(tmp_path / "saved.ckpt")
     fit(tmp_path, 2, resumed, model=Scaling(), resume=tmp_path / "saved.ckpt")
-    for split in ("training", "held-out"):
-        saved, taken_up = (monitor.state_dict()["probes"][split]["inputs"] for monitor in (first, resumed))
+    for split in ("training", "held_out"):
+        saved, taken_up = (probes_of(monitor, split) for monitor in (first, resumed))
         assert torch.equal(saved, taken_up), split
 
 
@@ -182,32 +170,60 @@ def test_the_checkpoint_loads_with_weights_only(tmp_path: Path, monkeypatch: pyt
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     ours = checkpoint["callbacks"][monitor.state_key]
     assert ours["version"] == 1
-    assert [measurement["epoch"] for measurement in ours["history"]["measurements"]] == [0, 1, 2]
+    assert [epoch for epoch, _ in ours["history"]["times"]] == [0, 1, 2]
     assert [phase["number"] for phase in ours["history"]["phases"]] == [1, 2, 2]
     assert checkpoint["callbacks"][stopping.state_key]["onset_epoch"] == 1
 
 
-@pytest.mark.parametrize("key", ["version", "history", "probes", "baseline"])
-def test_a_run_resumes_from_a_state_with_a_missing_key(tmp_path: Path, key: str) -> None:
-    first, resumed = few(), few()
+def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
+    first = few()
     fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
     checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
-    del checkpoint["callbacks"][first.state_key][key]
+    checkpoint["callbacks"][first.state_key]["version"] = 7
     torch.save(checkpoint, tmp_path / "saved.ckpt")
+    with pytest.raises(ValueError, match=r"version 1.*version 7"):
+        fit(tmp_path, 2, few(), resume=tmp_path / "saved.ckpt")
+
+
+def test_a_broken_history_is_refused() -> None:
+    monitor = few()
+    state = monitor.state_dict()
+    del state["history"]["times"]
+    with pytest.raises(ValueError, match="History"):
+        monitor.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("players", {"players": FeatureGroups([[0, 1], [2, 3]])}),
+        ("threshold", {"threshold": 0.1}),
+        ("noise_tolerance", {"noise_tolerance": 0.05}),
+        ("tolerance", {"tolerance": 1e-4}),
+        ("evidence", {"evidence": OrderShape()}),
+        ("task", {"task": tasks.Classification(label_smoothing=0.1, num_classes=3)}),
+        ("baseline", {"baseline": baselines.TrainingMean()}),
+    ],
+    ids=str,
+)
+def test_a_resume_with_other_settings_is_refused_before_training(tmp_path: Path, setting: str, options: dict[str, Any]) -> None:
+    fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
+    with pytest.raises(MisconfigurationException, match=f"{setting}: .*, now "):
+        fit(tmp_path, 2, few(**options), resume=tmp_path / "saved.ckpt")
+
+
+def test_a_resume_with_other_probes_handed_in_keeps_those_of_the_run(tmp_path: Path) -> None:
+    fit(tmp_path, 1, first := few()).save_checkpoint(tmp_path / "saved.ckpt")
+    resumed = few(training=tabular_data(5, seed=7).tensors)
     fit(tmp_path, 2, resumed, resume=tmp_path / "saved.ckpt")
-    assert resumed.history.epochs == ([2] if key == "history" else [0, 1, 2])
-    assert torch.equal(resumed.state_dict()["baseline"], first.state_dict()["baseline"])
+    assert torch.equal(probes_of(resumed, "training"), probes_of(first, "training"))
 
 
-def test_an_empty_state_is_tolerated(tmp_path: Path) -> None:
-    monitor, stopping = few(), PhaseEarlyStopping()
-    monitor.load_state_dict({})
+def test_an_empty_state_of_the_stopping_callback_is_tolerated() -> None:
+    stopping = PhaseEarlyStopping()
     stopping.load_state_dict({})
-    assert len(monitor.history) == 0
     assert (stopping.onset_epoch, stopping.stopped_epoch) == (None, 0)
     assert stopping.stopping_reason is PhaseStoppingReason.NOT_STOPPED
-    fit(tmp_path, 1, monitor, stopping)
-    assert monitor.history.epochs == [0, 1]
 
 
 def test_a_checkpoint_from_before_the_monitor_is_gone_on_with(tmp_path: Path) -> None:
@@ -229,7 +245,7 @@ def test_the_state_of_the_monitor_survives_a_round_trip(tmp_path: Path) -> None:
 
 def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
     def pair() -> list[InteractionMonitor]:
-        return [few(name="often"), few(name="other", num_training_probes=3)]
+        return [few(name="often"), few(name="other", training=3)]
 
     first, resumed = pair(), pair()
     fit(tmp_path, 1, *first).save_checkpoint(tmp_path / "saved.ckpt")
@@ -243,7 +259,7 @@ def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
 
 def test_saved_probes_that_new_reference_models_have_seen_are_refused(tmp_path: Path) -> None:
     fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
-    references = ReferenceModels(other_models(), seen=fingerprints(tabular_data(24).tensors[0]))
+    references = ReferenceModels(other_models(), seen=fingerprints(Rows.of(tabular_data(24).tensors[0])))
     with pytest.raises((MisconfigurationException, ValueError), match="reference models were trained on"):
         fit(tmp_path, 2, few(evidence=references), resume=tmp_path / "saved.ckpt")
 

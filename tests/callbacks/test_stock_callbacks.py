@@ -9,24 +9,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from lightning_interactions import InteractionMonitor
-from lightning_interactions.callbacks import publishing
-from lightning_interactions.measuring.schedule import EveryNEpochs
-from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, quiet_trainer, script_phases
+from lightning_interactions.callbacks import loggers
+from lightning_interactions.schedules import EveryNEpochs
+from tests.callbacks.runs import TINY_SET_UP, few, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
 
 pytestmark = TINY_SET_UP
 
 
 def fit(root: Path, *callbacks: Callback, every: int = 1, epochs: int = 8, **options: Any) -> Trainer:
-    monitor = InteractionMonitor(
-        evidence=SinglePlayers(),
-        num_training_probes=2,
-        num_held_out_probes=2,
-        figures=False,
-        solver_tolerance=1e-2,
-        schedule=EveryNEpochs(every),
-    )
+    monitor = few(training=2, held_out=2, schedule=EveryNEpochs(every))
     settings = {"callbacks": [monitor, *callbacks], "enable_checkpointing": True, **options}
     trainer = quiet_trainer(root, max_epochs=epochs, **settings)
     trainer.fit(TabularClassifier(), tabular_loader(8), tabular_loader(8, seed=1))
@@ -67,14 +59,14 @@ def test_early_stopping_counts_old_values_as_no_better(tmp_path: Path, monkeypat
 def test_model_checkpoint_keeps_the_model_that_was_measured_as_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, check_val_every_n_epoch: int, best: int
 ) -> None:
-    scalars = publishing.scalars
+    scalars = loggers.scalars
 
     def scripted(measurement: Any, *args: Any) -> dict[str, float]:
-        return {**scalars(measurement, *args), "interactions/unseen_loss": float(abs(measurement.epoch - best))}
+        return {**scalars(measurement, *args), "interactions/expected_test_loss": float(abs(measurement.time.epoch - best))}
 
-    monkeypatch.setattr(publishing, "scalars", scripted)
+    monkeypatch.setattr(loggers, "scalars", scripted)
     saver = ModelCheckpoint(
-        tmp_path, monitor="interactions/unseen_loss", mode="min", every_n_epochs=every, save_on_train_epoch_end=True
+        tmp_path, monitor="interactions/expected_test_loss", mode="min", every_n_epochs=every, save_on_train_epoch_end=True
     )
     fit(tmp_path, saver, every=every, check_val_every_n_epoch=check_val_every_n_epoch)
     assert saver.best_model_score == 0
@@ -82,5 +74,4 @@ def test_model_checkpoint_keeps_the_model_that_was_measured_as_the_best(
     history = next(state["history"] for state in checkpoint["callbacks"].values() if "history" in state)
     # Both the weights and the measurement are of this epoch; Lightning counts from zero.
     assert checkpoint["epoch"] == best - 1
-    assert history["measurements"][-1]["epoch"] == best
-    assert history["measurements"][-1]["global_step"] == checkpoint["global_step"]
+    assert history["times"][-1] == [best, checkpoint["global_step"]]

@@ -1,6 +1,5 @@
 """Measurements after optimizer steps, in the middle of epochs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
-from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps
+from lightning_interactions.analysis import summarise
+from lightning_interactions.callbacks import loggers
+from lightning_interactions.records import History
+from lightning_interactions.schedules import DenserEarly, EveryNEpochs, EveryNSteps, Schedule
 from tests.callbacks.runs import (
     TINY_SET_UP,
     RecordingLogger,
-    SinglePlayers,
     assert_same_history,
+    probes_of,
     quiet_trainer,
     script_phases,
 )
+from tests.callbacks.runs import few as few_probes
 from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = [
@@ -37,14 +40,7 @@ TOLERANCE = 1e-6
 
 
 def few(schedule: Any, **options: Any) -> InteractionMonitor:
-    settings = {
-        "evidence": SinglePlayers(),
-        "num_training_probes": 6,
-        "num_held_out_probes": 4,
-        "figures": False,
-        "solver_tolerance": 1e-2,
-    }
-    return InteractionMonitor(schedule=schedule, **{**settings, **options})
+    return few_probes(schedule=schedule, **options)
 
 
 def fit(
@@ -113,7 +109,7 @@ def test_measurements_after_every_epochs_steps_are_those_at_epoch_ends(tmp_path:
 
 
 def test_a_schedule_may_ask_for_steps_and_epochs(tmp_path: Path) -> None:
-    class StepsOfTheFirstEpochThenEpochs:
+    class StepsOfTheFirstEpochThenEpochs(Schedule):
         def due(self, epoch: int) -> bool:
             return epoch >= 1
 
@@ -126,7 +122,7 @@ def test_a_schedule_may_ask_for_steps_and_epochs(tmp_path: Path) -> None:
 
 
 def test_what_is_no_schedule_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"expected an object with a method due\(epoch\) or due_at_step\(step\).*got 5"):
+    with pytest.raises(TypeError, match=r"Schedule.*got 5"):
         few(5)
 
 
@@ -147,11 +143,11 @@ def test_a_measurement_sees_the_weights_after_its_step(tmp_path: Path) -> None:
             scores[trainer.global_step] = logits.gather(1, targets[:, None])[:, 0].logit()
 
     inputs, targets = tabular_data(5, seed=5).tensors
-    monitor = few(EveryNSteps(2), training_probes=(inputs, targets))
+    monitor = few(EveryNSteps(2), training=(inputs, targets))
     fit(tmp_path, monitor, Recorder(), model=Deterministic(), accumulate_grad_batches=2)
     assert monitor.history.steps == [0, 2, 4]
     for measurement in monitor.history.measurements[1:]:
-        expected = scores[measurement.global_step]
+        expected = scores[measurement.time.step]
         torch.testing.assert_close(measurement.training.full_score, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -207,12 +203,12 @@ def test_measurements_of_streamed_data_begin_when_enough_inputs_have_passed(tmp_
     fit(tmp_path, monitor, train=streamed(24))
     # Six probes are two batches of four.
     assert moments(monitor) == [(0, 2), (0, 3), (0, 4), (0, 5), (1, 6)]
-    assert len(monitor.state_dict()["probes"]["training"]["inputs"]) == 6
+    assert len(probes_of(monitor, "training")) == 6
     assert all(measurement.held_out is not None for measurement in monitor.history.measurements)
 
 
 def test_streamed_data_that_are_too_few_are_measured_at_the_epochs_end(tmp_path: Path) -> None:
-    monitor = few(EveryNSteps(2), num_training_probes=30)
+    monitor = few(EveryNSteps(2), training=30)
     with pytest.warns(UserWarning, match="30 training inputs asked for, 24 used"):
         fit(tmp_path, monitor, train=streamed(24), max_epochs=2)
     assert moments(monitor) == [(1, 6), (1, 8), (1, 10), (2, 12)]
@@ -228,7 +224,7 @@ def test_loggers_get_every_measurement_at_its_step_and_once(tmp_path: Path) -> N
     # Loggers count steps from zero; the epoch's end is at the step of its last batch.
     assert [step for step, _ in ours] == [0, 3, 7, 11]
     for (_, metrics), measurement in zip(ours, monitor.history.measurements, strict=True):
-        assert metrics["interactions/share"] == pytest.approx(measurement.training_summary.share, rel=1e-5)
+        assert metrics["interactions/share"] == pytest.approx(summarise(measurement).training.share.value, rel=1e-5)
         assert metrics["interactions/phase"] == 1.0
     assert [metrics["epoch"] for _, metrics in ours] == [0, 0, 0, 0]
     assert ours[0][1].keys() == ours[1][1].keys() == ours[3][1].keys()
@@ -249,28 +245,27 @@ def test_what_the_module_logs_is_not_mixed_with_measurements(tmp_path: Path) -> 
 
 def test_tensorboard_gets_figures_at_the_steps_of_the_scalars(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, few(EveryNSteps(4), figures=True), logger=logger, rows=96)
+    fit(tmp_path, few(EveryNSteps(4), figures=EveryNSteps(4)), logger=logger, rows=96)
     logger.experiment.flush()
     written = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0})
     written.Reload()
     for tag in ("strength_by_order", "decay_and_spindle", "phases"):
-        assert [image.step for image in written.Images(f"interactions/{tag}")] == [0, 3, 7, 11]
+        assert [image.step for image in written.Images(f"interactions/{tag}")] == [3, 7, 11]
     assert [event.step for event in written.Scalars("interactions/share")] == [0, 3, 7, 11]
 
 
 def test_the_theory_is_drawn_over_optimizer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[list[int], str]] = []
-    module = "lightning_interactions.callbacks.logging_figures"
-    original: Callable[..., Any] = __import__(module, fromlist=["theory_figure"]).theory_figure
+    drawn: list[list[int]] = []
+    original = loggers.theory_figure
 
-    def spy(second_phase: Any, times: list[int], unit: str) -> Any:
-        drawn.append((times, unit))
-        return original(second_phase, times, unit)
+    def spy(second_phase: Any, explained: History) -> Any:
+        drawn.append(explained.steps)
+        return original(second_phase, explained)
 
     monkeypatch.setattr("lightning_interactions.analysis.second_phase.second_phase_measurements", lambda *_args: range(1, 3))
-    monkeypatch.setattr(f"{module}.theory_figure", spy)
-    fit(tmp_path, few(EveryNSteps(2), figures=True), logger=TensorBoardLogger(tmp_path))
-    assert drawn == [([2, 4], "step")]
+    monkeypatch.setattr(loggers, "theory_figure", spy)
+    fit(tmp_path, few(EveryNSteps(2), figures=EveryNSteps(2)), logger=TensorBoardLogger(tmp_path))
+    assert drawn == [[2, 4]]
 
 
 def test_stock_model_checkpoint_keeps_the_best_share_within_an_epoch(tmp_path: Path) -> None:
@@ -279,7 +274,9 @@ def test_stock_model_checkpoint_keeps_the_best_share_within_an_epoch(tmp_path: P
     )
     monitor = few(EveryNSteps(2))
     fit(tmp_path, checkpoint, monitor, enable_checkpointing=True, rows=88)
-    within = {measurement.global_step: measurement.training_summary.share for measurement in monitor.history.measurements[1:]}
+    within = {
+        measurement.time.step: summarise(measurement).training.share.value for measurement in monitor.history.measurements[1:]
+    }
     best = max(within, key=within.__getitem__)
     assert checkpoint.best_model_score == pytest.approx(within[best])
     assert Path(checkpoint.best_model_path).name == f"step={best}.ckpt"
@@ -289,7 +286,7 @@ def test_stock_early_stopping_sees_the_last_measurement_within_an_epoch(tmp_path
     monitor = few(EveryNSteps(4))
     stopping = EarlyStopping("interactions/share", mode="max", min_delta=2.0, patience=1, check_on_train_epoch_end=False)
     trainer = fit(tmp_path, monitor, stopping, val_check_interval=4, num_sanity_val_steps=0)
-    assert stopping.best_score == pytest.approx(monitor.history.measurements[1].training_summary.share)
+    assert stopping.best_score == pytest.approx(summarise(monitor.history.measurements[1]).training.share.value)
     assert trainer.global_step == 8
     assert moments(monitor) == [(0, 0), (0, 4), (0, 8)]
 
@@ -309,7 +306,7 @@ def test_the_progress_bar_shows_the_phase_within_an_epoch(tmp_path: Path) -> Non
 # Stopping
 
 
-def test_a_phase_that_is_called_within_an_epoch_stops_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phase_detected_within_an_epoch_stops_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 3])
     monitor, stopping = few(EveryNSteps(2)), PhaseEarlyStopping(verbose=False)
     trainer = fit(tmp_path, stopping, monitor, max_epochs=3)
@@ -317,7 +314,7 @@ def test_a_phase_that_is_called_within_an_epoch_stops_the_run_at_once(tmp_path: 
     assert moments(monitor) == [(0, 0), (0, 2), (0, 4)]
     assert (stopping.onset_epoch, stopping.stopped_epoch) == (0, 0)
     assert monitor.phase is not None
-    assert monitor.phase.onset_step == 4
+    assert monitor.phase.onset.step == 4
 
 
 @pytest.mark.parametrize(("least", "steps"), [({"min_steps": 7, "min_epochs": 0}, 7), ({"min_epochs": 1}, 10)], ids=str)

@@ -7,8 +7,9 @@ import torch
 from papers.runs import Run, Setting
 from torch import Tensor
 
-from lightning_interactions.measuring.meter import combine_splits
-from lightning_interactions.records import History, Interactions, OrderStrength, Phase, SplitMeasurement
+from lightning_interactions.functional import total_strength
+from lightning_interactions.records import Interactions, Measurement, OrderStrength, SplitMeasurement, TimePoint
+from tests.helpers.histories import with_phases
 
 NUM_INPUTS = 16
 NUM_PLAYERS = 9
@@ -48,26 +49,25 @@ def run_of(
         test_losses: Of test data and held-out probes.
         explained_losses: Of held-out probes without the non-generalizable interactions; that of training probes is theirs.
         positive: Part of the strength of each order that is positive.
-        chance: Part of the strength that chance would call generalizable.
+        chance: Part of the strength that is generalizable by chance.
         phases: Phase at each measurement; 1 if left out.
         final: Final interactions of the theory; zero if left out.
         random_labels: Whether labels were random.
     """
-    history = History()
-    for time, (training, test, explained) in enumerate(zip(training_losses, test_losses, explained_losses, strict=True)):
-        splits = [
-            _split(generalizable[time], non_generalizable[time], positive, chance, loss, without)
-            for loss, without in ((training, training), (test, explained))
-        ]
-        number = 1 if phases is None else phases[time]
-        last = history.phases[-1] if history.phases else None
-        phase = last if last and last.number == number else Phase(number, time, time, time, time, 0.99, "made up")
-        history = history.append(combine_splits(*splits, epoch=time, global_step=time, seconds=0.0), phase)
-    zeros = torch.zeros(NUM_INPUTS, 2**NUM_PLAYERS)
+    measurements = [
+        Measurement(
+            TimePoint(time, time),
+            0.0,
+            _split(generalizable[time], non_generalizable[time], positive, chance, training, training),
+            _split(generalizable[time], non_generalizable[time], positive, chance, test, explained),
+        )
+        for time, (training, test, explained) in enumerate(zip(training_losses, test_losses, explained_losses, strict=True))
+    ]
+    zeros = torch.zeros(NUM_INPUTS, 2, 2**NUM_PLAYERS)
     return Run(
         Setting("made up", "none", 0, random_labels),
-        history,
-        Interactions(zeros, zeros, zeros[:, 0]) if final is None else final,
+        with_phases(measurements, [1] * len(measurements) if phases is None else phases),
+        Interactions(zeros, zeros[:, 0, 0]) if final is None else final,
         list(training_losses),
         list(test_losses),
         [0.5] * len(test_losses),
@@ -85,16 +85,19 @@ def _split(
         padded = torch.nn.functional.pad(signed, (1, 0))
         return size[:, None, None, None] * torch.stack([padded, 0 * padded])
 
-    losses = [torch.full_like(size, value) for value in (loss, explained_loss)]
-    full_score, without = (-(value.expm1().log()) for value in losses)
+    strength = OrderStrength(by_input(g), by_input(u), by_input(0 * g))
+    of_loss, without = (torch.full_like(size, value) for value in (loss, explained_loss))
     return SplitMeasurement(
-        strength=OrderStrength(by_input(g), by_input(u), by_input(0 * g)),
+        generalizable=total_strength(strength.generalizable),
+        non_generalizable=total_strength(strength.non_generalizable),
+        non_salient=0 * size,
         chance_generalizable=chance * size * (g + u).sum(),
         empty_score=0 * size,
-        full_score=full_score,
-        explained_score=without,
-        loss=losses[0],
-        explained_loss=losses[1],
-        unseen_loss=losses[0],
-        peer_score=torch.full_like(size, torch.nan),
+        full_score=-of_loss.expm1().log(),
+        explained_score=-without.expm1().log(),
+        loss=of_loss,
+        explained_loss=without,
+        expected_test_loss=of_loss,
+        rater_score=torch.full_like(size, torch.nan),
+        strength=strength,
     )

@@ -4,11 +4,11 @@ import pytest
 import torch
 from papers.claims import CLAIMS, CONTROL, FAILS, HOLDS, UNCLEAR, Claim, check, overfitted
 from papers.runs import Run
-from papers.series import Estimate, estimate, rank_correlation
+from papers.series import Number, estimate, rank_correlation
 from scipy import stats
 from torch import Tensor
 
-from lightning_interactions.functional import noisy_learning_strength
+from lightning_interactions.functional import coalition_orders, noisy_learning_strength
 from lightning_interactions.records import Interactions
 from tests.examples.runs import NUM_INPUTS, NUM_PLAYERS, decay, run_of, spindle
 
@@ -32,7 +32,7 @@ def as_claimed() -> Run:
 
 
 def contrary() -> Run:
-    """First a strong decay that is called non-generalizable, and in the end only what generalizes, of middle orders."""
+    """First a strong decay that is non-generalizable, and in the end only what generalizes, of middle orders."""
     order = torch.arange(7, -1, -1)
     u, g = U[order, None] * decay(), U[:, None] * spindle()
     positive = torch.tensor([0.5, 0.5, 0.5, *[0.9] * 6], dtype=torch.float64)
@@ -42,9 +42,9 @@ def contrary() -> Run:
     return run_of(g, u, training, test, test, positive=positive, phases=[1, 3, 3, 3, 3, 3, 3, 2])
 
 
-def verdicts(run: Run) -> dict[str, str]:
+def outcomes(run: Run) -> dict[str, str]:
     found = {claim.label: check(claim, run) for claim in CLAIMS}
-    return {label: finding.verdict for label, finding in found.items() if finding is not None}
+    return {label: finding.outcome for label, finding in found.items() if finding is not None}
 
 
 def of(label: str) -> Claim:
@@ -58,16 +58,16 @@ NOT_BUILT_IN = {
 
 
 def test_a_run_as_the_papers_say_meets_their_claims() -> None:
-    found = verdicts(as_claimed())
-    assert {label: verdict for label, verdict in found.items() if label not in NOT_BUILT_IN and verdict != HOLDS} == {}
+    found = outcomes(as_claimed())
+    assert {label: outcome for label, outcome in found.items() if label not in NOT_BUILT_IN and outcome != HOLDS} == {}
     assert len(found.keys() - NOT_BUILT_IN) == len(CLAIMS) - len(NOT_BUILT_IN) - 1
 
 
 def test_a_contrary_run_fails_them() -> None:
-    found = verdicts(contrary())
+    found = outcomes(contrary())
     expected = {
         "untrained network: a spindle", "untrained network: weak", "share falls later",
-        "G decays over orders", "U is a spindle", "U grows with the loss gap", "phases 1, 2, 3 are called",
+        "G decays over orders", "U is a spindle", "U grows with the loss gap", "phases 1, 2, 3 are detected",
         "high orders cancel", "… low orders do not", "mean order falls at first", "high orders generalize less",
     }  # fmt: skip
     assert {label for label in expected if found[label] != FAILS} == set()
@@ -79,15 +79,15 @@ def test_non_generalizable_strength_that_follows_the_gap_is_told_from_other_numb
     losses = (1 + gap).tolist()
     run = run_of(other[:, None] * decay(), (0.1 + gap)[:, None] * spindle(), [1.0] * 8, losses, [1.0] * 8)
     for label in ("U grows with the loss gap", "… more than other numbers do", "… and per epoch, too", "without U no gap"):
-        assert verdicts(run)[label] == HOLDS
-    assert check(of("U grows with the loss gap"), run).estimate.value == pytest.approx(1)
-    assert check(of("without U no gap"), run).estimate.value == pytest.approx(1)
+        assert check(of(label), run).outcome == HOLDS
+    for label in ("U grows with the loss gap", "without U no gap"):
+        assert check(of(label), run).estimate.value == pytest.approx(1)
 
 
 def test_a_gap_that_stays_without_non_generalizable_interactions_is_not_explained() -> None:
     run = run_of(G[:, None] * decay(), U[:, None] * spindle(), TRAINING, TEST, TEST)
     found = check(of("without U no gap"), run)
-    assert (found.estimate.value, found.verdict) == (0, FAILS)
+    assert (found.estimate.value, found.outcome) == (0, FAILS)
 
 
 def test_decays_and_a_spindle_are_fitted() -> None:
@@ -96,22 +96,22 @@ def test_decays_and_a_spindle_are_fitted() -> None:
     part = strength[0] / strength.sum(dim=0)
     run = run_of(0 * G[:, None] + strength.sum(dim=0), 0 * U[:, None] + 0 * spindle(), TRAINING, TEST, TEST, positive=part)
     found = check(of("decay + spindle fits"), run)
-    assert found.verdict == HOLDS
+    assert found.outcome == HOLDS
     assert found.estimate.value == pytest.approx(1, abs=1e-3)
 
 
 def test_strength_that_the_theory_made_is_recognised() -> None:
     generator = torch.Generator().manual_seed(0)
-    and_effects, or_effects = torch.randn(2, NUM_INPUTS, 2**NUM_PLAYERS, generator=generator, dtype=torch.float64)
-    sizes = torch.tensor([bin(index).count("1") for index in range(2**NUM_PLAYERS)])
-    and_effects[:, 0] = 0
-    or_effects[:, sizes < 2] = 0
-    final = Interactions(and_effects, or_effects, torch.zeros(NUM_INPUTS, dtype=torch.float64))
+    effects = torch.randn(NUM_INPUTS, 2, 2**NUM_PLAYERS, generator=generator, dtype=torch.float64)
+    orders = coalition_orders(NUM_PLAYERS)
+    effects[:, 0, orders == 0] = 0
+    effects[:, 1, orders < 2] = 0
+    final = Interactions(effects, torch.zeros(NUM_INPUTS, dtype=torch.float64))
     strength = noisy_learning_strength(final, torch.tensor([3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.0]))[:, 1:]
     run = run_of(strength, 0 * strength, TRAINING, TEST, TEST, final=final)
-    found = verdicts(run)
-    assert {found[label] for label in ("theory fits", "… better than scaling", "noise variance falls")} == {HOLDS}
-    assert check(of("theory fits"), run).estimate.value == pytest.approx(1, abs=1e-3)
+    found = {label: check(of(label), run) for label in ("theory fits", "… better than scaling", "noise variance falls")}
+    assert {finding.outcome for finding in found.values()} == {HOLDS}
+    assert found["theory fits"].estimate.value == pytest.approx(1, abs=1e-3)
 
 
 def test_the_theory_says_nothing_of_a_second_phase_of_few_measurements() -> None:
@@ -122,19 +122,19 @@ def as_few(times: int) -> tuple[Tensor, Tensor, list[float], list[float], list[f
     return G[:times, None] * decay(), U[:times, None] * spindle(), TRAINING[:times], TEST[:times], TEST[:times]
 
 
-@pytest.mark.parametrize(("chance", "verdict"), [(0.5, HOLDS), (0.2, FAILS)])
-def test_with_random_labels_only_the_control_applies(chance: float, verdict: str) -> None:
+@pytest.mark.parametrize(("chance", "outcome"), [(0.5, HOLDS), (0.2, FAILS)])
+def test_with_random_labels_only_the_control_applies(chance: float, outcome: str) -> None:
     strength = torch.ones(8, 1) * spindle()
     run = run_of(strength, strength, TRAINING, TEST, TEST, chance=chance, random_labels=True)
     control = next(claim for claim in CLAIMS if claim.paper == CONTROL)
-    assert verdicts(run) == {control.label: verdict}
+    assert outcomes(run) == {control.label: outcome}
 
 
 @pytest.mark.parametrize(("end", "expected"), [(1.04, False), (1.06, True)])
 def test_a_run_is_overfitted_from_five_percent_on(end: float, expected: bool) -> None:
     run = run_of(*as_few(3)[:3], [2.0, 1.0, end], [1.0] * 3)
     assert overfitted(run) == expected
-    assert ("share falls later" in verdicts(run)) == expected
+    assert (check(of("share falls later"), run) is not None) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_a_run_is_overfitted_from_five_percent_on(end: float, expected: bool) ->
     ],
 )
 def test_a_claim_holds_only_with_all_of_its_interval(value: float, low: float, high: float, expected: str) -> None:
-    claim = Claim("", "", "", "", lambda _run: Estimate(value), above=0, below=1)
-    assert claim.verdict(Estimate(value, low, high)) == expected
+    claim = Claim("", "", "", "", lambda _run: Number(value), above=0, below=1)
+    assert claim.outcome(Number(value, low, high)) == expected
 
 
 def test_estimates_are_functions_of_means_with_intervals_around_them() -> None:

@@ -6,6 +6,7 @@ from papers.runs import Setting, Size, load, save
 from papers.tasks import PARTS, QUICK_TASKS, TASKS, make_parts
 from torch.testing import assert_close
 
+from lightning_interactions.records import Rows
 from tests.examples.runs import decay, run_of, spindle
 
 ALL_TASKS = {**TASKS, **QUICK_TASKS}
@@ -22,8 +23,7 @@ def test_parts_are_the_same_for_a_seed_and_only_training_labels_are_spoilt(name:
         assert torch.equal(labels, again[part].tensors[1])
         changed = (labels != clean[part].tensors[1]).float().mean().item()
         assert changed == pytest.approx(0.2, abs=0.06) if part == "training" else changed == 0
-    players = task.players.num_players(inputs)
-    assert players == (4 if name in QUICK_TASKS else 9)
+    assert task.players.num_players(Rows.of(inputs)) == (4 if name in QUICK_TASKS else 9)
     for architecture in task.architectures.values():
         assert architecture.classifier()(inputs[:2]).shape == (2, task.num_classes)
 

@@ -6,11 +6,14 @@ from torch import Tensor
 
 from lightning_interactions.functional.extraction.extract import extract_interactions
 from lightning_interactions.functional.generalization import (
+    RaterVotes,
     above_chance,
     cross_entropy_from_log_odds,
     explained_score,
     shared_interactions,
     strength_share,
+    votes_by_chance,
+    weights_from_votes,
 )
 from lightning_interactions.functional.strength import salient_mask, strength_by_order, total_strength
 from lightning_interactions.records import Interactions
@@ -139,12 +142,12 @@ def test_votes_equal_a_direct_loop(min_votes: int, threshold: float, generator: 
 @pytest.mark.parametrize("min_votes", [-1, 0, 3])
 def test_impossible_number_of_votes_is_an_error(min_votes: int) -> None:
     model = one_input(and_12=1.0)
-    with pytest.raises(ValueError, match=f"min_votes between 1 and the 2 other models, got {min_votes}"):
+    with pytest.raises(ValueError, match="min_votes"):
         shared_interactions(model, [model, model], min_votes=min_votes)
 
 
 def test_no_other_models_is_an_error() -> None:
-    with pytest.raises(ValueError, match="between 1 and the 0 other models, got 1"):
+    with pytest.raises(ValueError, match="rater"):
         shared_interactions(one_input(and_12=1.0), [])
 
 
@@ -350,3 +353,44 @@ def test_draws_of_a_score_that_does_not_depend_on_targets_do_not_count(generator
     # One draw that differs shows that it does.
     counted = shared_interactions(monitored, others, min_votes=2, others_by_chance=[others, [monitored, monitored]])
     assert counted.chance_weights.sum() > shared_interactions(monitored, others, min_votes=2).chance_weights.sum()
+
+
+# Votes that are kept
+
+
+def test_votes_are_the_signs_of_salient_effects() -> None:
+    raters = [
+        hand_made(([0, 1.0, -0.5, 0.04], [0, 0, 0, -2.0]), ([0, 0, 0, 0.1], [0, 0, 0, 0.0])),
+        hand_made(([0, 0.0, 0.0, 3.0], [0, 0, 0, torch.nan]), ([0, -1.0, 0, 0.0], [0, 0, 0, 0.0])),
+    ]
+    votes = RaterVotes.of(raters, 0.05)
+    assert len(votes) == 2
+    assert votes.signs.dtype == torch.int8
+    assert votes.signs[0].tolist() == [[[0, 1, -1, 0], [0, 0, 0, -1]], [[0, 0, 0, 1], [0, 0, 0, 0]]]
+    assert votes.signs[1, 1].tolist() == [[0, -1, 0, 0], [0, 0, 0, 0]]
+    assert votes.finite.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("min_votes", [1, 2, 3])
+def test_kept_votes_give_the_weights_of_all_at_once(min_votes: int, generator: torch.Generator) -> None:
+    monitored, later, *others = random_models(7, 5, generator)
+    draws = [[like(monitored, 0.5, generator) for _ in others] for _ in range(3)]
+    votes, by_chance = RaterVotes.of(others, 0.3), votes_by_chance(others, draws, 0.3)
+    assert len(by_chance) == 3
+    for model in (monitored, later):
+        kept = weights_from_votes(model, votes, min_votes=min_votes, by_chance=by_chance)
+        at_once = shared_interactions(model, others, min_votes=min_votes, threshold=0.3, others_by_chance=draws)
+        assert torch.equal(kept.weights, at_once.weights)
+        assert torch.equal(kept.chance_weights, at_once.chance_weights)
+
+
+def test_more_raters_than_an_int8_counts_are_counted() -> None:
+    model = one_input(and_12=1.0)
+    assert weight_of_and_12(model, [model] * 200, min_votes=200) == 1
+    assert weight_of_and_12(model, [model] * 199 + [one_input(and_1=1.0)], min_votes=200) == 0
+
+
+def test_a_draw_with_fewer_raters_is_an_error() -> None:
+    model, other = one_input(and_12=1.0), one_input(and_12=-1.0)
+    with pytest.raises(ValueError, match="draw"):
+        votes_by_chance([model, model], [[other]], 0.05)

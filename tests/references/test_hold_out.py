@@ -8,48 +8,14 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Subset, SubsetRandomSampler, TensorDataset, random_split
+from torch.utils.data import DataLoader, RandomSampler, Subset, SubsetRandomSampler
 
-from lightning_interactions import InteractionMonitor, fit_reference_models
-from lightning_interactions.callbacks import HoldOutReferences
-from lightning_interactions.evidence import fingerprints
-from tests.callbacks.runs import TINY_SET_UP, quiet_trainer
+from lightning_interactions.references import HoldOutDataModule, fit_reference_models
 from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
+from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
+from tests.references.fits import Tables, fit, prints
 
 pytestmark = TINY_SET_UP
-
-
-class Tables(LightningDataModule):
-    """Splits in setup without a seed, and doubles every input after the transfer."""
-
-    def __init__(self, width: int = 4) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.calls: list[str] = []
-        self.num_classes = 3
-
-    def prepare_data(self) -> None:
-        self.calls.append("prepare_data")
-
-    def setup(self, stage: str) -> None:
-        self.calls.append("setup")
-        self.training, self.validation = random_split(tabular_data(40), [30, 10])
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.training, batch_size=5, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.validation, batch_size=5)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        inputs, targets = batch
-        return 2 * inputs, targets
-
-    def teardown(self, stage: str) -> None:
-        self.calls.append("teardown")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"calls": len(self.calls)}
 
 
 class SeesInputs(Callback):
@@ -60,40 +26,33 @@ class SeesInputs(Callback):
         self.validation: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.training.setdefault(trainer.current_epoch, set()).update(fingerprints(batch[0]))
+        self.training.setdefault(trainer.current_epoch, set()).update(prints(batch[0]))
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_args: Any) -> None:
-        self.validation.update(fingerprints(batch[0]))
+        self.validation.update(prints(batch[0]))
 
 
 def rows(loader: Any) -> set[str]:
-    return {fingerprint for inputs, _ in loader for fingerprint in fingerprints(inputs)}
+    return {fingerprint for inputs, _ in loader for fingerprint in prints(inputs)}
 
 
 def test_reference_training_and_validation_inputs_are_apart_and_complete_in_a_run(tmp_path: Path) -> None:
-    data = HoldOutReferences(Tables(), fraction=0.4)
-    model = TabularClassifier()
-    references = fit_reference_models(model, data, num_models=2, max_epochs=1, early_stopping=False, accelerator="cpu")
-    monitor = InteractionMonitor(evidence=references, num_training_probes=6, num_held_out_probes=4, figures=False)
+    data = HoldOutDataModule(Tables(), fraction=0.4)
+    references = fit(TabularClassifier(), data, patience=None)
     sees = SeesInputs()
-    trainer = quiet_trainer(tmp_path, callbacks=[monitor, sees], max_epochs=2, reload_dataloaders_every_n_epochs=1)
-    trainer.fit(model, datamodule=data)
+    trainer = quiet_trainer(tmp_path, callbacks=[sees], max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(TabularClassifier(), datamodule=data)
 
-    assert monitor.history.epochs == [0, 1, 2]
     (seen,) = set(references.seen)
     assert sees.training[0] == sees.training[1]
     assert (len(seen), len(sees.training[0]), len(sees.validation)) == (12, 18, 10)
-    parts = [seen, sees.training[0], sees.validation]
-    assert set().union(*parts) == set(fingerprints(2 * tabular_data(40).tensors[0]))
-    probes = monitor.state_dict()["probes"]
-    assert set(fingerprints(probes["training"]["inputs"])) <= sees.training[0]
-    assert set(fingerprints(probes["held-out"]["inputs"])) <= sees.validation
+    assert set().union(seen, sees.training[0], sees.validation) == set(prints(2 * tabular_data(40).tensors[0]))
 
 
 def test_the_data_module_is_set_up_once_and_torn_down(tmp_path: Path) -> None:
     inner = Tables()
-    data = HoldOutReferences(inner)
-    fit_reference_models(PlainTabularClassifier(), data, num_models=1, max_epochs=1, early_stopping=False, accelerator="cpu")
+    data = HoldOutDataModule(inner)
+    fit(data=data, num_models=1, patience=None)
     assert inner.calls == ["prepare_data", "setup"]
     assert inner.trainer is None
     quiet_trainer(tmp_path, max_epochs=1).fit(TabularClassifier(), datamodule=data)
@@ -104,7 +63,7 @@ def test_the_data_module_is_set_up_once_and_torn_down(tmp_path: Path) -> None:
 
 def test_everything_else_is_the_inner_data_modules(tmp_path: Path) -> None:
     inner = Tables(width=4)
-    data = HoldOutReferences(inner)
+    data = HoldOutDataModule(inner)
     assert data.num_classes == 3
     assert dict(data.hparams) == {"width": 4}
     trainer = quiet_trainer(tmp_path, max_epochs=1)
@@ -112,7 +71,7 @@ def test_everything_else_is_the_inner_data_modules(tmp_path: Path) -> None:
     assert inner.trainer is data.trainer is trainer
     trainer.save_checkpoint(tmp_path / "saved.ckpt")
     saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)
-    assert saved["HoldOutReferences"] == {"calls": len(inner.calls)}
+    assert saved["HoldOutDataModule"] == {"calls": len(inner.calls)}
     assert saved["datamodule_hyper_parameters"] == {"width": 4}
     with pytest.raises(AttributeError, match="no_such_name"):
         data.no_such_name  # noqa: B018
@@ -123,73 +82,73 @@ def test_loaders_that_are_not_there_stay_missing(tmp_path: Path) -> None:
         val_dataloader = LightningDataModule.val_dataloader  # type: ignore[assignment]
 
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    trainer.fit(PlainTabularClassifier(), datamodule=HoldOutReferences(Untested()))
+    trainer.fit(PlainTabularClassifier(), datamodule=HoldOutDataModule(Untested()))
     assert trainer.num_val_batches == []
     with pytest.raises(MisconfigurationException, match="test_dataloader"):
-        HoldOutReferences(Tables()).test_dataloader()
+        HoldOutDataModule(Tables()).test_dataloader()
 
 
 def test_plain_loaders_are_split_too(tmp_path: Path) -> None:
     train, val = tabular_loader(30, shuffle=True), tabular_loader(8, seed=1)
-    data = HoldOutReferences(train, val, fraction=0.2)
+    data = HoldOutDataModule(train, val, fraction=0.2)
     sees = SeesInputs()
     quiet_trainer(tmp_path, callbacks=[sees], max_epochs=1).fit(TabularClassifier(), datamodule=data)
     assert len(rows(data.reference_dataloader())) == 6
     assert sees.training[0] == rows(data.train_dataloader())
     assert sees.training[0] | rows(data.reference_dataloader()) == rows(train)
     assert sees.validation == rows(val)
-    quiet_trainer(tmp_path, max_epochs=1).fit(PlainTabularClassifier(), datamodule=HoldOutReferences(train))
+    quiet_trainer(tmp_path, max_epochs=1).fit(PlainTabularClassifier(), datamodule=HoldOutDataModule(train))
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))], ids=["copied", "pickled"])
 def test_copies_hold_the_same_part_out(again: Any) -> None:
-    data = HoldOutReferences(tabular_loader(30, shuffle=True), tabular_loader(8), fraction=0.4)
+    data = HoldOutDataModule(tabular_loader(30, shuffle=True), tabular_loader(8), fraction=0.4)
     assert rows(again(data).reference_dataloader()) == rows(data.reference_dataloader())
 
 
 def test_the_seed_decides_and_global_generators_do_not() -> None:
     state = torch.get_rng_state()
-    loaders = [HoldOutReferences(tabular_loader(30), fraction=0.4, seed=seed).reference_dataloader() for seed in (0, 0, 1)]
+    loaders = [HoldOutDataModule(tabular_loader(30), fraction=0.4, seed=seed).reference_dataloader() for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), state)
     first, same, other = (rows(loader) for loader in loaders)
     assert first == same != other
 
 
 def test_only_what_the_sampler_gives_is_split() -> None:
-    data = HoldOutReferences(
+    data = HoldOutDataModule(
         DataLoader(tabular_data(30), batch_size=5, sampler=SubsetRandomSampler(range(10, 20))), fraction=0.5
     )
     training, reference = data.train_dataloader(), data.reference_dataloader()
     assert isinstance(training.sampler, RandomSampler)
-    assert rows(training) | rows(reference) == set(fingerprints(tabular_data(30).tensors[0][10:20]))
+    assert rows(training) | rows(reference) == set(prints(tabular_data(30).tensors[0][10:20]))
     assert len(rows(training)) == len(rows(reference)) == 5
 
 
 def test_an_own_generator_still_decides_the_order() -> None:
     def order() -> list[Tensor]:
         loader = tabular_loader(30, shuffle=True, generator=torch.Generator().manual_seed(3))
-        return [inputs for inputs, _ in HoldOutReferences(loader).train_dataloader()]
+        return [inputs for inputs, _ in HoldOutDataModule(loader).train_dataloader()]
 
     assert all(torch.equal(one, other) for one, other in zip(order(), order(), strict=True))
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_impossible_fractions_are_refused(fraction: float) -> None:
-    with pytest.raises(MisconfigurationException, match=f"expected fraction between 0 and 1, got {fraction}"):
-        HoldOutReferences(tabular_loader(30), fraction=fraction)
+    with pytest.raises(MisconfigurationException, match=f"fraction.* got {fraction}"):
+        HoldOutDataModule(tabular_loader(30), fraction=fraction)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.99])
 def test_an_empty_part_is_refused(fraction: float) -> None:
-    data = HoldOutReferences(tabular_loader(4), fraction=fraction)
-    with pytest.raises(MisconfigurationException, match=r"expected samples in both parts, got \d held out of 4; use more data"):
+    data = HoldOutDataModule(tabular_loader(4), fraction=fraction)
+    with pytest.raises(MisconfigurationException, match=r"\d held out of 4.*fraction"):
         data.train_dataloader() if fraction > 0.5 else data.reference_dataloader()
 
 
 def test_data_without_indices_is_refused() -> None:
     streamed = DataLoader(StreamedDataset(tabular_data(8), 8), batch_size=4)
-    with pytest.raises(MisconfigurationException, match=r"has indices.*got a DataLoader of StreamedDataset; split such data"):
-        HoldOutReferences(streamed).train_dataloader()
+    with pytest.raises(MisconfigurationException, match="indices.*got a DataLoader of StreamedDataset"):
+        HoldOutDataModule(streamed).train_dataloader()
 
 
 def test_several_training_loaders_are_refused() -> None:
@@ -197,13 +156,13 @@ def test_several_training_loaders_are_refused() -> None:
         def train_dataloader(self) -> Any:
             return {"a": tabular_loader(8), "b": tabular_loader(8)}
 
-    with pytest.raises(MisconfigurationException, match=r"one torch DataLoader.*, got dict"):
-        HoldOutReferences(Several()).train_dataloader()
+    with pytest.raises(MisconfigurationException, match="got dict"):
+        HoldOutDataModule(Several()).train_dataloader()
 
 
 def test_validation_loaders_beside_a_data_module_are_refused() -> None:
-    with pytest.raises(MisconfigurationException, match="no val_dataloaders beside a data module"):
-        HoldOutReferences(Tables(), tabular_loader(8))
+    with pytest.raises(MisconfigurationException, match="val_dataloaders"):
+        HoldOutDataModule(Tables(), tabular_loader(8))
 
 
 def test_data_that_changes_its_length_is_refused() -> None:
@@ -214,24 +173,22 @@ def test_data_that_changes_its_length_is_refused() -> None:
             self.length += 10
             return DataLoader(Subset(tabular_data(40), range(self.length)))
 
-    data = HoldOutReferences(Growing())
+    data = HoldOutDataModule(Growing())
     data.train_dataloader()
-    with pytest.raises(MisconfigurationException, match="the same 20 training samples whenever the loaders are made, got 30"):
+    with pytest.raises(MisconfigurationException, match="20 training samples.* got 30"):
         data.reference_dataloader()
 
 
 def test_a_data_module_without_reference_data_is_refused_with_a_way_out() -> None:
-    with pytest.raises(MisconfigurationException, match=r"got Tables without one; hold .*HoldOutReferences\(Tables\(...\)\)"):
+    with pytest.raises(MisconfigurationException, match=r"HoldOutDataModule\(Tables\(...\)\)"):
         fit_reference_models(PlainTabularClassifier(), Tables())
 
 
 def test_a_data_module_with_a_reference_loader_of_its_own_needs_no_helper() -> None:
     class WithReferences(Tables):
         def reference_dataloader(self) -> DataLoader[Any]:
-            return DataLoader(TensorDataset(*tabular_data(8, seed=5).tensors), batch_size=4)
+            return tabular_loader(8, batch_size=4, seed=5)
 
-    references = fit_reference_models(
-        PlainTabularClassifier(), WithReferences(), num_models=1, max_epochs=1, early_stopping=False, accelerator="cpu"
-    )
+    references = fit(data=WithReferences(), num_models=1, patience=None)
     # The data module's transfer hook doubles them.
-    assert references.seen == (frozenset(fingerprints(2 * tabular_data(8, seed=5).tensors[0])),)
+    assert references.seen == (frozenset(prints(2 * tabular_data(8, seed=5).tensors[0])),)

@@ -12,10 +12,10 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-import lightning_interactions
-from lightning_interactions.records import History, Interval, Measurement
+from lightning_interactions.analysis import summarise
+from lightning_interactions.records import History, Measurement, TimePoint
 from lightning_interactions.reporting import phase_figure, strength_figure
-from lightning_interactions.reporting.figures.phases import PHASE_BANDS, time_axis
+from lightning_interactions.reporting.figures.phases import PHASE_BANDS, TimeAxis
 from tests.helpers.figures import legend_labels, rendered
 from tests.helpers.histories import history_from_strengths, with_phases
 
@@ -107,9 +107,11 @@ def test_the_four_kinds_of_bars_have_colours_of_their_own() -> None:
 def test_intervals_of_both_kinds_stand_on_their_side_of_the_axis() -> None:
     measurement = some_measurements()[0]
     (axes,) = strength_figure(measurement).axes
-    intervals = measurement.training_intervals
+    by_order = summarise(measurement).training.by_order
     drawn = [collection for collection in axes.collections if isinstance(collection, LineCollection)]
-    for lines, ends, direction in zip(drawn, (intervals.generalizable, intervals.non_generalizable), (1, -1), strict=True):
+    for lines, ends, direction in zip(
+        drawn, (by_order.generalizable[1:], by_order.non_generalizable[1:]), (1, -1), strict=True
+    ):
         for order, segment in enumerate(lines.get_segments(), start=1):
             assert [tuple(point) for point in segment] == [(order, direction * float(end)) for end in ends[:, order]]
 
@@ -124,6 +126,16 @@ def test_orders_are_whole_numbers() -> None:
     figure = strength_figure(some_measurements()[0])
     rendered(figure)
     assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
+def test_a_condensed_measurement_is_drawn_without_intervals() -> None:
+    whole = some_measurements()[0]
+    condensed = replace(whole, training=whole.training.condensed())
+    (axes,), (expected,) = strength_figure(condensed).axes, strength_figure(whole).axes
+    assert not any(isinstance(collection, LineCollection) for collection in axes.collections)
+    for bars, others in zip(axes.containers, expected.containers, strict=True):
+        assert [bar.get_height() for bar in bars] == pytest.approx([bar.get_height() for bar in others])
+    assert "95 % interval (draw of probes)" not in legend_labels(axes)
 
 
 def test_a_measurement_of_nothing_is_drawn_empty() -> None:
@@ -148,28 +160,53 @@ def test_phase_figures_of_any_history_are_drawn(held_out: bool, numbers: list[in
 def test_lines_are_the_summaries() -> None:
     measurements = some_measurements(epochs=[0, 2, 4, 6, 8, 10])
     losses, shares, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
-    training = [measurement.training_summary for measurement in measurements]
-    assert line(losses, "training probes") == [summary.loss for summary in training]
-    held_out = [measurement.held_out_summary for measurement in measurements]
-    assert line(losses, "held-out probes") == [summary.loss for summary in held_out if summary is not None]
-    assert line(shares, "training probes") == [summary.share for summary in training]
-    assert line(shares, "chance level") == [summary.share_chance for summary in training]
+    summaries = [summarise(measurement) for measurement in measurements]
+    training = [summary.training for summary in summaries]
+    assert line(losses, "training probes") == [one.loss.value for one in training]
+    assert line(losses, "held-out probes") == [one.held_out.loss.value for one in summaries if one.held_out is not None]
+    assert line(losses, "expected test loss") == [one.expected_test_loss.value for one in training]
+    assert line(shares, "training probes") == [one.share.value for one in training]
+    assert line(shares, "chance level") == [one.share_chance.value for one in training]
     gap_lines = [list(line.get_ydata()) for line in gaps.get_lines()]
-    assert [measurement.excess_gap for measurement in measurements] in gap_lines
+    assert [summary.excess_gap.value for summary in summaries] in gap_lines
     for axes in (losses, shares):
         assert all(list(line.get_xdata()) == [0, 2, 4, 6, 8, 10] for line in axes.get_lines())
     assert list(gaps.get_lines()[0].get_xdata()) == [0, 2, 4, 6, 8, 10]
 
 
 def test_the_phase_figure_says_what_it_shows() -> None:
-    losses, shares, gaps = phase_figure(with_phases(some_measurements(), [1, 1, 2, 2, 3, 3])).axes
+    history = replace(with_phases(some_measurements(), [1, 1, 2, 2, 3, 3]), settings={"loss_unit": "nats"})
+    losses, shares, gaps = phase_figure(history).axes
     assert losses.get_ylabel() == "Loss (nats)"
     assert shares.get_ylabel() == "Share of generalizable\nstrength"
     assert gaps.get_ylabel() == "Excess gap (nats)"
     assert gaps.get_xlabel() == "Completed epochs"
-    assert legend_labels(losses) == ["training probes", "held-out probes", "expected if not trained on"]
+    assert legend_labels(losses) == ["training probes", "held-out probes", "expected test loss"]
     assert legend_labels(shares) == ["training probes", "95 % interval (draw of probes)", "chance level"]
+    assert legend_labels(gaps) == ["95 % interval (draw of probes)"]
     assert shares.get_ylim() == (0, 1)
+
+
+def test_detections_after_their_onset_are_dashed_lines() -> None:
+    history = with_phases(some_measurements(), [1, 1, 2, 2, 3, 3])
+    later = [replace(phase, detected=TimePoint(5, 50)) if phase.number == 3 else phase for phase in history.phases]
+    losses, *others = phase_figure(replace(history, phases=tuple(later))).axes
+    assert [line.get_xdata()[0] for line in losses.get_lines() if line.get_label() == "phase detected"] == [5]
+    assert legend_labels(losses)[-1] == "phase detected"
+    assert all("phase detected" not in legend_labels(axes) for axes in others)
+
+
+def test_legends_cover_no_curve() -> None:
+    figure = phase_figure(with_phases(some_measurements(), [1, 1, 2, 2, 3, 3]))
+    rendered(figure)
+    boxes = []
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        boxes.append(legend.get_window_extent())
+        assert boxes[-1].y0 >= axes.bbox.y1
+    labels = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(box.overlaps(label) for box in boxes for label in labels)
 
 
 def polygon(axes: Axes) -> list[tuple[float, float]]:
@@ -182,8 +219,8 @@ def test_bands_around_share_and_excess_gap_are_the_intervals() -> None:
     measurements = some_measurements(epochs=[0, 2, 4, 6, 8, 10])
     _, shares, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
     for axes, intervals in (
-        (shares, [measurement.training_intervals.share for measurement in measurements]),
-        (gaps, [measurement.excess_gap_interval for measurement in measurements]),
+        (shares, [summarise(measurement).training.share for measurement in measurements]),
+        (gaps, [summarise(measurement).excess_gap for measurement in measurements]),
     ):
         corners = [(2.0 * time, end) for time, interval in enumerate(intervals) for end in (interval.low, interval.high)]
         assert polygon(axes) == sorted(corners)
@@ -191,23 +228,18 @@ def test_bands_around_share_and_excess_gap_are_the_intervals() -> None:
 
 def test_losses_are_labelled_with_their_unit() -> None:
     for unit, label in (("nats", " (nats)"), ("target units²", " (target units²)"), ("", "")):
-        measurements = [replace(measurement, loss_unit=unit) for measurement in some_measurements()]
-        losses, _, gaps = phase_figure(with_phases(measurements, [1] * 6)).axes
+        history = replace(with_phases(some_measurements(), [1] * 6), settings={"loss_unit": unit})
+        losses, _, gaps = phase_figure(history).axes
         assert losses.get_ylabel() == f"Loss{label}"
         assert gaps.get_ylabel() == f"Excess gap{label}"
 
 
 def test_an_unknown_loss_is_said_to_be_unknown() -> None:
-    unknown = [
-        replace(
-            measurement,
-            training_summary=replace(measurement.training_summary, loss=math.nan),
-            excess_gap=math.nan,
-            excess_gap_interval=Interval(math.nan, math.nan),
-            loss_unit="",
-        )
-        for measurement in some_measurements(held_out=False)
-    ]
+    unknown = []
+    for one in some_measurements(held_out=False):
+        nothing = torch.full_like(one.training.loss, torch.nan)
+        split = replace(one.training, loss=nothing, explained_loss=nothing, expected_test_loss=nothing)
+        unknown.append(replace(one, training=split))
     figure = phase_figure(with_phases(unknown, [1] * 6))
     assert "no loss is known" in [text.get_text() for text in figure.axes[0].texts]
     assert len(rendered(figure)) > 1000
@@ -217,8 +249,9 @@ def test_an_unknown_loss_is_said_to_be_unknown() -> None:
 
 def test_without_held_out_probes_the_figure_says_so() -> None:
     losses, _, gaps = phase_figure(with_phases(some_measurements(held_out=False), [1] * 6)).axes
-    assert legend_labels(losses) == ["training probes", "expected if not trained on"]
+    assert legend_labels(losses) == ["training probes", "expected test loss"]
     assert "no held-out probes" in [text.get_text() for text in gaps.texts]
+    assert not legend_labels(gaps)
     _, _, gaps = phase_figure(with_phases(some_measurements(), [1] * 6)).axes
     assert "no held-out probes" not in [text.get_text() for text in gaps.texts]
 
@@ -265,27 +298,30 @@ def test_every_phase_is_in_sight(numbers: list[int], epochs: list[int], expected
         assert all(begin < right for _, begin, _ in expected)
 
 
-def test_phases_from_before_steps_were_kept_are_drawn_at_their_epochs() -> None:
+def test_an_onset_whose_measurement_was_left_out_of_a_long_history_is_drawn_where_it_was() -> None:
     history = with_phases(some_measurements(6, epochs=[0, 1, 2, 3, 4, 5]), [1, 1, 2, 2, 3, 3])
-    old = History(history.measurements, tuple(replace(one, onset_step=-1, called_step=-1) for one in history.phases))
-    assert [bands(axes) for axes in phase_figure(old).axes] == [bands(axes) for axes in phase_figure(history).axes]
+    kept = [0, 1, 3, 5]
+    fewer = History(tuple(history.measurements[time] for time in kept), tuple(history.phases[time] for time in kept))
+    assert bands(phase_figure(fewer).axes[0]) == [(0, 2), (2, 4), (4, 5)]
 
 
 def test_measurements_within_an_epoch_are_drawn_over_optimizer_steps() -> None:
     history = with_phases(some_measurements(5, epochs=[0, 0, 0, 0, 1]), [1, 1, 2, 2, 3])
-    assert time_axis(history) == ([0, 10, 20, 30, 40], "step")
+    assert TimeAxis.of(history).places(history) == [0, 10, 20, 30, 40]
     figure = phase_figure(history)
     losses, shares, gaps = figure.axes
     assert gaps.get_xlabel() == "Optimizer steps"
     assert all(list(line.get_xdata()) == history.steps for axes in (losses, shares) for line in axes.get_lines())
-    # A phase that is called at the last measurement is seen, too.
+    # A phase that is detected at the last measurement is seen, too.
     assert bands(gaps) == [(0, 20), (20, 40), (40, 50)]
     assert len(rendered(figure)) > 1000
 
 
 def test_measurements_at_the_ends_of_epochs_are_drawn_over_epochs() -> None:
-    assert time_axis(with_phases(some_measurements(3, epochs=[0, 2, 7]), [1] * 3)) == ([0, 2, 7], "epoch")
-    assert time_axis(History()) == ([], "epoch")
+    history = with_phases(some_measurements(3, epochs=[0, 2, 7]), [1] * 3)
+    axis = TimeAxis.of(history)
+    assert (axis.name, axis.places(history)) == ("epoch", [0, 2, 7])
+    assert TimeAxis.of(History()).places(History()) == []
 
 
 def test_the_phases_have_colours_of_their_own() -> None:
@@ -301,19 +337,16 @@ def test_an_empty_history_has_no_phase_figure() -> None:
 # No global state
 
 
-def test_figures_are_made_without_pyplot() -> None:
-    # The root imports torchmetrics, which imports pyplot itself: an empty package on the same path stands in for it.
-    script = f"""
-import sys, types
-root = sys.modules["lightning_interactions"] = types.ModuleType("lightning_interactions")
-root.__path__ = {list(lightning_interactions.__path__)!r}
+def test_figures_are_made_without_pyplot_or_lightning() -> None:
+    script = """
+import sys
 from lightning_interactions.reporting import phase_figure, strength_figure
 from tests.helpers.histories import history_from_strengths, with_phases
 import torch
 measurements = history_from_strengths(torch.ones(3, 2), torch.ones(3, 2), torch.zeros(3, 2))
 figures = [strength_figure(measurements[0]), phase_figure(with_phases(measurements, [1, 2, 3]))]
 assert all(len(figure.axes) for figure in figures)
-print(sorted(name for name in sys.modules if name in ("matplotlib.pyplot", "matplotlib.figure")))
+print(sorted(name for name in sys.modules if name in ("lightning", "matplotlib.pyplot", "matplotlib.figure")))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

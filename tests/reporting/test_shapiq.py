@@ -29,9 +29,9 @@ def test_there_and_back_is_the_same(interactions: Interactions) -> None:
 
 
 def test_effects_stand_at_their_players() -> None:
-    and_effects, or_effects = torch.zeros(2, 1, 8)
-    and_effects[0, 0b101], or_effects[0, 0b110] = 2.0, -3.0
-    interactions = Interactions(and_effects, or_effects, torch.tensor([0.5]))
+    effects = torch.zeros(1, 2, 8)
+    effects[0, 0, 0b101], effects[0, 1, 0b110] = 2.0, -3.0
+    interactions = Interactions(effects, torch.tensor([0.5]))
     (and_values,), (or_values,) = to_shapiq(interactions, "and"), to_shapiq(interactions, "or")
     assert and_values.interactions == {(): 0.5, (0, 2): 2.0}
     assert and_values.baseline_value == 0.5
@@ -40,7 +40,8 @@ def test_effects_stand_at_their_players() -> None:
 
 
 def test_and_effects_are_what_shapiq_computes(values: Tensor) -> None:
-    pure = Interactions(mobius_transform(values - values[:, :1]), torch.zeros_like(values), values[:, 0])
+    and_effects = mobius_transform(values - values[:, :1])
+    pure = Interactions(torch.stack([and_effects, torch.zeros_like(values)], dim=1), values[:, 0])
 
     def game(coalitions: object) -> object:
         index = (torch.as_tensor(coalitions).long() * 2 ** torch.arange(4)).sum(dim=1)

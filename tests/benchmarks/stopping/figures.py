@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rules import RULES, at_onset, outcome
 from runs import Run
 
-from lightning_interactions.analysis.phases.signals import PhaseColumns
+from lightning_interactions.analysis.phases.signals import PhaseSignals
 
 __all__ = ["draw_regrets", "draw_worst"]
 
@@ -69,19 +69,19 @@ def draw_worst(runs: Sequence[Run], path: Path) -> None:
 
 def _draw_run(axes: np.ndarray, run: Run, kind: str) -> None:
     history, losses = run.histories[kind], np.array(run.curves["test_loss"])
-    epochs, columns = history.epochs, PhaseColumns.of(history.measurements)
+    epochs, signals = history.epochs, PhaseSignals.of(history.measurements)
     stop, best = at_onset(history), best_epoch(run.curves["test_loss"]).kept
     axes[0].plot(epochs[1:], losses / losses.min(), color=ORANGE, label="test loss / best")
     axes[0].set_ylim(0.95, min(3, 1.05 * losses[best:].max(initial=losses.min()) / losses.min() + 0.2))
-    axes[1].plot(epochs, columns.cost.nanmean(dim=1), color=BLUE)
-    axes[2].plot(epochs, columns.learned.nanmean(dim=1), color=GREEN, label="generalizable, above chance")
-    axes[2].plot(epochs, columns.memorised.nanmean(dim=1), color=ORANGE, label="non-generalizable")
-    for panel, label in zip(axes, ("Test loss / best", "Expected loss on\nunseen inputs, nats", "Strength, nats"), strict=True):
+    axes[1].plot(epochs, signals.cost.nanmean(dim=1), color=BLUE)
+    axes[2].plot(epochs, signals.generalizable.nanmean(dim=1), color=GREEN, label="generalizable, above chance")
+    axes[2].plot(epochs, signals.non_generalizable.nanmean(dim=1), color=ORANGE, label="non-generalizable")
+    for panel, label in zip(axes, ("Test loss / best", "Expected test loss, nats", "Strength, nats"), strict=True):
         panel.set_ylabel(label)
         panel.axvline(best, color="black", linestyle=":", label="best test loss" if panel is axes[0] else None)
         panel.axvline(stop.kept, color=BLUE, label="returned weights" if panel is axes[0] else None)
         if stop.stopped is not None:
-            panel.axvline(stop.stopped, color=BLUE, linestyle="--", label="call of phase 3" if panel is axes[0] else None)
+            panel.axvline(stop.stopped, color=BLUE, linestyle="--", label="detection of phase 3" if panel is axes[0] else None)
         panel.spines[["top", "right"]].set_visible(False)
     noise = f"{100 * (run.setting.noise or 0):.0f} % noise"
     regret = 100 * (losses[stop.kept - 1] / losses.min() - 1)

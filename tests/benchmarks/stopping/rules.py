@@ -8,7 +8,7 @@ from competitors import Stop, best_epoch, stop_by_gradient_disparity, stop_by_la
 from runs import CROSS_FITTED, REFERENCES, Run
 
 from lightning_interactions import History
-from lightning_interactions.functional import segment_phases
+from lightning_interactions.analysis import segment_phases
 
 __all__ = ["MATERIAL_RISE", "RULES", "Outcome", "late", "outcome", "overfits", "premature", "rises"]
 
@@ -60,13 +60,13 @@ def by_patience(curve: str, patience: int) -> Rule:
 
 
 def at_onset(history: History) -> Stop:
-    """Stop where phase 3 is called, and return the weights of its onset; the last ones if it never is."""
-    called = history.first_call(3)
-    return Stop(None, history.epochs[-1]) if called is None else Stop(called.called_epoch, max(1, called.onset_epoch))
+    """Stop where phase 3 is detected, and return the weights of its onset; the last ones if it never is."""
+    phase = history.first_detection(3)
+    return Stop(None, history.epochs[-1]) if phase is None else Stop(phase.detected.epoch, max(1, phase.onset.epoch))
 
 
-def at_best_until_call(run: Run) -> Stop:
-    """Stop where phase 3 is called, and return the weights with the smallest validation loss until then.
+def at_best_until_detection(run: Run) -> Stop:
+    """Stop where phase 3 is detected, and return the weights with the smallest validation loss until then.
 
     This is ``PhaseEarlyStopping`` beside a ``ModelCheckpoint`` that monitors the validation loss.
     """
@@ -79,7 +79,7 @@ ORACLE = "oracle: best test loss"
 
 RULES = {
     "phase 3, reference models": Rule(lambda run: at_onset(run.histories[REFERENCES]), True, REFERENCES),
-    "phase 3, reference models, best validation loss": Rule(at_best_until_call, True, REFERENCES),
+    "phase 3, reference models, best validation loss": Rule(at_best_until_detection, True, REFERENCES),
     "phase 3, cross-fitted, no held-out data": Rule(lambda run: at_onset(run.histories[CROSS_FITTED]), False, CROSS_FITTED),
     "validation loss, patience 3": by_patience("validation_loss", 3),
     "validation loss, patience 5": by_patience("validation_loss", 5),
@@ -149,13 +149,11 @@ def overfits(run: Run) -> bool:
 
 
 def late(histories: Sequence[History]) -> list[float]:
-    """By how many measurements each online onset of phase 3 lies after its hindsight boundary; NaN if only one is there."""
+    """By how many measurements each online onset of phase 3 lies after its change point; NaN if there is none."""
     found = []
     for history in histories:
-        boundary = next((one for one in segment_phases(history) if one.phase == 3), None)
-        called = history.first_call(3) is not None
-        if boundary is not None and called:
-            found.append(float(boundary.measurements_late or 0))
-        elif called:
-            found.append(math.nan)
+        if history.first_detection(3) is None:
+            continue
+        change_point = next((one for one in segment_phases(history) if one.phase == 3), None)
+        found.append(math.nan if change_point is None else float(change_point.measurements_late or 0))
     return found

@@ -22,12 +22,15 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 from figures import draw_regrets, draw_worst
 from papers.runs import be_a_worker
 from rules import RULES, late, outcome, overfits, premature, rises
 from runs import CROSS_FITTED, REFERENCES, Run, Setting, Size, load, load_or_make
 from tasks import CHOOSING, REPORTED, TASKS
+
+from lightning_interactions.analysis import summarise
 
 NOISES = (0.2, 0.4, 0.0)
 SEEDS = (100, 101, 102, 103, 104)
@@ -86,12 +89,13 @@ def print_null(runs: Sequence[Run]) -> None:
     rows = []
     for run in runs:
         for kind, history in run.histories.items():
-            summaries = [measurement.training_summary for measurement in history.measurements[1:]]
-            above = [summary.share - summary.share_chance for summary in summaries]
+            summaries = [summarise(measurement).training for measurement in history.measurements[1:]]
+            shares, chances = ([getattr(one, name).value for one in summaries] for name in ("share", "share_chance"))
+            above = np.subtract(shares, chances)
             rows.append(
                 [
-                    run.setting.task, run.setting.architecture, kind, np.mean([summary.share for summary in summaries]),
-                    np.mean([summary.share_chance for summary in summaries]), np.median(above), history.onset_epoch(3),
+                    run.setting.task, run.setting.architecture, kind, np.mean(shares), np.mean(chances), np.median(above),
+                    history.onset_epoch(3),
                 ]
             )  # fmt: skip
     if rows:
@@ -100,16 +104,16 @@ def print_null(runs: Sequence[Run]) -> None:
 
 
 def print_following(runs: Sequence[Run]) -> None:
-    """How well the loss expected on unseen inputs follows the test loss over epochs."""
+    """How well the expected test loss follows the test loss over epochs."""
     rows = []
     for kind in (REFERENCES, CROSS_FITTED):
         found = []
         for run in runs:
-            expected = [one.training_summary.unseen_loss for one in run.histories[kind].measurements[1:]]
-            plain = [one.training_summary.loss for one in run.histories[kind].measurements[1:]]
-            found.append([stats.spearmanr(curve, run.curves["test_loss"]).statistic for curve in (expected, plain)])
+            summaries = [summarise(one).training for one in run.histories[kind].measurements[1:]]
+            curves = ([getattr(one, name).value for one in summaries] for name in ("expected_test_loss", "loss"))
+            found.append([stats.spearmanr(curve, run.curves["test_loss"]).statistic for curve in curves])
         rows.append([kind, len(found), *np.median(found, axis=0), *np.min(found, axis=0)])
-    headers = ["evidence", "runs", "expected on unseen: median", "training loss: median", "expected: worst", "training: worst"]
+    headers = ["evidence", "runs", "expected test loss: median", "training loss: median", "expected: worst", "training: worst"]
     print("\nRank correlation with the test loss, training probes, label noise\n" + tabulate(rows, headers, floatfmt=".2f"))
 
 
@@ -164,7 +168,7 @@ def checks(runs: Sequence[Run]) -> list[tuple[str, str, bool]]:
         early = sum(premature(run, RULES[name].decide(run)) for run in labelled)
         found.append(
             (
-                f"{name}: called before the best epoch and any 5 % rise of the test loss, at most α",
+                f"{name}: detected before the best epoch and any 5 % rise of the test loss, at most α",
                 f"{early} of {len(labelled)}",
                 early <= ALPHA * len(labelled),
             )
@@ -173,7 +177,7 @@ def checks(runs: Sequence[Run]) -> list[tuple[str, str, bool]]:
         apart_by = late([run.histories[kind] for run in noisy])
         near = sum(abs(one) <= MOST_LATE for one in apart_by)
         found.append(
-            (f"{kind}: online onset within 2 measurements of hindsight in 80 %", f"{near} of {len(apart_by)}",
+            (f"{kind}: online onset within 2 measurements of the change point in 80 %", f"{near} of {len(apart_by)}",
              near >= 0.8 * len(apart_by))
         )  # fmt: skip
     return found

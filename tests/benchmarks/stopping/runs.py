@@ -1,7 +1,6 @@
 """One training to its end, with everything recorded that any rule looks at, kept in a file of its own."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,22 +10,24 @@ from typing import Any
 import lightning as L
 import torch
 from competitors import Accuracy, GradientDisparity, PredictionChanges, RuleStopping, ValidationLoss, best_epoch
+from papers import files
 from papers.tasks import make_parts
 from tasks import TASKS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import History, ReferenceModels, fit_reference_models
-from lightning_interactions.analysis.phases.detect import detect_phases
-from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.scores import default_loss, log_odds
-from lightning_interactions.measuring.isolation import leave_no_trace
-from lightning_interactions.measuring.meter import Split, combine_splits, interactions_on_probes, measure_splits
-from lightning_interactions.records import Measurement, Probes
+from lightning_interactions import Extraction, History, InteractionMeter, fit_reference_models
+from lightning_interactions.analysis import detect_phases, summarise
+from lightning_interactions.evidence import ReferenceModels
+from lightning_interactions.measuring.facts import facts_of
+from lightning_interactions.records import Measurement, Probes, TimePoint
+from lightning_interactions.references import ReferenceTraining
+from lightning_interactions.tasks import Classification
+from tests.benchmarks.panel import Panel
 
 __all__ = ["CROSS_FITTED", "REFERENCES", "Run", "Setting", "Size", "load", "load_or_make"]
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 THRESHOLD = 0.05
 REFERENCES, CROSS_FITTED = "references", "cross-fitted"
 
@@ -80,7 +81,7 @@ class Run:
 
     Attributes:
         setting: What it is of.
-        histories: All measurements with the phases called at them, by the evidence: with reference models trained on held-out
+        histories: All measurements with the phases detected at them, by the evidence: with reference models trained on held-out
             data, and with held-out probes; and with cross-fitted models, without any held-out input.
         curves: One number after each epoch, from the first on: ``test_loss`` (nats), ``test_accuracy``, ``validation_loss`` (on
             all held-out data, the reference models' included), ``probe_loss`` (on the held-out probes), ``prediction_changes``
@@ -95,16 +96,17 @@ class Run:
     seconds: dict[str, float]
 
 
-class Remembering:
-    """Calls a model, and remembers what it gave until it is told to forget.
+class Remembering(Classification):
+    """Runs a model, and remembers what it gave until it is told to forget.
 
     Reference models are asked about several targets of the same masked inputs; only the first time needs a forward pass.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.outputs: dict[tuple[int, bytes], Tensor] | None = {}
 
-    def __call__(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
         if self.outputs is None:
             return model(inputs)
         key = id(model), hashlib.sha256(inputs.numpy().tobytes()).digest()
@@ -117,42 +119,34 @@ class Remembering:
 
 
 class Watch(L.Callback):
-    """Measures the same interactions with every evidence, as a monitor for each would.
+    """Measures the same interactions after every epoch with both kinds of evidence, as a monitor for each would.
+
+    Each split has a meter of its own, so that what it costs can be read off the clock: without held-out labels there are no
+    held-out probes.
 
     Args:
-        evidence: What decides what generalizes.
+        evidence: What decides what generalizes, by its kind: of both splits, and of the training probes alone.
         probes: Training and held-out probes.
         task: Name of the task.
         tolerance: Relative duality gap of the interactions.
     """
 
     def __init__(self, evidence: dict[str, ReferenceModels], probes: dict[str, Probes], task: str, tolerance: float) -> None:
-        forward = Remembering()
-        games = {name: Game(part, TASKS[task].players, torch.zeros(()), forward=forward) for name, part in probes.items()}
-        self.extract = {name: interactions_on_probes(game, tolerance=tolerance) for name, game in games.items()}
-        others = {
-            name: [interactions_on_probes(other, tolerance=tolerance) for other in game.with_other_targets()]
-            for name, game in games.items()
-        }
-        self.splits: dict[str, dict[str, Split]] = {}
-        self.seconds: dict[str, float] = {}
-        self.all_seconds = 0.0
-        for kind, models in evidence.items():
+        extraction = Extraction(threshold=THRESHOLD, tolerance=tolerance)
+        self.probes, self.task = probes, Remembering()
+        self.panel = Panel(evidence)
+        self.meters: dict[str, InteractionMeter] = {}
+        preparation = {}
+        for split, judge in {"training": self.panel, "held_out": evidence[REFERENCES]}.items():
             begin = time.process_time()
-            # Without held-out labels there are no held-out probes.
-            asked = list(games) if kind == REFERENCES else ["training"]
-            self.splits[kind] = {
-                name: Split(
-                    self.extract[name],
-                    models.prepare(self.extract[name], THRESHOLD, others[name], probes[name].inputs),
-                    probes[name].targets,
-                    default_loss(log_odds),
-                )
-                for name in asked
-            }
-            self.seconds[f"{kind} before"] = time.process_time() - begin
-            self.seconds[f"{kind} measurement"] = 0.0
-        forward.forget()
+            meter = InteractionMeter(self.task, TASKS[task].players, evidence=judge, extraction=extraction)
+            self.meters[split] = meter.prepare({split: probes[split]})
+            preparation[split] = time.process_time() - begin
+        self.task.forget()
+        self.seconds = {f"{kind} before": self.panel.preparation[kind] for kind in evidence}
+        self.seconds[f"{REFERENCES} before"] += preparation["held_out"]
+        self.seconds |= {f"{kind} measurement": 0.0 for kind in evidence}
+        self.all_seconds = 0.0
         self.measurements: dict[str, list[Measurement]] = {kind: [] for kind in evidence}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -162,26 +156,33 @@ class Watch(L.Callback):
         self._measure(trainer, pl_module, trainer.current_epoch + 1)
 
     def _measure(self, trainer: L.Trainer, model: L.LightningModule, epoch: int) -> None:
-        found, extraction, before = {}, {}, time.process_time()
-        with leave_no_trace(model, model.device, seed=0):
-            for name, extract in self.extract.items():
-                begin = time.process_time()
-                found[name] = extract(model)
-                extraction[name] = time.process_time() - begin
-            for kind, splits in self.splits.items():
-                begin = time.process_time()
-                measured = measure_splits(model, splits, {name: found[name] for name in splits}, THRESHOLD)
-                measurement = combine_splits(
-                    measured["training"], measured.get("held-out"), epoch=epoch, global_step=trainer.global_step, seconds=0.0
-                )
-                self.measurements[kind].append(measurement)
-                detect_phases(self.measurements[kind])
-                seconds = time.process_time() - begin + sum(extraction[name] for name in splits)
-                self.seconds[f"{kind} measurement"] += seconds / ((trainer.max_epochs or 0) + 1)
-        self.all_seconds += time.process_time() - before
+        moment = TimePoint(epoch, trainer.global_step)
+        found, seconds = {}, {}
+        for split, meter in self.meters.items():
+            begin = time.process_time()
+            found[split] = meter.measure_splits(model)[split]
+            seconds[split] = time.process_time() - begin
+        self._keep(REFERENCES, Measurement(moment, 0.0, found["training"], found["held_out"]), sum(seconds.values()), trainer)
+        begin = time.process_time()
+        weights = self.panel.weights[0][CROSS_FITTED]
+        interactions = self.meters["training"].interactions["training"]
+        cross_fitted = facts_of(interactions, weights, THRESHOLD, self.task, self.probes["training"])
+        own_seconds = time.process_time() - begin
+        self._keep(CROSS_FITTED, Measurement(moment, 0.0, cross_fitted, None), seconds["training"] + own_seconds, trainer)
+        self.all_seconds += sum(seconds.values()) + own_seconds
+
+    def _keep(self, kind: str, measurement: Measurement, seconds: float, trainer: L.Trainer) -> None:
+        """Do what a monitor does with a measurement, and count its cost."""
+        begin = time.process_time()
+        self.measurements[kind].append(measurement)
+        summarise(measurement)
+        detect_phases(self.measurements[kind])
+        spent = time.process_time() - begin
+        self.all_seconds += spent
+        self.seconds[f"{kind} measurement"] += (seconds + spent) / ((trainer.max_epochs or 0) + 1)
 
     def histories(self) -> dict[str, History]:
-        """All measurements, with the phases that were called at them: calls are causal."""
+        """All measurements, with the phases that were detected at them: detection is causal."""
         return {kind: History(tuple(own), detect_phases(own)) for kind, own in self.measurements.items()}
 
 
@@ -192,18 +193,23 @@ def make_run(setting: Setting, size: Size) -> Run:
     parts = make_parts(task, setting.seed, noise=setting.noise or 0.0, random_labels=setting.noise is None)
     L.seed_everything(setting.seed, verbose=False)
     model = architecture.classifier()
-    fit: dict[str, Any] = {
-        "factory": architecture.classifier, "accelerator": "cpu", "max_epochs": size.reference_epochs,
-    }  # fmt: skip
+
+    def training_of(seed: int) -> ReferenceTraining:
+        return ReferenceTraining(
+            max_epochs=size.reference_epochs, seed=seed, factory=architecture.classifier, trainer={"accelerator": "cpu"}
+        )
+
     held_out, training = (DataLoader(parts[name], 32, shuffle=True) for name in ("reference", "training"))
-    references, seconds_of_references = _timed(lambda: fit_reference_models(model, held_out, seed=1000 * setting.seed, **fit))
+    references, seconds_of_references = _timed(
+        lambda: fit_reference_models(model, held_out, training=training_of(1000 * setting.seed))
+    )
     cross_fitted, seconds_of_folds = _timed(
-        lambda: fit_reference_models(model, training, folds=2, seed=1000 * setting.seed + 500, **fit)
+        lambda: fit_reference_models(model, training, folds=2, training=training_of(1000 * setting.seed + 500))
     )
     generator = torch.Generator().manual_seed(setting.seed)
     probes = {
         "training": _drawn(parts["training"], size.training_probes, generator),
-        "held-out": _drawn(parts["validation"], size.held_out_probes, generator),
+        "held_out": _drawn(parts["validation"], size.held_out_probes, generator),
     }
     watch = Watch({REFERENCES: references, CROSS_FITTED: cross_fitted}, probes, setting.task, size.tolerance)
     watch.seconds[f"{REFERENCES} before"] += seconds_of_references
@@ -218,7 +224,7 @@ def make_run(setting: Setting, size: Size) -> Run:
         "test_loss": RuleStopping(ValidationLoss(*parts["test"].tensors), best_epoch),
         "test_accuracy": RuleStopping(Accuracy(*parts["test"].tensors), best_epoch),
         "validation_loss": RuleStopping(ValidationLoss(*everything_held_out), best_epoch),
-        "probe_loss": RuleStopping(ValidationLoss(probes["held-out"].inputs, probes["held-out"].targets), best_epoch),
+        "probe_loss": RuleStopping(ValidationLoss(*_tensors(probes["held_out"])), best_epoch),
         "prediction_changes": RuleStopping(PredictionChanges(inputs), best_epoch),
         "gradient_disparity": RuleStopping(GradientDisparity(inputs, labels, batch_size), best_epoch),
     }
@@ -250,25 +256,18 @@ def load_or_make(setting: Setting, size: Size, folder: Path) -> Run:
 
 def load(setting: Setting, size: Size, path: Path) -> Run | None:
     """Read a run; ``None`` if there is none of this setting and size."""
-    if not path.exists():
+    state = files.read(path, _key(setting, size))
+    if state is None:
         return None
-    state = torch.load(path, weights_only=True)
-    if any(state.pop(name, None) != value for name, value in _key(setting, size).items()):
-        return None
-    # Phases are called anew, so that a change of the detector needs no new runs.
+    # Phases are detected anew, so that a change of the detector needs no new runs.
     measured = {kind: History.from_dict(history).measurements for kind, history in state["histories"].items()}
     histories = {kind: History(own, detect_phases(own)) for kind, own in measured.items()}
     return Run(setting, histories, state["curves"], state["seconds"])
 
 
 def _save(run: Run, size: Size, path: Path) -> None:
-    """Write a run so that the file is whole or not there; it loads with ``weights_only=True``."""
     histories = {kind: history.to_dict() for kind, history in run.histories.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    state = {**_key(run.setting, size), "histories": histories, "curves": run.curves, "seconds": run.seconds}
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    files.write(path, _key(run.setting, size), {"histories": histories, "curves": run.curves, "seconds": run.seconds})
 
 
 def _key(setting: Setting, size: Size) -> dict[str, Any]:
@@ -278,7 +277,13 @@ def _key(setting: Setting, size: Size) -> dict[str, Any]:
 def _drawn(part: TensorDataset, count: int, generator: torch.Generator) -> Probes:
     inputs, labels = part.tensors
     rows = torch.randperm(len(labels), generator=generator)[:count]
-    return Probes(inputs[rows], labels[rows])
+    return Probes.of((inputs[rows], labels[rows]))
+
+
+def _tensors(probes: Probes) -> tuple[Tensor, Tensor]:
+    """Return the inputs and labels of probes of one shape."""
+    (group,) = probes.groups
+    return group.inputs.tree, group.targets.tree
 
 
 def _timed(fit: Callable[[], ReferenceModels]) -> tuple[ReferenceModels, float]:

@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from modules import cnn
 from papers.tasks import TASKS as PAPERS_TASKS
-from papers.tasks import Architecture, Task, cnn, draw_series, draw_shapes, draw_table, mlp, residual_mlp
+from papers.tasks import Architecture, Task, draw_series, draw_shapes, draw_table, mlp, residual_mlp
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 

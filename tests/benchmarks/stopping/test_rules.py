@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_interactions import History, InteractionMonitor, PhaseEarlyStopping, ReferenceModels
-from lightning_interactions.records import Probes
+from lightning_interactions import Extraction, History, InteractionMonitor, Logging, PhaseEarlyStopping, ProbeSampling
+from lightning_interactions.analysis import summarise
+from lightning_interactions.evidence import ReferenceModels
+from lightning_interactions.records import Estimate, Probes, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, assert_same_history, script_phases
 from tests.helpers.histories import history_from_strengths, with_phases
 
@@ -35,19 +37,21 @@ def history(numbers: list[int]) -> History:
 
 
 def made_up(losses: list[float], accuracies: list[float], numbers: list[int]) -> Run:
-    """A run with these test losses and accuracies, which are the validation losses, too, and phases after 0, 1, 2 … epochs."""
+    """Make a run with these test losses, which are the validation losses, too, accuracies, and phases after 0, 1, 2 … epochs."""
     curves = {"test_loss": losses, "test_accuracy": accuracies, "validation_loss": losses, "probe_loss": losses}
     own = history(numbers)
     return Run(Setting("made up", "none", 0.2, 0), {REFERENCES: own, CROSS_FITTED: own}, curves, SECONDS)
 
 
-def test_the_weights_of_the_onset_are_returned_at_the_call() -> None:
-    called = history([1, 1, 1, 1, 3, 3])
-    phases = tuple(replace(one, onset_epoch=2) if one.number == 3 else one for one in called.phases)
-    assert at_onset(replace(called, phases=phases)) == Stop(4, 2)
+@pytest.mark.parametrize(("onset", "kept"), [(2, 2), (0, 1)])  # The curves begin after the first epoch.
+def test_the_weights_of_the_onset_are_returned_at_the_detection(onset: int, kept: int) -> None:
+    detected = history([1, 1, 1, 1, 3, 3])
+    phases = tuple(replace(one, onset=TimePoint(onset, 0)) if one.number == 3 else one for one in detected.phases)
+    assert at_onset(replace(detected, phases=phases)) == Stop(4, kept)
+
+
+def test_without_a_detection_the_last_weights_are_returned() -> None:
     assert at_onset(history([1, 1, 2, 2])) == Stop(None, 3)
-    # The curves begin after the first epoch.
-    assert at_onset(replace(called, phases=tuple(replace(one, onset_epoch=0) for one in called.phases))) == Stop(4, 1)
 
 
 def test_an_outcome_compares_with_the_best_epoch_and_counts_all_costs() -> None:
@@ -93,10 +97,10 @@ def test_a_run_overfits_if_accuracy_falls_by_a_point_as_well() -> None:
     assert not overfits(made_up([0.5] * 12, falling, [1] * 13))
 
 
-def test_online_onsets_are_compared_with_hindsight() -> None:
+def test_online_onsets_are_compared_with_change_points() -> None:
     cost = torch.tensor([1.0, 0.8, 0.5, 0.6, 0.7, 0.8], dtype=torch.float64)[:, None].expand(6, 4)
     ones = torch.ones(6, 4, dtype=torch.float64)
-    measurements = history_from_strengths(ones, ones, unseen_loss=cost)
+    measurements = history_from_strengths(ones, ones, expected_test_loss=cost)
     assert late([with_phases(measurements, [1, 1, 1, 1, 3, 3]), with_phases(measurements, [1] * 6)]) == [2.0]
 
 
@@ -105,22 +109,22 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     architecture = task.architectures["MLP"]
     parts = make_parts(task, 0)
     probes = {
-        name: Probes(*(column[:6] for column in parts[part].tensors))
-        for name, part in (("training", "training"), ("held-out", "validation"))
+        name: tuple(column[:6] for column in parts[part].tensors)
+        for name, part in (("training", "training"), ("held_out", "validation"))
     }
     models = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         models.append(architecture.classifier())
     references = ReferenceModels(models)
-    watch = Watch({REFERENCES: references, CROSS_FITTED: references}, probes, "cancer", 1e-3)
+    evidence = {REFERENCES: references, CROSS_FITTED: references}
+    watch = Watch(evidence, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-3)
     monitor = InteractionMonitor(
         task.players,
-        references,
-        training_probes=(probes["training"].inputs, probes["training"].targets),
-        held_out_probes=(probes["held-out"].inputs, probes["held-out"].targets),
-        solver_tolerance=1e-3,
-        figures=False,
+        evidence=references,
+        probes=ProbeSampling(**probes),
+        extraction=Extraction(tolerance=1e-3),
+        logging=Logging(figures=None),
     )
     trainer = L.Trainer(
         max_epochs=2, callbacks=[watch, monitor], accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -131,16 +135,21 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     assert_same_history(watch.histories()[REFERENCES], monitor.history, 1e-5)
     without = watch.histories()[CROSS_FITTED]
     assert all(measurement.held_out is None for measurement in without.measurements)
-    assert [one.training_summary for one in without.measurements] == [
-        one.training_summary for one in monitor.history.measurements
-    ]
+    numbers, expected = (
+        [[number.value for number in vars(summarise(one).training).values() if isinstance(number, Estimate)] for one in own]
+        for own in (without.measurements, monitor.history.measurements)
+    )
+    assert numbers == expected
 
 
 def test_a_callback_stops_where_the_rule_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 1, 3])
     parts = make_parts(TASKS["cancer"], 0)
     monitor = InteractionMonitor(
-        TASKS["cancer"].players, num_training_probes=2, num_held_out_probes=2, figures=False, solver_tolerance=1e-2
+        TASKS["cancer"].players,
+        probes=ProbeSampling(training=2, held_out=2),
+        extraction=Extraction(tolerance=1e-2),
+        logging=Logging(figures=None),
     )
     stopping = PhaseEarlyStopping(verbose=False)
     trainer = L.Trainer(

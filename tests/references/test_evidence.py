@@ -1,0 +1,278 @@
+import copy
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_interactions.evidence import Evidence
+from lightning_interactions.game.tasks import Classification
+from lightning_interactions.measuring import InteractionMeter
+from lightning_interactions.records import Interactions, Probes
+from lightning_interactions.references import (
+    CrossFitted,
+    FittedEvidence,
+    HeldOutReferences,
+    HoldOutDataModule,
+    ReferenceTraining,
+)
+from tests.helpers.models import (
+    Classifier,
+    PlainTabularClassifier,
+    StreamedDataset,
+    TabularClassifier,
+    tabular_data,
+    tabular_loader,
+)
+from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
+from tests.references.fits import Tables, all_seen, assert_same, fit, prints, trained
+
+pytestmark = TINY_SET_UP
+
+DATA = tabular_data(100, seed=2)
+
+
+class WithoutHparams(Classifier):
+    """Is copied and re-initialised, with the Trainer of the run attached."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3)))
+
+    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
+        return self.loss(batch)
+
+
+class Fits(Callback):
+    """Fits evidence as the monitor does, and notes what passes in the run."""
+
+    def __init__(self, evidence: FittedEvidence | None) -> None:
+        self.evidence = evidence
+        self.batches: list[list[str]] = []
+        self.random: list[Any] = []
+        self.started: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = self.state(trainer, pl_module)
+        if self.evidence is not None:
+            self.evidence.fit(trainer, pl_module, Classification())
+        assert self.state(trainer, pl_module) == before
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.batches.append(prints(batch[0]))
+        self.random.append([random.random(), np.random.random(), torch.rand(1).item()])
+
+    def state(self, trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+        datamodule = trainer.datamodule
+        return [
+            (trainer.current_epoch, trainer.global_step, trainer.should_stop, str(trainer.state), trainer.training),
+            pl_module.trainer is trainer,
+            datamodule is None or datamodule.trainer is trainer,
+            [module.training for module in pl_module.modules()],
+            torch.is_grad_enabled(),
+        ]
+
+
+def run(
+    root: Path, evidence: FittedEvidence | None, data: str = "loader", model: Any = TabularClassifier, **options: Any
+) -> Any:
+    """Train with evidence that is fitted in ``on_train_start``; return the callback and the trained weights."""
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    fits, module = Fits(evidence), model()
+    trainer = quiet_trainer(root, callbacks=[fits], **options)
+    loader = tabular_loader(100, seed=2, shuffle=True, generator=torch.Generator().manual_seed(3))
+    if data == "loader":
+        trainer.fit(module, loader, tabular_loader(16, seed=1))
+    else:
+        tables = Tables()
+        trainer.fit(module, datamodule=HoldOutDataModule(tables, fraction=0.5) if data == "held out" else tables)
+    return fits, copy.deepcopy(module.state_dict())
+
+
+def cross_fitted(**options: Any) -> CrossFitted:
+    return CrossFitted(num_models=1, training=trained(patience=None, **options))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "data", "model"),
+    [
+        (cross_fitted(), "loader", TabularClassifier),
+        (cross_fitted(), "loader", WithoutHparams),
+        (CrossFitted(screen_labels=False, num_models=1), "loader", TabularClassifier),
+        (cross_fitted(), "data module", TabularClassifier),
+        (HeldOutReferences(2, training=trained(patience=None)), "held out", TabularClassifier),
+    ],
+    ids=["loader", "re-initialised", "early stopping", "data module", "held out"],
+)
+def test_a_fit_leaves_no_trace_in_the_run(tmp_path: Path, evidence: FittedEvidence, data: str, model: Any) -> None:
+    without, control = run(tmp_path, None, data, model)
+    with_fit, weights = run(tmp_path, evidence, data, model)
+    assert evidence.is_fitted
+    assert with_fit.batches == without.batches
+    assert with_fit.random == without.random
+    assert all(torch.equal(value, control[name]) for name, value in weights.items())
+
+
+def test_cross_fitting_in_a_run_is_that_before_it(tmp_path: Path) -> None:
+    evidence = CrossFitted(num_models=2, screen_labels=False, training=trained())
+    run(tmp_path, evidence)
+    before = fit(TabularClassifier(), tabular_loader(100, seed=2, shuffle=True), folds=2, screen_labels=False)
+    assert_same(evidence.references, before)
+    assert evidence.refused == frozenset()
+
+
+def test_the_runs_own_split_is_fitted_on_and_its_data_module_is_set_up_once(tmp_path: Path) -> None:
+    evidence = CrossFitted(num_models=1, screen_labels=False, training=trained(patience=None))
+    fits, _ = run(tmp_path, evidence, "data module", max_epochs=1)
+    # Tables splits at random in every setup, and doubles its inputs in a hook.
+    assert all_seen(evidence.references) == frozenset().union(*fits.batches)
+
+
+def test_held_out_references_are_fitted_on_what_the_run_never_sees(tmp_path: Path) -> None:
+    evidence = HeldOutReferences(2, training=trained(patience=None))
+    fits, _ = run(tmp_path, evidence, "held out", max_epochs=1)
+    seen = all_seen(evidence.references)
+    assert len(seen) == 15
+    assert seen.isdisjoint(frozenset().union(*fits.batches))
+    assert seen <= frozenset(prints(2 * tabular_data(40).tensors[0]))
+
+
+@pytest.mark.parametrize("data", ["loader", "data module"])
+def test_a_run_without_held_out_data_is_refused_with_a_way_out(tmp_path: Path, data: str) -> None:
+    with pytest.raises(MisconfigurationException, match=r"HoldOutDataModule\(.*CrossFitted"):
+        run(tmp_path, HeldOutReferences(), data)
+
+
+def test_a_run_on_data_without_indices_is_refused(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[Fits(cross_fitted())])
+    with pytest.raises(MisconfigurationException, match="indices.*DataLoader"):
+        trainer.fit(PlainTabularClassifier(), DataLoader(StreamedDataset(DATA, 100), batch_size=8))
+
+
+def test_the_runs_precision_and_device_are_taken_over(tmp_path: Path) -> None:
+    taken: list[Any] = []
+
+    class Notes(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            taken.append((trainer.precision, trainer.strategy.root_device.type, trainer.max_epochs, pl_module.dtype))
+
+    evidence = CrossFitted(
+        num_models=1, training=ReferenceTraining(patience=None, max_epochs=2, trainer={"callbacks": Notes()})
+    )
+    run(tmp_path, evidence, precision="64-true", max_epochs=1)
+    assert taken == 4 * [("64-true", "cpu", 2, torch.float64)]
+    with_own = CrossFitted(num_models=1, training=trained(patience=None, precision="32-true", callbacks=Notes()))
+    run(tmp_path, with_own, precision="64-true", max_epochs=1)
+    assert taken[-1] == ("32-true", "cpu", 1, torch.float32)
+
+
+def test_a_fast_dev_run_fits_on_a_batch_and_keeps_no_models(tmp_path: Path) -> None:
+    evidence = CrossFitted(num_models=2, resume_from=tmp_path / "references.pt")
+    run(tmp_path, evidence, fast_dev_run=True)
+    assert [len(seen) for seen in evidence.references.seen] == 4 * [8]
+    assert not (tmp_path / "references.pt").exists()
+
+
+def test_a_resumed_fit_takes_finished_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = (
+        CrossFitted(num_models=1, training=trained(patience=None), resume_from=tmp_path / "own.pt") for _ in range(2)
+    )
+    run(tmp_path, first, max_epochs=1)
+    monkeypatch.setattr("lightning_interactions.references.trainer.ReferenceTrainer._trained", None)
+    run(tmp_path, again, max_epochs=1)
+    assert_same(first.references, again.references)
+
+
+def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run(tmp_path, CrossFitted(num_models=1, training=trained(patience=None, max_epochs=1)), max_epochs=1)
+    (said,) = [record.getMessage() for record in caplog.records if "reference models" in record.getMessage()]
+    # Two models, as many to screen labels, half of the inputs, epochs.
+    assert [int(number) for number in re.findall(r"\d+", said)] == [2, 2, 50, 100, 1]
+
+
+def test_fitted_evidence_weighs_as_its_reference_models(tmp_path: Path) -> None:
+    evidence = cross_fitted()
+    run(tmp_path, evidence, max_epochs=1)
+    probes = Probes.of((DATA.tensors[0][:6], DATA.tensors[1][:6]))
+    model = TabularClassifier()
+    own, other = (
+        InteractionMeter(evidence=one).prepare({"training": probes}).measure(model) for one in (evidence, evidence.references)
+    )
+    assert torch.equal(own.training.generalizable, other.training.generalizable)
+
+
+def test_nothing_can_be_asked_before_the_fit() -> None:
+    evidence = CrossFitted()
+    interactions = Interactions(torch.zeros(1, 2, 4), torch.zeros(1))
+    assert not evidence.is_fitted
+    for ask in (
+        lambda: evidence.prepare(None),  # type: ignore[arg-type]
+        lambda: evidence.weigh(interactions, 0.05),
+        lambda: evidence.refused,
+    ):
+        with pytest.raises(RuntimeError, match="CrossFitted.*fit"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: CrossFitted(folds=1), "folds=1"),
+        (lambda: CrossFitted(num_models=2, vote=3), "from 1 to 2"),
+        (lambda: HeldOutReferences(num_models=0), "num_models=0"),
+        (lambda: HeldOutReferences(vote="most"), "most"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(make: Any, named: str) -> None:
+    with pytest.raises(MisconfigurationException, match=named):
+        make()
+
+
+def test_settings_are_described_without_what_does_not_decide(tmp_path: Path) -> None:
+    evidence = cross_fitted()
+    said = repr(evidence)
+    assert said == (
+        "CrossFitted(folds=2, num_models=1, vote=1, screen_labels=None, training=ReferenceTraining(max_epochs=1, "
+        "patience=None, seed=0, factory=None, val_dataloaders=None, trainer={'accelerator': 'cpu'}))"
+    )
+    run(tmp_path, evidence, max_epochs=1)
+    assert repr(evidence) == said
+    kept = CrossFitted(num_models=1, training=trained(patience=None, val_dataloaders=tabular_loader()), resume_from="a.pt")
+    assert repr(kept) == said
+    assert (CrossFitted().num_models, CrossFitted().vote, HeldOutReferences().num_models) == (6, 2, 3)
+
+
+YAML = """
+evidence:
+  class_path: lightning_interactions.references.CrossFitted
+  init_args:
+    folds: 3
+    vote: any
+    training:
+      max_epochs: 7
+      factory: tests.helpers.models.TabularClassifier
+      trainer: {gradient_clip_val: 0.5}
+    resume_from: references.pt
+"""
+
+
+def test_evidence_can_be_set_from_yaml() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--evidence", type=Evidence | None)
+    evidence = parser.instantiate(parser.parse_args([f"--config={YAML}"])).evidence
+    assert isinstance(evidence, CrossFitted)
+    assert (evidence.folds, evidence.num_models, evidence.vote, str(evidence.resume_from)) == (3, 6, "any", "references.pt")
+    assert (evidence.training.max_epochs, evidence.training.trainer) == (7, {"gradient_clip_val": 0.5})
+    held_out = parser.parse_args(["--evidence=lightning_interactions.references.HeldOutReferences", "--evidence.vote=2"])
+    assert parser.instantiate(held_out).evidence.vote == 2

@@ -1,0 +1,301 @@
+"""Documentation: every block of Python runs, every name can be imported, every link and picture leads somewhere."""
+
+import ast
+import functools
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import lightning as L
+import matplotlib as mpl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_interactions
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(lightning_interactions.__file__).parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+MOST_LINES = 90
+MOST_EPOCHS = 2
+
+DOTTED = re.compile(r"\blightning_interactions(?:\.[A-Za-z_]\w*)+")
+ROLE = re.compile(r":(?:func|class|meth|attr|data|exc|mod|obj):`~?([\w.]+)`")
+NAMESPACES = (
+    "analysis",
+    "baselines",
+    "evidence",
+    "functional",
+    "players",
+    "records",
+    "references",
+    "reporting",
+    "schedules",
+    "tasks",
+)
+SHORT = re.compile(rf"(?<![\w.])(?:{'|'.join(NAMESPACES)})(?:\.[A-Za-z_]\w*)+")
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
+    """Yield the blocks of a language, with the line in front of each."""
+    for found in re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        yield page.read_text()[: found.start(1)].count("\n"), found.group(1)
+
+
+def code(page: Path) -> Iterator[tuple[int, str]]:
+    """Yield the blocks of Python, and what stands there after each diff is applied, in their order."""
+    diffs = (
+        (line, "".join(f"{row[1:]}\n" for row in diff.splitlines() if not row.startswith("-")))
+        for line, diff in blocks(page, "diff")
+    )
+    yield from sorted([*blocks(page, "python"), *diffs])
+
+
+def ids(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+class TinyClassifier(L.LightningModule):
+    """A linear classifier of four features, or of images of four pixels."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.linear = nn.Linear(4, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs.flatten(1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        self.log("validation_loss", cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def table(seed: int, num_rows: int = 120) -> TensorDataset:
+    inputs = torch.randn(num_rows, 4, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(inputs, (inputs.sum(dim=1) > 0).long())
+
+
+class TinyTables(L.LightningDataModule):
+    """Loaders of tables."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(table(0), 40, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(table(1), 40)
+
+
+def namespace() -> dict[str, Any]:
+    """Return what the pages take for granted: a model, its data, and a monitor that has watched a run."""
+    L.seed_everything(0, verbose=False)
+    inputs, targets = table(0).tensors
+    other_inputs, other_targets = table(1).tensors
+    scores = torch.randn(8, 2**20 // 2**16, generator=torch.Generator().manual_seed(0))
+    data, model = TinyTables(), TinyClassifier()
+    monitor = lightning_interactions.InteractionMonitor()
+    L.Trainer(max_epochs=MOST_EPOCHS, callbacks=[monitor]).fit(model, datamodule=data)
+    return {
+        "L": L,
+        "model": TinyClassifier(),
+        "monitor": monitor,
+        "datamodule": data,
+        "train_loader": data.train_dataloader(),
+        "val_loader": data.val_dataloader(),
+        "reference_loader": DataLoader(table(2), 40, shuffle=True),
+        "network": nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+        "inputs": inputs,
+        "targets": targets,
+        "images": inputs[:8].reshape(8, 1, 2, 2),
+        "labels": targets[:8],
+        "other_images": other_inputs[:8].reshape(8, 1, 2, 2),
+        "other_labels": other_targets[:8],
+        "values": scores,
+        "values_of": lambda masks: masks.float() @ torch.linspace(-1, 1, masks.shape[1])[:, None].expand(-1, 2).sum(1, True),
+    }
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Run a page's blocks one after the other in one namespace, with short and quiet trainings on the CPU."""
+    initialise = L.Trainer.__init__
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+    @functools.wraps(initialise)
+    def short(self: L.Trainer, **settings: Any) -> None:
+        initialise(self, **{**settings, **quiet, "max_epochs": min(settings.get("max_epochs", MOST_EPOCHS), MOST_EPOCHS)})
+
+    monkeypatch.setattr(L.Trainer, "__init__", short)
+    monkeypatch.chdir(tmp_path)
+
+    def run_page(page: Path) -> dict[str, Any]:
+        names = namespace()
+        for line, text in code(page):
+            exec(compile("\n" * line + text, str(page), "exec"), names)
+        return names
+
+    with mpl.rc_context({"backend": "agg"}):
+        yield run_page
+
+
+def resolve(path: str) -> object:
+    """Import what a dotted path names.
+
+    Raises:
+        AttributeError, ImportError: If there is no such thing.
+    """
+    parts = path.split(".")
+    found: object = importlib.import_module(parts[0])
+    for position, part in enumerate(parts[1:], start=2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            if isinstance(found, ModuleType):
+                found = importlib.import_module(".".join(parts[:position]))
+            elif part in getattr(found, "__annotations__", {}):
+                return found
+            else:
+                raise
+    return found
+
+
+def exists(path: str) -> bool:
+    try:
+        resolve(path)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+def strings(tree: ast.AST) -> str:
+    """Join every string of a module, docstrings and messages alike."""
+    return "\n".join(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def own_names(tree: ast.Module, module: ModuleType) -> set[str]:
+    """List what a docstring of a module may name without a path: its names, and attributes of its classes, also inherited."""
+    names = {*vars(module)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            members = {*dir(getattr(module, node.name))}
+            members |= {name for kind in getattr(module, node.name).__mro__ for name in vars(kind).get("__annotations__", {})}
+            members |= {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+            names |= members | {f"{node.name}.{member}" for member in members}
+    return names
+
+
+def anchors(page: Path) -> set[str]:
+    """List the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", [page for page in PAGES if any(code(page))], ids=ids)
+def test_blocks_run(run: Any, page: Path) -> None:
+    run(page)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scalars_are_those_that_are_logged(run: Any) -> None:
+    page = ROOT / "docs" / "scalars.md"
+    rows = re.findall(r"^\| (`.*?) \|", page.read_text(), re.MULTILINE)
+    said = {tag for row in rows for tag in re.findall(r"`([\w/]+)`", row)} - {"phases", "strength_by_order", "theory"}
+    logged = {tag.removeprefix("interactions/") for tag in run(page)["tags"]}
+    expected = {tag.replace("order_01", "order_03") for tag in logged if not tag.startswith("heldout/")}
+    expected = {tag for tag in expected if tag.endswith("order_03") or "/" not in tag}
+    assert expected == {tag for tag in said if tag.endswith("order_03") or "/" not in tag} - {"decay_and_spindle"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_yaml_configures_callbacks(tmp_path: Path) -> None:
+    pytest.importorskip("jsonargparse")
+    from lightning.pytorch.cli import LightningCLI
+
+    ((_, text),) = blocks(ROOT / "docs" / "usage.md", "yaml")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    quiet = {"logger": False, "accelerator": "cpu", "enable_checkpointing": False}
+    cli = LightningCLI(
+        TinyClassifier, TinyTables, run=False, args=["--config", str(config)], trainer_defaults=quiet, save_config_callback=None
+    )
+    monitor, stopping = (
+        next(callback for callback in cli.trainer.callbacks if isinstance(callback, kind))
+        for kind in (lightning_interactions.InteractionMonitor, lightning_interactions.PhaseEarlyStopping)
+    )
+    assert monitor.players.rows == 3
+    assert monitor.evidence.num_draws == 3
+    assert (monitor.probes.training, monitor.probes.held_out) == (64, 32)
+    assert monitor.extraction.tolerance == 0.001
+    assert stopping.restore_best
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_names_on_pages_can_be_imported(page: Path) -> None:
+    text = page.read_text()
+    paths = {
+        *DOTTED.findall(text),
+        *(f"lightning_interactions.{name}" for name in SHORT.findall(" ".join(re.findall(r"`[^`]+`", text)))),
+    }
+    assert sorted(path for path in paths if not exists(path)) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
+def test_names_in_docstrings_and_messages_can_be_imported(source: Path) -> None:
+    tree = ast.parse(source.read_text())
+    text = strings(tree)
+    module = importlib.import_module(
+        ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    )
+    own = own_names(tree, module)
+    targets = {target for target in ROLE.findall(text) if target not in own} | {*DOTTED.findall(text)}
+    assert sorted(target for target in targets if not exists(target)) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
+def test_files_in_docstrings_and_messages_exist(source: Path) -> None:
+    text = strings(ast.parse(source.read_text()))
+    files = set(re.findall(r"\b(?:docs|tests|examples)/[\w/]+\.\w+", text))
+    assert sorted(file for file in files if not (ROOT / file).exists()) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=ids)
+def test_links_and_pictures_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page if not path else Path(os.path.normpath(page.parent / path))
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_scripts_exist(page: Path) -> None:
+    scripts = set(re.findall(r"\b(?:examples|tests)/[\w/]+\.py\b", page.read_text()))
+    assert sorted(script for script in scripts if not (ROOT / script).exists()) == []
+
+
+def test_readme_is_short_and_has_two_commands() -> None:
+    assert len(README.read_text().splitlines()) <= MOST_LINES
+    commands = "".join(text for _, text in blocks(README, "bash")).splitlines()
+    assert len(commands) == 2
+    assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
