@@ -1,0 +1,163 @@
+"""The files of ``configs/`` run as they are, through Lightning's own command line."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cli
+import pytest
+import yaml
+from modules import CancerClassifier, CancerData, DigitsClassifier, DigitsData
+
+from lightning_interactions import (
+    CrossFitted,
+    Extraction,
+    FeatureGroups,
+    HeldOutReferences,
+    ImagePatches,
+    InteractionMonitor,
+    ProbeSampling,
+)
+from lightning_interactions.baselines import TrainingMean, Zeros
+from lightning_interactions.evidence import ParameterNoise
+from lightning_interactions.references import HoldOutDataModule
+from lightning_interactions.tasks import BinaryClassification, Classification
+from tests.helpers.trainers import TINY_SET_UP
+
+FOLDER = Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+pytestmark = TINY_SET_UP
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a config sets: classes in the order of :func:`plugged_in`, numbers, and the measured ones of two epochs."""
+
+    classes: tuple[type, ...]
+    probes: ProbeSampling
+    extraction: Extraction
+    epochs: list[int]
+
+
+EXPECTED = {
+    "economy": Expected(
+        (DigitsClassifier, DigitsData, ImagePatches, Classification, ParameterNoise, Zeros),
+        ProbeSampling(12, 12),
+        Extraction(tolerance=1e-2, batch_size=256),
+        [0, 2],
+    ),
+    "held_out": Expected(
+        (DigitsClassifier, HoldOutDataModule, ImagePatches, Classification, HeldOutReferences, Zeros),
+        ProbeSampling(32, 32),
+        Extraction(tolerance=1e-3),
+        [0, 1, 2],
+    ),
+    "image": Expected(
+        (DigitsClassifier, DigitsData, ImagePatches, Classification, CrossFitted, Zeros),
+        ProbeSampling(32, 32),
+        Extraction(tolerance=1e-3),
+        [0, 1, 2],
+    ),
+    "table": Expected(
+        (CancerClassifier, CancerData, FeatureGroups, BinaryClassification, ParameterNoise, TrainingMean),
+        ProbeSampling(24, 24),
+        Extraction(tolerance=1e-3),
+        [0, 2],
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep arguments of pytest from the command line, and its seed from other tests."""
+    monkeypatch.setattr("sys.argv", ["cli.py"])
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Of Lightning's own use.
+
+
+def config_of(name: str) -> Path:
+    return FOLDER / f"{name}.yaml"
+
+
+def run(name: str, folder: Path) -> cli.LightningCLI:
+    switches = (f"{switch}=false" for switch in ("logger", "enable_progress_bar", "enable_model_summary"))
+    wanted = ("max_epochs=2", "accelerator=cpu", f"default_root_dir={folder}", *switches)
+    return cli.main(["fit", "--config", str(config_of(name)), *(f"--trainer.{one}" for one in wanted)])
+
+
+def printed(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "--config", str(path), "--print_config"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def plugged_in(found: cli.LightningCLI, monitor: InteractionMonitor) -> tuple[Any, ...]:
+    return (found.model, found.datamodule, monitor.players, monitor.task, monitor.evidence, monitor.baseline)
+
+
+def test_each_config_is_expected_here() -> None:
+    assert sorted(EXPECTED) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_runs_with_what_it_names(name: str, tmp_path: Path) -> None:
+    found, expected = run(name, tmp_path), EXPECTED[name]
+    (monitor,) = (callback for callback in found.trainer.callbacks if isinstance(callback, InteractionMonitor))
+    assert tuple(type(one) for one in plugged_in(found, monitor)) == expected.classes
+    assert (monitor.probes, monitor.extraction, monitor.history.epochs) == (
+        expected.probes,
+        expected.extraction,
+        expected.epochs,
+    )
+    assert all(bool(measurement.training.measured.all()) for measurement in monitor.history.measurements)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_config_is_the_config(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = printed(config_of(name), capsys)
+    (tmp_path / "printed.yaml").write_text(whole, encoding="utf-8")
+    assert printed(tmp_path / "printed.yaml", capsys) == whole
+
+
+def spoilt(change: dict[str, Any]) -> str:
+    """Return the config of images with other settings of the monitor."""
+    config = yaml.safe_load(config_of("image").read_text(encoding="utf-8"))
+    config["trainer"]["callbacks"][0]["init_args"].update(change)
+    return yaml.safe_dump(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"players": "lightning_interactions.ImagePatchez"}, "has no attribute 'ImagePatchez'"),
+        ({"evidence": "lightning_interactions.ImagePatches"}, "does not correspond to a subclass of Evidence"),
+        ({"task": "lightning_interactions.tasks.Task"}, "Expected an instantiatable class, but is abstract"),
+        ({"schedule": 5}, "Not a valid subclass of Schedule"),
+        ({"extraction": {"tolerance": "small"}}, 'Parser key "tolerance"'),
+        ({"extraction": {"toleranc": 1e-3}}, "Option 'toleranc' is not accepted"),
+        ({"on_error": "ignore"}, 'Parser key "on_error"'),
+    ],
+)
+def test_a_setting_of_a_wrong_type_ends_the_command_and_is_named(
+    change: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "--config", spoilt(change)])
+    assert end.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"extraction": {"tolerance": 2.0}}, "Extraction: expected tolerance in (0, 1)"),
+        ({"probes": {"training": 0}}, "ProbeSampling: expected training of at least 1"),
+        ({"players": {"class_path": "lightning_interactions.ImagePatches", "init_args": {"rows": 0, "cols": 3}}}, "got 0x3"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_an_error_in_our_words(change: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        cli.main(["fit", "--config", spoilt(change)])
