@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
-from lightning_interactions.callbacks.loggers import Logging, Publisher
+from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest
 from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
@@ -86,9 +86,14 @@ class InteractionMonitor(Callback):
             raise ValueError(f"InteractionMonitor: expected alpha in (0, 1), got {alpha}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"InteractionMonitor: expected on_error 'warn' or 'raise', got {on_error!r}")
-        _check_kinds({"players": (players, Players), "task": (task, Task), "evidence": (evidence, Evidence)})
         _check_kinds(
-            {"baseline": (baseline, Baseline), "probes": (probes, ProbeSampling), "extraction": (extraction, Extraction)}
+            players=(players, Players),
+            task=(task, Task),
+            evidence=(evidence, Evidence),
+            baseline=(baseline, Baseline),
+            probes=(probes, ProbeSampling),
+            extraction=(extraction, Extraction),
+            logging=(logging, Logging),
         )
         self.players = players
         self.task = Classification() if task is None else task
@@ -105,7 +110,7 @@ class InteractionMonitor(Callback):
         self._tells_evidence = evidence is None
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(EveryNEpochs() if schedule is None else schedule)
-        self._publisher = Publisher(name, Logging() if logging is None else logging)
+        self._loggers = Loggers(name, Logging() if logging is None else logging)
 
     def __repr__(self) -> str:
         return f"InteractionMonitor(name={self.name!r}, alpha={self.alpha}, {self.history!r}, {self.meter!r})"
@@ -149,7 +154,7 @@ class InteractionMonitor(Callback):
         self.meter.baseline_values = baseline_values
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
-        self._publisher.begin(now.epoch, now.step)
+        self._loggers.begin(now.epoch, now.step)
         self._prepare(trainer, pl_module, self._keeper.find)
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(*vars(now).values()) and TRAINING in self.meter.splits:
@@ -189,7 +194,7 @@ class InteractionMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what can be said only now."""
         if self.final_interactions is not None:
-            self._publisher.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
+            self._loggers.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
 
     def second_phase(self) -> tuple[SecondPhase, History]:
         """Fit the theory of learning under parameter noise; see :func:`~lightning_interactions.analysis.explain_second_phase`.
@@ -300,8 +305,8 @@ class InteractionMonitor(Callback):
         """Say what decides, and let evidence fit itself that does so."""
         if self._tells_evidence:
             rank_zero_info(
-                f"InteractionMonitor: {self.evidence!r} decides what generalizes; reference models agree better with models "
-                "trained on held-out data: evidence=CrossFitted() needs no more labels (docs/evidence.md)"
+                f"InteractionMonitor: {self.evidence!r} decides what generalizes. Models that have not seen an input judge it "
+                "better: evidence=CrossFitted() trains such models first, on the run's own data (docs/evidence.md)"
             )
         if not self.task.knows_loss:
             rank_zero_warn(
@@ -332,7 +337,7 @@ class InteractionMonitor(Callback):
         self.history = History(self.history.measurements, self.history.phases, settings)
 
     def _measure_within_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        """Measure if a moment is due and there are probes, and publish it at a loggers' step."""
+        """Measure if a moment is due and there are probes, and log it at a loggers' step."""
         if trainer.fast_dev_run or not self._timetable.due(trainer.current_epoch, trainer.global_step):
             return
         begin = time.perf_counter()
@@ -343,7 +348,7 @@ class InteractionMonitor(Callback):
             self._measure(trainer, pl_module, now, step=step, begin=begin)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float) -> None:
-        """Measure, detect, publish, and tell the callbacks that listen.
+        """Measure, detect, log, and tell the callbacks that listen.
 
         Args:
             trainer: The Trainer of the run.
@@ -372,12 +377,12 @@ class InteractionMonitor(Callback):
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = self.history.append(measurement, phases[-1])
-        self._publisher.draw_if_due(trainer, self.history, step)
+        self._loggers.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
         self.history = self.history.with_seconds(time.perf_counter() - begin)
-        self._publisher.publish(trainer, self.history, step)
+        self._loggers.write(trainer, self.history, step)
 
 
 def _check_kinds(**settings: tuple[object, type]) -> None:

@@ -23,7 +23,7 @@ from lightning_interactions.reporting import (
     theory_figure,
 )
 
-__all__ = ["Logging", "Publisher"]
+__all__ = ["Loggers", "Logging"]
 
 MOST_PLAYERS_OF_THEORY = 12
 """With more players the fit of the theory takes minutes; ask the monitor for it."""
@@ -45,7 +45,7 @@ class Logging:
     raise_errors: bool = False
 
 
-class Publisher:
+class Loggers:
     """Publishes the last measurement of a history.
 
     Args:
@@ -79,7 +79,7 @@ class Publisher:
         if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
             self._draw(trainer, history, step)
 
-    def publish(self, trainer: Trainer, history: History, step: int) -> None:
+    def write(self, trainer: Trainer, history: History, step: int) -> None:
         """Hand the numbers of the last measurement to loggers, to callbacks that monitor a metric, and to the console.
 
         Loggers get them at once and from us: Lightning would pass on what is logged within an epoch only every

@@ -39,7 +39,7 @@ class OrderShape(Evidence):
         """Fit the strength by order; see :class:`Evidence`."""
         effects = interactions.effects
         salient = salient_mask(interactions, threshold)
-        by_input = strength_by_order(interactions, salient, salient).generalizable
+        by_input = strength_by_order(interactions, salient, salient.to(effects)).generalizable
         strength = by_input.sum(dim=1).nanmean(dim=0)
         if not bool(strength.isfinite().all()):  # No input could be measured.
             unknown = torch.full_like(effects, torch.nan)

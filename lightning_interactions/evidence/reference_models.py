@@ -139,9 +139,9 @@ class ReferenceModels(Evidence):
         cross_fitted = self.num_raters < len(self.models) and bool(known)
         if cross_fitted and len(prints) >= FEWEST_PROBES_TO_TELL and known.isdisjoint(prints):
             raise ValueError(
-                f"ReferenceModels: expected that cross-fitted models know inputs of the run's training data, but none of the "
-                f"{len(prints)} training probes is among what they were trained on, so that it is unknown who may rate which; fit "
-                "them on this run's training data, in its precision and without random augmentation"
+                "ReferenceModels: expected that cross-fitted models know inputs of the run's training data, but none of the "
+                f"{len(prints)} training probes is among what they were trained on, so that it is unknown who may rate which; "
+                "fit them on this run's training data, in its precision and without random augmentation"
             )
 
     def prepare(self, game: ProbeGame) -> "Ratings":

@@ -1,7 +1,7 @@
 """The shape of strength over orders: a decay of each sign's own and a spindle that both signs share."""
 
 from itertools import product
-from typing import TypeAlias
+from typing import TypeAlias, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -138,6 +138,7 @@ def _search(target: Array) -> list[float]:
     return best
 
 
+@no_type_check  # called thousands of times
 def _residual(parameters: Array, target: Array) -> Array:
     """Fit minus target ``[..., signs, orders]`` at parameters ``[..., (skew, fall, fall)]``, with the best heights."""
     decays, spindle = _decays(parameters[..., 1:], target), _spindle(parameters[..., 0], target)
@@ -145,6 +146,7 @@ def _residual(parameters: Array, target: Array) -> Array:
     return heights[..., None] * decays + (height[..., None] * spindle)[..., None, :] - target
 
 
+@no_type_check  # called thousands of times
 def _heights(target: Array, decays: Array, spindle: Array) -> tuple[Array, Array]:
     """Solve the least squares in the heights of the decays and of the spindle, none of them negative.
 
@@ -177,12 +179,14 @@ def _heights(target: Array, decays: Array, spindle: Array) -> tuple[Array, Array
     return np.take_along_axis(heights, best, axis=0)[0], np.take_along_axis(height, best, axis=0)[0, ..., 0]
 
 
+@no_type_check  # called thousands of times
 def _decays(falls: Array, target: Array) -> Array:
     """Decays ``[..., signs, orders]`` of height 1 at order 1."""
     powers: Array = falls[..., None] ** np.arange(target.shape[1])
     return powers
 
 
+@no_type_check  # called thousands of times
 def _spindle(skew: Array, target: Array) -> Array:
     """Spindle ``[..., orders]`` of height 1 at its mode; ``C(n,m) r^m`` by logarithms, which do not overflow."""
     num_players = target.shape[1]

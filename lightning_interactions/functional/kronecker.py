@@ -8,6 +8,7 @@ player. Grouping the players into two to four parts turns it into as many dense 
 import math
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,7 @@ class KroneckerProduct:
     def __repr__(self) -> str:
         return f"KroneckerProduct({' x '.join(str(len(factor)) for factor in self.factors)})"
 
+    @no_type_check  # called thousands of times
     def __matmul__(self, values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """Apply the matrix to the last axis."""
         if values.shape[-1] != self.size:

@@ -80,8 +80,8 @@ def noisy_learning_strength(
 def fit_second_phase(final: Interactions, strength: Float[Tensor, "times orders"]) -> SecondPhase:
     """Find the noise variance at each time whose predicted strength by order is closest, by least squares over orders.
 
-    Hindsight only: it needs the final interactions, and one free number a time. Only the shape over orders tests the theory;
-    compare with the final strength times one factor, which may be as close where the shape hardly changes.
+    Only when a run is over: it needs the final interactions, and one free number a time. Only the shape over orders tests
+    the theory; compare with the final strength times one factor, which may be as close where the shape hardly changes.
 
     Args:
         final: The final interactions ``w*``: those of the first measurement in phase 3, or of the last one.
@@ -134,7 +134,7 @@ def fit_second_phase(final: Interactions, strength: Float[Tensor, "times orders"
 
 
 def second_phase_measurements(mean_orders: Sequence[float], phases: Sequence[int] = ()) -> range:
-    """Pick the measurements that the theory of the second phase speaks of, in hindsight.
+    """Pick the measurements that the theory of the second phase speaks of, when a run is over.
 
     Args:
         mean_orders: Mean order of the interactions at each measurement; NaN where there are none.

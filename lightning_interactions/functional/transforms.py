@@ -111,7 +111,8 @@ def fold_single_players(interactions: Interactions) -> Interactions:
 def _transform(values: Tensor, matrix: tuple[tuple[float, float], tuple[float, float]]) -> Tensor:
     power = KroneckerProduct.power(torch.tensor(matrix), infer_num_players(values.shape[-1]))
     with full_precision(values.device):
-        return power.to(values) @ values
+        transformed: Tensor = power.to(values) @ values
+    return transformed
 
 
 def _without_empty_set(effects: Tensor) -> Tensor:

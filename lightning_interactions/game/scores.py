@@ -96,13 +96,13 @@ def prediction(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     predictions = _logits(outputs, "predictions [inputs] or [inputs, 1]", None)
     if predictions.numel() != len(predictions):
         raise ValueError(
-            f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(predictions.shape)}; explain "
-            "one of them with a Task whose score(outputs, targets) returns outputs[:, 0]"
+            f"score: expected one output for each input, [inputs] or [inputs, 1], got shape {tuple(predictions.shape)}; "
+            "explain one of them with a Task whose score(outputs, targets) returns outputs[:, 0]"
         )
     if targets.ndim == 0 or targets.numel() != len(predictions) != 0:
         raise ValueError(
-            f"score: expected one target for each of {len(predictions)} inputs, got shape {tuple(targets.shape)}; pick one in the "
-            "task's unpack(batch), such as return batch[0], batch[1][:, 0]"
+            f"score: expected one target for each of {len(predictions)} inputs, got shape {tuple(targets.shape)}; pick one in "
+            "the task's unpack(batch), such as return batch[0], batch[1][:, 0]"
         )
     return predictions.reshape(-1)
 

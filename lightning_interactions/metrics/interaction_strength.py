@@ -41,8 +41,11 @@ class InteractionStrength(Metric):
         self.add_state("strength", torch.zeros(num_players + 1), dist_reduce_fx="sum")
         self.add_state("num_inputs", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, values: Float[Tensor, "inputs coalitions"]) -> None:
+    def update(self, values: Tensor) -> None:
         """Extract the interactions of more inputs and add up their strength.
+
+        Args:
+            values: ``[inputs, coalitions]``.
 
         Raises:
             ValueError: If the values are not over the coalitions of ``num_players`` players, or not finite.
@@ -54,7 +57,7 @@ class InteractionStrength(Metric):
             )
         interactions = extract_interactions(values)
         salient = salient_mask(interactions, self.threshold)
-        by_order = strength_by_order(interactions, salient, salient).generalizable
+        by_order = strength_by_order(interactions, salient, salient.to(values)).generalizable
         self.strength += by_order.sum(dim=(0, 1, 2))
         self.num_inputs += len(values)
 

@@ -62,7 +62,7 @@ class DecaySpindle:
 
 @dataclass(frozen=True)
 class SecondPhase:
-    """Real strength by order beside the strength that learning under parameter noise predicts, in hindsight.
+    """Real strength by order beside the strength that learning under parameter noise predicts.
 
     The last axis is indexed by the order itself, 0 to n; order 0 is always zero.
 

@@ -23,7 +23,7 @@ class Interactions:
     Attributes:
         effects: ``[inputs, types, coalitions]``, score units, types in the order of :data:`EFFECT_TYPES`. An AND effect counts
             when all players of its set are unmasked, an OR effect when at least one is. Column 0 is zero, and so are the ORs
-            of single players: such an OR is the same trigger as the AND and is folded into it.
+            of single players: such an OR is the same term as the AND and is folded into it.
         offset: ``[inputs]``, score units; the value ``v(∅)`` of the fully masked input.
     """
 

@@ -14,7 +14,7 @@ from lightning_interactions.records.describe import describe
 from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.loaders import check_repeatable, sampler_pool
 from lightning_interactions.references.saved_models import SavedModels
-from lightning_interactions.references.screening import SCREENING_MODELS, SEED_OFFSET, undisputed
+from lightning_interactions.references.screening import SEED_OFFSET, undisputed
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator
 
@@ -67,10 +67,11 @@ def fit_reference_models(
     """
     ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
     training = ReferenceTraining() if training is None else training
-    with preserve_random_state(accelerator(), training.seed):
-        loader = _set_up_loader(data, folds)
     datamodule = data if isinstance(data, LightningDataModule) else None
-    return fit_ensemble(model, loader, datamodule, ensemble, Classification() if task is None else task, training, resume_from)
+    with preserve_random_state(accelerator(), training.seed):
+        task = Classification() if task is None else task
+        loader = _set_up_loader(data, folds)
+    return fit_ensemble(model, loader, datamodule, ensemble, task, training, resume_from)
 
 
 def fit_ensemble(
@@ -93,7 +94,34 @@ def fit_ensemble(
         training: How each is trained.
         resume_from: File of finished models, if there is to be one.
     """
-    screens = ensemble.screens(task)
+    with preserve_random_state(accelerator(), training.seed):
+        screens = ensemble.screens(task)
+        pool = _checked_pool(loader, ensemble, task)
+        plans = _plans(pool, ensemble, task, training)
+        screening_plans = _plans(pool, ensemble.to_screen, task, training, SEED_OFFSET) if screens else []
+        arguments = training.trainer_arguments(stops=bool(plans[0].stopping))
+        saved = None
+        if resume_from is not None:
+            saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
+        _tell(plans, screening_plans, pool, arguments["max_epochs"], saved)
+        trainer = ReferenceTrainer(
+            model=model,
+            task=task,
+            loader=loader,
+            datamodule=datamodule,
+            training=training,
+            arguments=arguments,
+            repeatable=ensemble.folds is not None,
+            saved=saved,
+        )
+        if screening_plans and pool is not None and isinstance(task, Classification):
+            plans = _plans(undisputed(trainer, task, pool, screening_plans), ensemble, task, training)
+        models, seen = trainer.fit(plans)
+        return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
+
+
+def _checked_pool(loader: Any, ensemble: Ensemble, task: Task) -> list[int] | None:
+    """List the samples of the data; refuse data without indices, or of inputs that change, where there are folds."""
     pool = sampler_pool(loader)
     if ensemble.folds is not None:
         if pool is None:
@@ -102,35 +130,20 @@ def fit_ensemble(
                 f"sampler of its own, got {type(loader).__name__}; make such a loader, or hold data out instead"
             )
         check_repeatable(loader, pool, task)
+    return pool
 
-    def plans_for(samples: list[int] | None, num_models: int, seed: int) -> list[Plan]:
-        stops = training.patience is not None
-        return make_plans(samples, num_models, ensemble.folds, stops=stops, knows_loss=task.knows_loss, seed=seed)
 
-    plans = plans_for(pool, ensemble.num_models, training.seed)
-    screening_plans: list[Plan] = []
-    if screens:
-        screening_plans = plans_for(pool, min(ensemble.num_models, SCREENING_MODELS), training.seed + SEED_OFFSET)
-    arguments = training.trainer_arguments(stops=bool(plans[0].stopping))
-    saved = None
-    if resume_from is not None:
-        saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
-    _tell(plans, screening_plans, pool, arguments["max_epochs"], saved)
-    trainer = ReferenceTrainer(
-        model=model,
-        task=task,
-        loader=loader,
-        datamodule=datamodule,
-        training=training,
-        arguments=arguments,
-        repeatable=ensemble.folds is not None,
-        saved=saved,
+def _plans(
+    pool: list[int] | None, ensemble: Ensemble, task: Task, training: ReferenceTraining, seed_offset: int = 0
+) -> list[Plan]:
+    return make_plans(
+        pool,
+        ensemble.num_models,
+        ensemble.folds,
+        stops=training.patience is not None,
+        knows_loss=task.knows_loss,
+        seed=training.seed + seed_offset,
     )
-    if screening_plans and pool is not None and isinstance(task, Classification):
-        credible = undisputed(trainer, task, pool, screening_plans)
-        plans = plans_for(credible, ensemble.num_models, training.seed)
-    models, seen = trainer.fit(plans)
-    return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
 
 
 def _set_up_loader(data: Any, folds: int | None) -> Any:

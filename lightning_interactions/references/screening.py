@@ -9,10 +9,7 @@ from lightning_interactions.game.tasks import Classification
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.trainer import ReferenceTrainer
 
-__all__ = ["SCREENING_MODELS", "SEED_OFFSET", "undisputed"]
-
-SCREENING_MODELS = 3
-"""At most so many models for each fold find out which labels are disputed."""
+__all__ = ["SEED_OFFSET", "undisputed"]
 
 SEED_OFFSET = 1_000_003
 """Keeps these models' seeds apart from those of the raters."""

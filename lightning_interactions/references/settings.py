@@ -15,6 +15,9 @@ __all__ = ["Ensemble", "ReferenceTraining", "in_run"]
 NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
 """Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
 
+SCREENING_MODELS = 3
+"""At most so many models for each fold find out which labels are disputed."""
+
 EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
 
 QUIET = {
@@ -109,6 +112,11 @@ class Ensemble:
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         return cls(folds, num_models, vote, screen_labels)
+
+    @property
+    def to_screen(self) -> "Ensemble":
+        """The models that find out which labels are disputed."""
+        return replace(self, num_models=min(self.num_models, SCREENING_MODELS))
 
     def screens(self, task: Task) -> bool:
         """Whether disputed labels are left out.

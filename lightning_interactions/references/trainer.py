@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ class ReferenceTrainer:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
 
     def _trained(self, plan: Plan, model: LightningModule) -> tuple[LightningModule, frozenset[str]]:
-        most = len(plan.training) if self.repeatable and plan.training is not None else math.inf
+        most = len(plan.training) if self.repeatable and plan.training is not None else None
         sees, keeps = SeenInputs(self.task, most), self._keeps_best(plan)
         watchers: list[Callback] = [sees] if keeps is None else [sees, keeps]
         own = self.arguments.get("callbacks") or []

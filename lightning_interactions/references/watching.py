@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,13 +30,13 @@ class SeenInputs(Callback):
     Args:
         task: Finds inputs and targets in a batch.
         most: Refuse more different inputs than this: the number of samples, where each must be the same whenever it is
-            loaded. Infinity for any number.
+            loaded. ``None`` for any number.
 
     Attributes:
         fingerprints: Fingerprints of the inputs so far.
     """
 
-    def __init__(self, task: Task, most: float = math.inf) -> None:
+    def __init__(self, task: Task, most: int | None = None) -> None:
         self.task = task
         self.most = most
         self.fingerprints: set[str] = set()
@@ -44,7 +45,7 @@ class SeenInputs(Callback):
         """Take the inputs down."""
         inputs, _ = self.task.unpack(batch)
         self.fingerprints.update(fingerprints(Rows.of(inputs)))
-        if len(self.fingerprints) > self.most:
+        if self.most is not None and len(self.fingerprints) > self.most:
             raise MisconfigurationException(
                 f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
                 f"which, but {self.most} samples gave {len(self.fingerprints)} different inputs or more; move random "
@@ -105,10 +106,11 @@ class KeepBestWeights(Callback):
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
         note = None if self.fingerprints else self._note
-        batches = _scored(trainer, pl_module, self.loader, self.task, self.task.scores, note)
-        # Targets of one shape are one group, and the task's loss sees all of a group at once.
-        losses = [self.task.losses(group.inputs.tree, group.targets) for group in Probes.of(*batches).groups]
-        return torch.cat(losses).mean().item()
+        with _undisturbed(pl_module, self.loader):
+            batches = _scored(trainer, pl_module, self.loader, self.task, self.task.scores, note)
+            # Targets of one shape are one group, and the task's loss sees all of a group at once.
+            losses = [self.task.losses(group.inputs.tree, group.targets) for group in Probes.of(*batches).groups]
+            return torch.cat(losses).mean().item()
 
     def _note(self, inputs: Any) -> None:
         self.fingerprints.update(fingerprints(Rows.of(inputs)))
@@ -135,7 +137,16 @@ class ScoreInputs(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
         trainer.should_stop = True
-        self.scores = torch.cat([scores for scores, _ in _scored(trainer, pl_module, self.loader, self.task, self.score)])
+        with _undisturbed(pl_module, self.loader):
+            batches = _scored(trainer, pl_module, self.loader, self.task, self.score)
+            self.scores = torch.cat([scores for scores, _ in batches])
+
+
+@contextmanager
+def _undisturbed(model: LightningModule, loader: DataLoader[Any]) -> Iterator[None]:
+    """Leave model and generators as they were; random transforms give the same inputs at every look."""
+    with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
+        yield
 
 
 def _scored(
@@ -145,20 +156,16 @@ def _scored(
     task: Task,
     score: Scorer,
     note_inputs: Callable[[Any], object] | None = None,
-) -> list[tuple[Tensor, Any]]:
-    """Score all batches of a loader in the Trainer's precision, and leave model and generators as they were.
+) -> Iterator[tuple[Tensor, Any]]:
+    """Score all batches of a loader in the Trainer's precision.
 
-    Returns:
+    Yields:
         Scores in float64 and targets of each batch, on the CPU.
     """
-    batches = []
-    # Random transforms give the same inputs at every look.
-    with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
-        for batch in loader:
-            inputs, targets = task.unpack(to_device(trainer, batch))
-            if note_inputs is not None:
-                note_inputs(inputs)
-            with trainer.precision_plugin.forward_context():
-                scores = score(model, inputs, targets)
-            batches.append((scores.double().cpu(), Rows.of(targets).to("cpu").tree))
-    return batches
+    for batch in loader:
+        inputs, targets = task.unpack(to_device(trainer, batch))
+        if note_inputs is not None:
+            note_inputs(inputs)
+        with trainer.precision_plugin.forward_context():
+            scores = score(model, inputs, targets)
+        yield scores.double().cpu(), Rows.of(targets).to("cpu").tree

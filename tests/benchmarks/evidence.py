@@ -82,9 +82,9 @@ class Watch(L.Callback):
             self._ask(pl_module, trainer.current_epoch + 1)
 
     def _ask(self, model: L.LightningModule, epoch: int) -> None:
-        begin = time.perf_counter()
+        begin = time.process_time()
         self.meter.measure(model)
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         self.plain_seconds.append(seconds - sum(self.panel.seconds.values()))
         self.moments.append(epoch)
         strength = _salient_strength(self.meter.interactions["training"])
@@ -108,8 +108,8 @@ def _weighted(strength: Tensor, values: Tensor) -> float:
 
 
 def timed(fit: Callable[[], ReferenceModels]) -> tuple[ReferenceModels, float]:
-    begin = time.perf_counter()
-    return fit(), time.perf_counter() - begin
+    begin = time.process_time()
+    return fit(), time.process_time() - begin
 
 
 def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[list[object]]:
@@ -164,10 +164,10 @@ def run(task_name: str, architecture_name: str, seed: int, quick: bool) -> list[
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     trainer.fit(model, training, DataLoader(parts["validation"], 200))
     plain = float(np.median(watch.plain_seconds))
-    training_seconds = time.perf_counter() - begin - sum(watch.plain_seconds) - sum(
+    training_seconds = time.process_time() - begin - sum(watch.plain_seconds) - sum(
         sum(asked.seconds for asked in answers) for answers in watch.asked.values()
     )  # fmt: skip
     shares = np.array([asked.share for asked in watch.asked[YARDSTICK]])[1:]

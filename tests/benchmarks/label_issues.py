@@ -96,7 +96,7 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     sizes = {name: (32, EveryNEpochs()) if name == HELD_OUT else (2, EveryNEpochs(10**6)) for name in evidence}
     monitors = {
         name: InteractionMonitor(
-            task.players,
+            players=task.players,
             evidence=evidence[name],
             probes=ProbeSampling(training=num_probes, held_out=num_probes),
             # With the four players of the quick task the solver's own tolerance is smaller.

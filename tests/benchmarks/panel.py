@@ -13,14 +13,14 @@ __all__ = ["Panel"]
 
 
 class Panel(Evidence):
-    """Asks every evidence about the same interactions, and keeps what each says and how long it takes.
+    """Asks every evidence about the same interactions, and keeps what each says and what processor time it takes.
 
     Args:
         members: Every evidence by its name; the first one's weights are those of the panel.
 
     Attributes:
-        preparation: Seconds that each has taken before the training, for all splits.
-        seconds: Seconds that each took at the last measurement, for all splits, with the meter's work on its raters.
+        preparation: Processor time that each has taken before the training, for all splits.
+        seconds: Processor time that each took at the last measurement, for all splits, with the meter's work on its raters.
         weights: What each said at the last measurement, split by split.
     """
 
@@ -34,19 +34,19 @@ class Panel(Evidence):
     def prepare(self, game: ProbeGame) -> dict[str, Any]:
         prepared = {}
         for name, member in self.members.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             prepared[name] = member.prepare(game)
-            self.preparation[name] += time.perf_counter() - begin
+            self.preparation[name] += time.process_time() - begin
         return prepared
 
     def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
         self.weights = []
         for name, member in self.members.items():
-            begin, number = time.perf_counter(), 0
+            begin, number = time.process_time(), 0
             for rater in member.raters(model):
                 yield rater  # Until it is asked for the next one, the meter measures this one.
                 number += 1
-            self.seconds[name], self._num_raters[name] = time.perf_counter() - begin, number
+            self.seconds[name], self._num_raters[name] = time.process_time() - begin, number
 
     def weigh(
         self,
@@ -60,8 +60,8 @@ class Panel(Evidence):
         said, left = {}, list(ratings)
         for name, member in self.members.items():
             own, left = left[: self._num_raters[name]], left[self._num_raters[name] :]
-            begin = time.perf_counter()
+            begin = time.process_time()
             said[name] = member.weigh(interactions, threshold, prepared=prepared[name], ratings=own, counterpart=counterpart)
-            self.seconds[name] += time.perf_counter() - begin
+            self.seconds[name] += time.process_time() - begin
         self.weights.append(said)
         return next(iter(said.values()))

@@ -52,7 +52,7 @@ def run(seed: int, epochs: int, random_parts: tuple[str, ...]) -> tuple[History,
     model = DigitsClassifier()
     references = fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True))
     monitor = InteractionMonitor(
-        ImagePatches(3, 3), evidence=references, extraction=Extraction(tolerance=1e-5), logging=Logging(figures=None)
+        players=ImagePatches(3, 3), evidence=references, extraction=Extraction(tolerance=1e-5), logging=Logging(figures=None)
     )
     stopping = PhaseEarlyStopping(phase=3, log_only=True, verbose=False)
     curve = Curve(*parts["test"].tensors)

@@ -45,7 +45,7 @@ MOST_SECONDS, MOST_SECONDS_OF_DETECTION = 1.0, 3.0
 
 
 def new_monitor() -> InteractionMonitor:
-    return InteractionMonitor(ImagePatches(2, 5), extraction=Extraction(tolerance=1e-2), logging=Logging(figures=None))
+    return InteractionMonitor(players=ImagePatches(2, 5), extraction=Extraction(tolerance=1e-2), logging=Logging(figures=None))
 
 
 def watched_monitor(folder: str) -> InteractionMonitor:

@@ -237,15 +237,15 @@ def test_held_out_data_can_be_left_alone(tmp_path: Path) -> None:
         assert all(measurement.held_out is None for measurement in monitor.history.measurements)
 
 
-@pytest.mark.parametrize("tolerance", [None, 1e-2])
-def test_the_solver_takes_the_tolerance(tmp_path: Path, tolerance: float | None) -> None:
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-2])
+def test_the_solver_takes_the_tolerance(tmp_path: Path, tolerance: float) -> None:
     exact, monitor = few(name="exact"), few(name="other", tolerance=tolerance)
     fit(tmp_path, exact, monitor, max_epochs=1)
     strengths = [
         [measurement.training.strength.generalizable for measurement in one.history.measurements] for one in (exact, monitor)
     ]
     same = all(torch.equal(one, other) for one, other in zip(*strengths, strict=True))
-    assert same is (tolerance is None)
+    assert same is (tolerance == 1e-3)
 
 
 def test_handed_in_held_out_probes_make_up_for_a_missing_validation_loader(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_probes_handed_in_are_the_ones_measured(tmp_path: Path) -> None:
 
 def test_probes_handed_in_with_too_few_targets_are_refused() -> None:
     inputs, targets = tabular_data(5).tensors
-    with pytest.raises(ValueError, match=r"5 inputs .* and 4 targets"):
+    with pytest.raises(ValueError, match=r"inputs .*\(5, 4\) and targets .*\(4,\)"):
         few(training=(inputs, targets[:4]))
 
 
@@ -863,7 +863,6 @@ def test_a_phase_detected_later_is_logged_and_is_the_monitors(tmp_path: Path, mo
         {"max_players": 0},
         {"noise_tolerance": math.nan},
         {"alpha": 0.0},
-        {"on_error": "ignore"},
     ],
     ids=str,
 )

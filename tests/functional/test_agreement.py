@@ -1,12 +1,14 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions.functional.agreement import agreement_by_chance, agreement_by_order
 from lightning_interactions.functional.coalitions import coalition_orders
 from lightning_interactions.records import Interactions
+
+PROPERTY = settings(max_examples=20, deadline=None, derandomize=True)
 
 NUM_PLAYERS = 4
 
@@ -33,6 +35,7 @@ def overlap(means: list[list[float]], others: list[list[float]], order: int) -> 
     return smaller / larger if larger else 0.0
 
 
+@PROPERTY
 @given(st.integers(0, 1000))
 def test_agreement_is_the_overlap_of_the_means(seed: int) -> None:
     first, second = random_interactions(seed), random_interactions(seed + 5000, 3)
@@ -41,6 +44,7 @@ def test_agreement_is_the_overlap_of_the_means(seed: int) -> None:
     torch.testing.assert_close(agreement_by_order(first, second), torch.tensor(expected, dtype=torch.float64))
 
 
+@PROPERTY
 @given(st.integers(0, 1000))
 def test_agreement_is_symmetric_and_does_not_depend_on_the_unit(seed: int) -> None:
     first, second = random_interactions(seed), random_interactions(seed + 5000)

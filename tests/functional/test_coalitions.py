@@ -44,9 +44,9 @@ def test_masks_and_orders_are_made_on_the_given_device() -> None:
 
 @pytest.mark.parametrize("num_players", [0, -1])
 def test_no_players_is_an_error(num_players: int) -> None:
-    with pytest.raises(ValueError, match=f"expected at least 1 player, got {num_players}"):
+    with pytest.raises(ValueError, match=str(num_players)):
         coalition_masks(num_players)
-    with pytest.raises(ValueError, match=f"expected at least 1 player, got {num_players}"):
+    with pytest.raises(ValueError, match=str(num_players)):
         coalition_orders(num_players)
 
 
@@ -57,5 +57,5 @@ def test_number_of_players_comes_back(num_players: int) -> None:
 
 @pytest.mark.parametrize("num_coalitions", [0, 1, 3, 6, 1023, 1025])
 def test_length_that_is_no_power_of_two_is_an_error(num_coalitions: int) -> None:
-    with pytest.raises(ValueError, match=rf"all 2\^n coalitions of n >= 1 players, got {num_coalitions} entries"):
+    with pytest.raises(ValueError, match=str(num_coalitions)):
         infer_num_players(num_coalitions)

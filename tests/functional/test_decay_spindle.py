@@ -13,9 +13,9 @@ from lightning_interactions.functional.transforms import mobius_transform
 from lightning_interactions.records import DecaySpindle, Interactions
 from tests.helpers.games import random_tables
 
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=8, deadline=None, derandomize=True)
 
-PLAYERS = pytest.mark.parametrize("num_players", range(5, 13))
+PLAYERS = pytest.mark.parametrize("num_players", [5, 8, 12])
 
 
 @pytest.fixture
@@ -240,9 +240,10 @@ def test_parts_are_shares_of_the_fitted_strength() -> None:
 # Errors
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("shape", [(2, 1), (1, 10), (3, 10), (10,), (4, 2, 10)])
 def test_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected strength \[2 signs, orders 0 to n\]"):
+    with pytest.raises(ValueError, match="strength"):
         fit_decay_and_spindle(torch.ones(shape))
 
 
@@ -250,5 +251,5 @@ def test_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
 def test_strength_is_finite_and_not_negative(broken: float) -> None:
     strength = torch.ones(2, 10)
     strength[1, 3] = broken
-    with pytest.raises(ValueError, match="expected finite strength of at least 0"):
+    with pytest.raises(ValueError, match="strength"):
         fit_decay_and_spindle(strength)

@@ -21,7 +21,7 @@ from lightning_interactions.records import Interactions
 from tests.helpers import oracles
 from tests.helpers.games import integer_tables, permute_players, random_network_tables
 
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=10, deadline=None, derandomize=True)
 
 VARIANCES = st.floats(-12, 5).map(math.exp)
 
@@ -78,7 +78,7 @@ def test_learned_effects_equal_the_dense_solve(num_players: int, variance: float
 @pytest.mark.parametrize("num_players", [2, 5, 9, 12])
 def test_without_noise_the_final_interactions_are_learned(num_players: int, generator: Generator) -> None:
     interactions = random_interactions(num_players, 2, generator)
-    assert_same(noisy_learning_effects(interactions, 0), interactions, 1e-9)
+    assert_same(noisy_learning_effects(interactions, 0.0), interactions, 1e-9)
     assert_same(noisy_learning_effects(interactions, 1e-30), interactions, 1e-9)
 
 
@@ -145,7 +145,7 @@ def test_dtype_is_kept_and_the_input_left_alone(dtype: torch.dtype, generator: G
 
 @pytest.mark.parametrize("variance", [-0.1, math.nan])
 def test_a_negative_variance_is_an_error(variance: float, generator: Generator) -> None:
-    with pytest.raises(ValueError, match="expected a variance of at least 0"):
+    with pytest.raises(ValueError, match="variance"):
         noisy_learning_effects(random_interactions(3, 1, generator), variance)
 
 
@@ -199,10 +199,9 @@ def test_effects_shrink_with_the_noise(table: Tensor, variances: tuple[float, fl
 # The fit
 
 
-@pytest.mark.parametrize("variance", [1e-4, 1e-2, 0.3, 2.0])
-@pytest.mark.parametrize("num_players", [4, 8])
-def test_the_variance_behind_the_strength_is_found(variance: float, num_players: int, generator: Generator) -> None:
-    final = network_interactions(num_players, 6, generator)
+@pytest.mark.parametrize(("num_players", "variance"), [(4, 1e-4), (4, 1e-2), (4, 0.3), (4, 2.0), (7, 0.1)])
+def test_the_variance_behind_the_strength_is_found(num_players: int, variance: float, generator: Generator) -> None:
+    final = network_interactions(num_players, 4, generator)
     fit = fit_second_phase(final, noisy_learning_strength(final, torch.tensor([variance], dtype=torch.float64)))
     assert fit.variance.item() == pytest.approx(variance, rel=1e-4)
     assert fit.r_squared.item() == pytest.approx(1, abs=1e-9)
@@ -222,7 +221,7 @@ def test_no_variance_on_a_fine_grid_is_better(generator: Generator) -> None:
     final = network_interactions(6, 4, generator)
     real = strength(final) * torch.rand(5, 7, generator=generator, dtype=torch.float64)
     fit = fit_second_phase(final, real)
-    grid = noisy_learning_strength(final, torch.logspace(-12, 8, 2000, dtype=torch.float64))
+    grid = noisy_learning_strength(final, torch.logspace(-12, 8, 500, dtype=torch.float64))
     for row, predicted in zip(real, fit.predicted, strict=True):
         error = (row - predicted).square().sum()
         assert error <= (grid - row).square().sum(dim=1).min() + 1e-12
@@ -255,9 +254,10 @@ def test_no_times_are_no_fits(generator: Generator) -> None:
     assert fit.predicted.shape == fit.strength.shape == (0, 5)
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (3, 6), (1, 3, 5)])
 def test_another_number_of_orders_is_an_error(shape: tuple[int, ...], generator: Generator) -> None:
-    with pytest.raises(ValueError, match=r"expected strength \[times, 5 orders\] for 4 players"):
+    with pytest.raises(ValueError, match="strength"):
         fit_second_phase(random_interactions(4, 2, generator), torch.ones(shape))
 
 
@@ -265,7 +265,7 @@ def test_numbers_that_are_not_finite_are_an_error(generator: Generator) -> None:
     final = random_interactions(4, 2, generator)
     broken = Interactions(final.effects, final.offset * math.nan)
     for interactions, real in ((final, torch.full((1, 5), math.inf)), (broken, torch.ones(1, 5))):
-        with pytest.raises(ValueError, match="expected finite interactions and strength"):
+        with pytest.raises(ValueError, match="finite"):
             fit_second_phase(interactions, real)
 
 
@@ -275,14 +275,14 @@ def test_numbers_that_are_not_finite_are_an_error(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("mean_orders", "phases", "expected"),
     [
-        ([4, 3, 2, 2.5, 3, 4], (), range(2, 5)),
-        ([4, 3, 2, 2.5, 3, 4], (1, 1, 2, 2, 3, 3), range(2, 4)),
-        ([4, 3, 2, 2.5, 3, 4], (1, 1, 2, 2, 2, 2), range(2, 5)),
+        ([4.0, 3.0, 2.0, 2.5, 3.0, 4.0], (), range(2, 5)),
+        ([4.0, 3.0, 2.0, 2.5, 3.0, 4.0], (1, 1, 2, 2, 3, 3), range(2, 4)),
+        ([4.0, 3.0, 2.0, 2.5, 3.0, 4.0], (1, 1, 2, 2, 2, 2), range(2, 5)),
         # The smallest mean order counts only up to the final interactions.
-        ([4, 3, 3.5, 3.6, 2, 1], (1, 1, 2, 3, 3, 3), range(1, 3)),
-        ([math.nan, 3, 2, 3], (), range(2, 3)),
-        ([4, 3, 2], (), range(2, 2)),
-        ([2], (), range(0, 0)),
+        ([4.0, 3.0, 3.5, 3.6, 2.0, 1.0], (1, 1, 2, 3, 3, 3), range(1, 3)),
+        ([math.nan, 3.0, 2.0, 3.0], (), range(2, 3)),
+        ([4.0, 3.0, 2.0], (), range(2, 2)),
+        ([2.0], (), range(0, 0)),
     ],
 )
 def test_the_second_phase_runs_from_the_smallest_mean_order(
@@ -294,10 +294,10 @@ def test_the_second_phase_runs_from_the_smallest_mean_order(
 
 @pytest.mark.parametrize("mean_orders", [[], [math.nan, math.nan]])
 def test_without_interactions_there_is_no_second_phase(mean_orders: list[float]) -> None:
-    with pytest.raises(ValueError, match="at least one measurement with interactions"):
+    with pytest.raises(ValueError, match="measurement"):
         second_phase_measurements(mean_orders)
 
 
 def test_each_measurement_has_a_phase() -> None:
-    with pytest.raises(ValueError, match="a phase for each of 3 measurements, got 2"):
-        second_phase_measurements([1, 2, 3], [1, 1])
+    with pytest.raises(ValueError, match="phase"):
+        second_phase_measurements([1.0, 2.0, 3.0], [1, 1])

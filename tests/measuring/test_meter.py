@@ -1,531 +1,461 @@
 import math
-from dataclasses import asdict, replace
+import random
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lightning_interactions.evidence import Judge
-from lightning_interactions.functional.bootstrap import gap_intervals, split_intervals
-from lightning_interactions.functional.extraction.extract import extract_interactions
-from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.measuring.meter import (
-    UNSEEN_SPREAD,
-    Split,
-    combine_splits,
-    interactions_on_probes,
-    measure_splits,
-    summarise,
-)
-from lightning_interactions.records import Interactions, OrderStrength, Probes, SplitMeasurement, Verdict
-from tests.helpers import oracles
-from tests.helpers.games import random_network_tables
-from tests.helpers.histories import EMPTY_SCORE, EXPLAINED_SCORE, NON_SALIENT, held_out_split, split_measurement
+from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ProbeGame, ReferenceModels
+from lightning_interactions.game.baselines import Constant, TrainingMean
+from lightning_interactions.game.players import FeatureGroups, ImagePatches
+from lightning_interactions.game.tasks import Classification, Regression
+from lightning_interactions.measuring import Extraction, InteractionMeter, ProbeSampling
+from lightning_interactions.measuring.facts import facts_of
+from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Ranks
+from lightning_interactions.records import EvidenceWeights, Interactions, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records.measurement import INPUT_FIELDS
+from tests.measuring.models import NUM_PLAYERS, TableModel, table_probes
 
-NUM_INPUTS, NUM_PLAYERS = 5, 4
-THRESHOLD = 0.1
+QUICK = Extraction(tolerance=1e-3)
 
 
-class TableModel(nn.Module):
-    """A random network of four features that gives NaN for some inputs as soon as their first feature is unmasked."""
+def both_splits() -> dict[str, Probes]:
+    return {TRAINING: table_probes(1), HELD_OUT: table_probes(2).select([0, 1, 2])}
 
-    def __init__(self, broken: tuple[float, ...] = ()) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.first = nn.Linear(NUM_PLAYERS, 8, dtype=torch.float64)
-        self.last = nn.Linear(8, 3, dtype=torch.float64)
-        self.broken = torch.tensor(broken, dtype=torch.float64)
+
+def meter_with(evidence: Evidence | None = None, **settings: Any) -> InteractionMeter:
+    return InteractionMeter(evidence=evidence, extraction=settings.pop("extraction", QUICK), **settings)
+
+
+def assert_same(found: SplitMeasurement, expected: SplitMeasurement, atol: float = 0.0) -> None:
+    for name in INPUT_FIELDS:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=atol, equal_nan=True)
+    for name, part in vars(expected.strength).items():
+        torch.testing.assert_close(getattr(found.strength, name), part, rtol=0, atol=atol, equal_nan=True)
+
+
+class Watched(Evidence):
+    """Everything generalizes; keeps what it is told, and has a rater that doubles the last weights."""
+
+    def __init__(self) -> None:
+        self.prepared: list[ProbeGame] = []
+        self.told: list[dict[str, Any]] = []
+
+    def prepare(self, game: ProbeGame) -> Any:
+        self.prepared.append(game)
+        return len(self.prepared)
+
+    def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
+        assert isinstance(model, TableModel)
+        kept = model.last.weight.detach().clone()
+        try:
+            with torch.no_grad():
+                model.last.weight *= 2
+            yield model
+        finally:
+            with torch.no_grad():
+                model.last.weight.copy_(kept)
+
+    def weigh(
+        self,
+        interactions: Interactions,
+        threshold: float,
+        *,
+        prepared: Any = None,
+        ratings: Sequence[Interactions] = (),
+        counterpart: Interactions | None = None,
+    ) -> EvidenceWeights:
+        self.told.append({"own": interactions, "prepared": prepared, "ratings": ratings, "counterpart": counterpart})
+        everything = torch.ones_like(interactions.effects)
+        return EvidenceWeights(everything, everything)
+
+
+# One measurement
+
+
+def test_a_measurement_holds_the_facts_of_both_splits() -> None:
+    meter, model = meter_with(OrderShape()), TableModel()
+    assert meter.prepare(both_splits(), model=model) is meter
+    assert meter.splits == (TRAINING, HELD_OUT)
+    measurement = meter.measure(model, TimePoint(3, 40))
+    assert measurement.time == TimePoint(3, 40)
+    assert measurement.seconds > 0
+    assert measurement.held_out is not None
+    assert [len(measurement.training), len(measurement.held_out)] == [5, 3]
+    for name, probes in both_splits().items():
+        weights = OrderShape().weigh(meter.interactions[name], 0.05)
+        assert_same(measurement.splits[name], facts_of(meter.interactions[name], weights, 0.05, Classification(), probes))
+    assert meter.measure(model).time == TimePoint(0, 0)
+    assert_same(meter.measure(model).training, measurement.training)
+
+
+def test_evidence_is_told_what_belongs_to_its_split() -> None:
+    evidence, model = Watched(), TableModel()
+    meter = meter_with(evidence).prepare(both_splits())
+    assert [len(game.probes) for game in evidence.prepared] == [5, 3]
+    measured = meter.measure_splits(model)
+    training, held_out = evidence.told
+    assert [training["prepared"], held_out["prepared"]] == [1, 2]
+    for own, other, game in ((training, held_out, evidence.prepared[0]), (held_out, training, evidence.prepared[1])):
+        assert own["counterpart"] is other["own"]
+        (rating,) = own["ratings"]
+        torch.testing.assert_close(own["own"].offset, game.interactions(model).offset)
         with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.normal_(generator=generator)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits = self.last(self.first(inputs).tanh())
-        return torch.where(torch.isin(inputs[:, :1], self.broken), torch.nan, logits)
-
-
-@pytest.fixture
-def game() -> Game:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(NUM_INPUTS, NUM_PLAYERS, generator=generator, dtype=torch.float64)
-    inputs[:, 0] = torch.arange(1, NUM_INPUTS + 1)
-    return Game(Probes(inputs, torch.tensor([0, 2, 1, 1, 0])), FeatureGroups(), torch.zeros(()).double(), batch_size=7)
+            model.last.weight *= 2
+        torch.testing.assert_close(rating.effects, game.interactions(model).effects)
+        with torch.no_grad():
+            model.last.weight /= 2
+    assert torch.equal(measured[TRAINING].non_generalizable, torch.zeros(5, dtype=torch.float64))
 
 
-def summed_over_ranks(game: Game, model: nn.Module, num_ranks: int) -> list[Interactions]:
-    """Ask every rank in turn, and add up as a real sum over ranks would.
-
-    The first round finds out what each rank contributes, the second gives all of them the sum.
-    """
-    contributions: list[Tensor] = []
-
-    def contribute(tensor: Tensor) -> Tensor:
-        contributions.append(tensor.clone())
-        return tensor
-
-    for rank in range(num_ranks):
-        interactions_on_probes(game, rank, num_ranks, contribute)(model)
-    assert len(contributions) == num_ranks
-    total = torch.stack(contributions).sum(dim=0)
-    return [interactions_on_probes(game, rank, num_ranks, lambda _own: total)(model) for rank in range(num_ranks)]
+def test_a_split_alone_has_no_counterpart_and_no_held_out_measurement() -> None:
+    evidence = Watched()
+    measurement = meter_with(evidence).prepare({TRAINING: table_probes()}).measure(TableModel())
+    assert measurement.held_out is None
+    assert evidence.told[0]["counterpart"] is None
 
 
-def fixed_verdict(interactions: Interactions, seed: int = 2) -> Verdict:
-    """Weights that are no function of anything, 0, 1 and in between."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(2, *interactions.effects.shape, generator=generator, dtype=torch.float64)
-    return Verdict((2 * weights[0] - 0.5).clamp(0, 1), weights[1])
+def test_splits_may_be_added_later() -> None:
+    evidence, model = Watched(), TableModel()
+    meter = meter_with(evidence, baseline=TrainingMean()).prepare({TRAINING: table_probes()})
+    first, baseline = meter.measure(model), meter.baseline_values
+    meter.prepare({HELD_OUT: table_probes(2)}, model=model)
+    assert meter.baseline_values is baseline
+    assert len(evidence.prepared) == 2
+    second = meter.measure(model)
+    assert second.held_out is not None
+    assert_same(second.training, first.training)
+    assert_same(second.held_out, meter_with(Watched(), baseline=TrainingMean()).prepare(
+        {TRAINING: table_probes(), HELD_OUT: table_probes(2)}).measure_splits(model)[HELD_OUT])  # fmt: skip
 
 
-def with_peers(verdict: Verdict, score: float) -> Verdict:
-    return replace(verdict, peer_score=torch.full((len(verdict.weights),), score))
+def test_other_splits_than_training_and_held_out_are_measured_by_name() -> None:
+    meter = meter_with(OrderShape()).prepare({"asked": table_probes()})
+    assert list(meter.measure_splits(TableModel())) == ["asked"]
+    with pytest.raises(ValueError, match="InteractionMeter: expected training probes"):
+        meter.measure(TableModel())
+    assert meter_with(OrderShape()).measure_splits(TableModel()) == {}
 
 
-# Interactions on the probes
+def test_inputs_of_nan_are_left_out() -> None:
+    for evidence in (ParameterNoise(), OrderShape(), InputAgreement(), ReferenceModels([TableModel()])):
+        meter = meter_with(evidence).prepare(both_splits())
+        measurement = meter.measure(TableModel(broken=(2.0,)))
+        assert measurement.training.measured.tolist() == [True, False, True, True, True]
+        assert measurement.training.loss.isnan().tolist() == [False, True, False, False, False]
+        assert math.isfinite(measurement.training.loss.nanmean())
 
 
-def test_interactions_are_those_of_the_values(game: Game) -> None:
-    model = TableModel()
-    interactions = interactions_on_probes(game)(model)
-    expected = extract_interactions(game.values(model))
-    assert torch.equal(interactions.effects, expected.effects)
-    assert torch.equal(interactions.offset, expected.offset)
+# Settings
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 7])
-@pytest.mark.parametrize("broken", [(), (2.0,)], ids=["finite", "one NaN input"])
-def test_dealt_out_over_ranks_they_are_the_same(game: Game, num_ranks: int, broken: tuple[float, ...]) -> None:
-    model = TableModel(broken)
-    expected = interactions_on_probes(game)(model)
-    for interactions in summed_over_ranks(game, model, num_ranks):
-        for name, tensor in asdict(expected).items():
-            torch.testing.assert_close(getattr(interactions, name), tensor, rtol=0, atol=1e-3, equal_nan=True)
-            assert getattr(interactions, name).shape == tensor.shape
-        # Matched exactly, whatever the tolerance of the solver.
-        finite = interactions.offset.isfinite()
-        assert (~finite).sum() == len(broken)
-        reconstruction = oracles.reconstruct_values(interactions)[finite]
-        torch.testing.assert_close(reconstruction, game.values(model)[finite], rtol=0, atol=1e-9)
+def test_the_meter_says_what_it_is_made_of() -> None:
+    meter = meter_with(OrderShape(), players=FeatureGroups([[0, 1], [2, 3]]), baseline=Constant(0.5))
+    said = repr(meter)
+    for part in (meter.task, meter.players, meter.baseline, meter.evidence, QUICK):
+        assert repr(part) in said
+    assert "not prepared" in said
+    assert "training: 5" in repr(meter.prepare({TRAINING: table_probes()}))
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
-def test_every_rank_evaluates_its_own_inputs_and_sums_once_a_model(game: Game, num_ranks: int) -> None:
-    for rank in range(num_ranks):
-        evaluated: list[float] = []
-        sums: list[tuple[int, ...]] = []
+def test_settings_are_primitives_that_tell_measurements_apart() -> None:
+    def settings(**changed: Any) -> dict[str, Any]:
+        return meter_with(**changed).settings
 
-        def forward(model: nn.Module, inputs: Tensor, evaluated: list[float] = evaluated) -> Tensor:
-            evaluated.extend(inputs[:, 0].tolist())
-            return model(inputs)
-
-        def count(tensor: Tensor, sums: list[tuple[int, ...]] = sums) -> Tensor:
-            sums.append(tuple(tensor.shape))
-            return tensor
-
-        interactions_of = interactions_on_probes(replace(game, forward=forward), rank, num_ranks, count)
-        for done in (1, 2):
-            interactions_of(TableModel())
-            assert len(sums) == done
-        own = [float(i + 1) for i in range(NUM_INPUTS) if i % num_ranks == rank]
-        assert set(evaluated) == {0.0, *own}
-        assert len(evaluated) == 2 * len(own) * 2**NUM_PLAYERS
-
-
-@pytest.mark.parametrize("rows", [[3, 0], [2], []])
-def test_some_inputs_can_be_asked_for(game: Game, rows: list[int]) -> None:
-    interactions_of = interactions_on_probes(game)
-    everything, some = interactions_of(TableModel()), interactions_of(TableModel(), rows)
-    torch.testing.assert_close(some.effects, everything.effects[rows], rtol=0, atol=1e-3)
-    assert torch.equal(some.offset, everything.offset[rows])
-
-
-def test_inputs_with_outputs_that_are_not_finite_get_nan(game: Game) -> None:
-    interactions = interactions_on_probes(game)(TableModel(broken=(2.0, 5.0)))
-    expected = interactions_on_probes(game)(TableModel())
-    left_out = torch.tensor([False, True, False, False, True])
-    assert interactions.effects[left_out].isnan().all()
-    assert interactions.offset[left_out].isnan().all()
-    torch.testing.assert_close(interactions.effects[~left_out], expected.effects[~left_out], rtol=0, atol=1e-3)
-
-
-def test_nothing_but_nan_is_nan(game: Game) -> None:
-    interactions = interactions_on_probes(game)(TableModel(broken=(1.0, 2.0, 3.0, 4.0, 5.0)))
-    assert interactions.effects.shape == (NUM_INPUTS, 2, 2**NUM_PLAYERS)
-    assert interactions.effects.isnan().all()
-
-
-def test_a_model_without_parameters_is_measured() -> None:
-    game = Game(
-        Probes(torch.ones(2, 3), torch.zeros(2)), FeatureGroups(), torch.zeros(()), score=lambda outputs, _targets: outputs
-    )
-
-    class Product(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return inputs.prod(dim=1)
-
-    interactions = interactions_on_probes(game)(Product())
-    torch.testing.assert_close(interactions.and_effects[:, -1], torch.ones(2), rtol=0, atol=1e-3)
-
-
-# One split
-
-
-@pytest.fixture
-def interactions() -> Interactions:
-    tables = random_network_tables(NUM_PLAYERS, NUM_INPUTS, torch.Generator().manual_seed(4))
-    return extract_interactions(tables + 0.3)
-
-
-def measured_splits(model: nn.Module, splits: dict[str, Split], threshold: float) -> dict[str, SplitMeasurement]:
-    found = {name: split.interactions_of(model) for name, split in splits.items()}
-    return measure_splits(model, splits, found, threshold)
-
-
-def split_of(interactions: Interactions, judge: Judge, loss: Loss | None = CrossEntropy()) -> Split:  # noqa: B008
-    return Split(lambda _model: interactions, judge, torch.arange(len(interactions.offset)), loss)
-
-
-def measured(interactions: Interactions, judge: Judge) -> SplitMeasurement:
-    return measured_splits(nn.Identity(), {"training": split_of(interactions, judge)}, THRESHOLD)["training"]
-
-
-def test_the_numbers_of_a_split_are_those_of_the_subset_loop(interactions: Interactions) -> None:
-    verdict = fixed_verdict(interactions)
-    split = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
-    expected = oracles.strength_by_order(interactions, verdict.weights, THRESHOLD)
-    for name, table in asdict(expected).items():
-        torch.testing.assert_close(getattr(split.strength, name), table)
-    values = oracles.reconstruct_values(interactions)
-    torch.testing.assert_close(split.empty_score, values[:, 0])
-    torch.testing.assert_close(split.full_score, values[:, -1])
-    explained, chance = [], []
-    for i in range(NUM_INPUTS):
-        effects = interactions.effects[i].tolist()
-        largest = max(abs(effect) for kind in effects for effect in kind)
-        salient = [(t, s) for t in range(2) for s in range(16) if abs(effects[t][s]) > THRESHOLD * largest]
-        assert 0 < len(salient) < 31
-        explained.append(float(values[i, -1]) - sum(effects[t][s] * (1 - float(verdict.weights[i, t, s])) for t, s in salient))
-        chance.append(sum(abs(effects[t][s]) * float(verdict.chance_weights[i, t, s]) for t, s in salient))
-    torch.testing.assert_close(split.explained_score, torch.tensor(explained, dtype=torch.float64))
-    torch.testing.assert_close(split.chance_generalizable, torch.tensor(chance, dtype=torch.float64))
-
-
-def test_the_judge_gets_the_model_and_its_interactions(interactions: Interactions) -> None:
-    model, asked = nn.Identity(), []
-
-    def judge(*arguments: Any) -> Verdict:
-        asked.append(arguments)
-        return fixed_verdict(interactions)
-
-    measured_alone = measured_splits(model, {"training": split_of(interactions, judge)}, THRESHOLD)
-    assert list(measured_alone) == ["training"]
-    assert len(asked) == 1
-    assert [id(argument) for argument in asked[0]] == [id(model), id(interactions), id(None)]
-
-
-def test_each_judge_gets_the_interactions_of_the_other_split(interactions: Interactions) -> None:
-    other, asked = Interactions(*(2 * tensor for tensor in vars(interactions).values())), []
-
-    def judge(_model: nn.Module, judged: Interactions, counterpart: Interactions | None = None) -> Verdict:
-        asked.append((judged, counterpart))
-        return fixed_verdict(judged)
-
-    splits = {"training": split_of(interactions, judge), "held-out": split_of(other, judge)}
-    measured_both = measured_splits(nn.Identity(), splits, THRESHOLD)
-    assert [[id(part) for part in pair] for pair in asked] == [[id(interactions), id(other)], [id(other), id(interactions)]]
-    torch.testing.assert_close(measured_both["held-out"].full_score, 2 * measured_both["training"].full_score)
-
-
-def test_numbers_are_kept_in_double_precision_without_gradients(interactions: Interactions) -> None:
-    single = Interactions(*(tensor.float().requires_grad_() for tensor in vars(interactions).values()))
-    split = measured(
-        single,
-        lambda _model, judged, _counterpart: with_peers(
-            Verdict(*(w.float() for w in (fixed_verdict(judged).weights, fixed_verdict(judged).chance_weights))), 0.5
-        ),
-    )
-    tensors = [*vars(split.strength).values(), *(value for value in vars(split).values() if isinstance(value, Tensor))]
-    assert len(tensors) == 11
-    assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in tensors)
-
-
-def test_an_input_of_nan_is_left_out_of_the_split_and_changes_no_other(interactions: Interactions) -> None:
-    verdict = fixed_verdict(interactions)
-    whole = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
-    broken = Interactions(*(tensor.clone() for tensor in vars(interactions).values()))
-    for tensor in vars(broken).values():
-        tensor[1] = torch.nan
-    split = measured(broken, lambda _model, _interactions, _counterpart: verdict)
-    others = [0, 2, 3, 4]
-    assert split.measured.tolist() == [True, False, True, True, True]
-    for name in (
-        "empty_score",
-        "full_score",
-        "explained_score",
-        "loss",
-        "explained_loss",
-        "unseen_loss",
-        "chance_generalizable",
+    assert all(isinstance(value, (str, int, float, bool, type(None))) for value in settings().values())
+    assert settings() == settings()
+    for changed in (
+        {"task": Regression()},
+        {"players": FeatureGroups()},
+        {"baseline": Constant(0.1)},
+        {"evidence": ParameterNoise(scale=0.3)},
+        {"extraction": Extraction(threshold=0.1)},
+        {"extraction": Extraction(noise_tolerance=0.05)},
+        {"chance_level": False},
     ):
-        assert getattr(split, name)[1].isnan()
-        assert torch.equal(getattr(split, name)[others], getattr(whole, name)[others])
-    for name in vars(split.strength):
-        assert getattr(split.strength, name)[1].isnan().all()
-        assert torch.equal(getattr(split.strength, name)[others], getattr(whole.strength, name)[others])
+        assert settings(**changed) != settings()
+    assert settings(extraction=Extraction(tolerance=1e-3, batch_size=3, max_players=4)) == settings()
+    default, chosen = meter_with(), meter_with(players=FeatureGroups())
+    default.prepare({TRAINING: table_probes()})
+    assert default.settings == chosen.settings
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropy(), CrossEntropy([1.0, 2.0, 1.0, 0.5, 3.0], 0.1), SquaredError()], ids=["plain", "weighted", "squared"]
+    ("field", "value"),
+    [
+        ("threshold", 1.0),
+        ("threshold", -0.1),
+        ("threshold", math.nan),
+        ("noise_tolerance", -0.1),
+        ("noise_tolerance", math.inf),
+        ("tolerance", 0.0),
+        ("tolerance", 1.0),
+        ("max_players", 0),
+        ("batch_size", 0),
+    ],
 )
-def test_losses_are_those_of_full_and_explained_score(interactions: Interactions, loss: Loss) -> None:
-    verdict = fixed_verdict(interactions)
-    split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss)
-    found = measured_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
-    assert torch.equal(found.loss, loss(found.full_score, split.targets))
-    assert torch.equal(found.explained_loss, loss(found.explained_score, split.targets))
-    assert summarise(found).loss == found.loss.mean().item()
+def test_extraction_settings_that_make_no_sense_name_their_field(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"Extraction: expected {field} .*, got {value}"):
+        Extraction(**{field: value})
 
 
-def test_an_unknown_loss_is_nan_and_all_else_is_measured(interactions: Interactions) -> None:
-    verdict = fixed_verdict(interactions)
-    split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss=None)
-    found = measured_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
-    assert found.loss.isnan().all()
-    assert found.explained_loss.isnan().all()
-    assert found.measured.all()
-    summary = asdict(summarise(found))
-    assert [name for name, number in summary.items() if math.isnan(number)] == ["loss", "unseen_loss"]
-    assert found.unseen_loss.isnan().all()
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training", 0),
+        ("held_out", -1),
+        ("training", (torch.zeros(3, 2), torch.zeros(2))),
+        ("held_out", (torch.zeros(3, 2), torch.zeros(()))),
+    ],
+    ids=["none", "negative", "too few targets", "no rows"],
+)
+def test_probe_settings_that_make_no_sense_name_their_field(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"ProbeSampling: .*{field}"):
+        ProbeSampling(**{field: value})
 
 
-def test_an_input_that_the_evidence_cannot_judge_is_left_out(interactions: Interactions) -> None:
-    verdict = fixed_verdict(interactions)
-    whole = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
-    verdict.weights[3] = torch.nan
-    split = measured(interactions, lambda _model, _interactions, _counterpart: verdict)
-    others = [0, 1, 2, 4]
-    assert split.measured.tolist() == [True, True, True, False, True]
-    assert split.loss[3].isnan()
-    assert torch.equal(split.loss[others], whole.loss[others])
-    assert split.unseen_loss.isnan().tolist() == split.loss.isnan().tolist()
-    summary = asdict(summarise(split))
-    assert summary["left_out"] == 1
-    assert all(math.isfinite(number) for number in summary.values())
+def test_probe_settings_know_what_is_given_and_how_many_are_drawn() -> None:
+    sampling = ProbeSampling(training=7, held_out=(torch.zeros(3, 2), torch.zeros(3)), seed=5)
+    assert [sampling.number(name) for name in (TRAINING, HELD_OUT)] == [7, 0]
+    given = sampling.given(HELD_OUT)
+    assert given is not None
+    assert len(given) == 3
+    assert sampling.given(TRAINING) is None
+    assert repr(sampling) == "ProbeSampling(training=7, held_out=Probes(3 of torch.float32 (3, 2)), seed=5)"
 
 
-# What an input is expected to cost that was not trained on
+def test_too_many_players_name_the_setting_that_allows_them() -> None:
+    meter = meter_with(extraction=Extraction(max_players=3))
+    with pytest.raises(ValueError, match=r"players: 4 players would take 128 forwards .*Extraction\(max_players=4\)"):
+        meter.prepare(both_splits())
+    assert meter.splits == ()
 
 
-def unseen_loss(interactions: Interactions, verdict: Verdict, loss: Loss | None = CrossEntropy()) -> SplitMeasurement:  # noqa: B008
-    split = split_of(interactions, lambda _model, _interactions, _counterpart: verdict, loss)
-    return measured_splits(nn.Identity(), {"training": split}, THRESHOLD)["training"]
+def test_the_baseline_value_is_chosen_once_by_the_training_probes_or_a_sample() -> None:
+    sample = table_probes(5)
+    for prepared, expected in (
+        (meter_with(baseline=TrainingMean()).prepare(both_splits()), table_probes(1)),
+        (meter_with(baseline=TrainingMean()).prepare(both_splits(), sample=sample), sample),
+    ):
+        assert prepared.baseline_values is not None
+        assert torch.equal(prepared.baseline_values[""], expected.groups[0].inputs.tree.mean(dim=0))
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()], ids=["cross-entropy", "squared"])
-def test_the_unseen_loss_is_the_mean_over_a_random_score_of_what_does_not_generalize(
-    interactions: Interactions, loss: Loss
-) -> None:
-    verdict = fixed_verdict(interactions)
-    split = unseen_loss(interactions, verdict, loss)
-    strength = oracles.strength_by_order(interactions, verdict.weights, THRESHOLD).non_generalizable.sum(dim=(1, 2, 3))
-    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # In pairs of opposite sign, which is exact for what is linear in the score.
-    noise = torch.cat([noise, -noise])
-    scores = split.explained_score + UNSEEN_SPREAD * strength * noise
-    losses = F.softplus(-scores) if isinstance(loss, CrossEntropy) else (scores - torch.arange(NUM_INPUTS)).square()
-    torch.testing.assert_close(split.unseen_loss, losses.mean(dim=0), rtol=0.02, atol=1e-3)
-    assert bool((split.unseen_loss >= split.explained_loss).all())
+def test_a_baseline_value_that_does_not_fit_later_probes_is_refused() -> None:
+    meter = meter_with(OrderShape(), players=FeatureGroups(), baseline=TrainingMean()).prepare({TRAINING: table_probes()})
+    with pytest.raises(ValueError, match="baseline: expected a value that broadcasts"):
+        meter.prepare({HELD_OUT: Probes.of((torch.zeros(2, 3), torch.zeros(2)))})
+    with pytest.raises(ValueError, match=r"players mask \[''\], .* got 'x'"):
+        meter.prepare({HELD_OUT: Probes.of(({"x": torch.zeros(2, 4)}, torch.zeros(2)))})
 
 
-def test_the_unseen_squared_error_is_exact(interactions: Interactions) -> None:
-    verdict = fixed_verdict(interactions)
-    split = unseen_loss(interactions, verdict, SquaredError())
-    strength = oracles.strength_by_order(interactions, verdict.weights, THRESHOLD).non_generalizable.sum(dim=(1, 2, 3))
-    torch.testing.assert_close(split.unseen_loss, split.explained_loss + (UNSEEN_SPREAD * strength).square())
+def test_a_model_that_does_not_fit_is_found_out_when_it_is_prepared() -> None:
+    meter = meter_with(OrderShape())
+    meter.prepare(both_splits())
+    with pytest.raises(ValueError, match="score: expected labels from 0 to 1"):
+        meter_with(OrderShape()).prepare(both_splits(), model=nn.Linear(NUM_PLAYERS, 2, dtype=torch.float64))
 
 
-def test_where_all_generalizes_the_unseen_loss_is_the_loss(interactions: Interactions) -> None:
-    everything = torch.ones_like(interactions.effects)
-    split = unseen_loss(interactions, Verdict(everything, everything))
-    torch.testing.assert_close(split.unseen_loss, split.loss)
+# Several processes
 
 
-def test_many_small_effects_with_random_signs_cost_what_their_root_of_squares_says() -> None:
-    # Twenty-five equal effects: with signs at random their sum has a spread of a fifth of their strength, as is assumed.
-    effects = torch.zeros(1, 2, 16, dtype=torch.float64)
-    effects.flatten()[[*range(1, 16), *range(17, 27)]] = 0.4
-    interactions = Interactions(effects[:, 0], effects[:, 1], torch.tensor([0.3], dtype=torch.float64))
-    nothing = torch.zeros_like(effects)
-    split = unseen_loss(interactions, Verdict(nothing, nothing))
-    signs = 2.0 * torch.randint(2, (200_000, 25), generator=torch.Generator().manual_seed(0)) - 1
-    expected = F.softplus(-(0.3 + 0.4 * signs.sum(dim=1))).mean().item()
-    assert split.unseen_loss.item() == pytest.approx(expected, rel=0.01)
-    assert split.unseen_loss.item() > split.explained_loss.item() == pytest.approx(math.log1p(math.exp(-0.3)))
+def on_ranks(
+    evidence: Callable[[], Evidence], num_ranks: int, model: Callable[[], nn.Module]
+) -> tuple[list[dict[str, SplitMeasurement]], list[int]]:
+    """Measure on ranks that are threads and wait for each other's sums, and count the sums of a measurement."""
+    barrier, parts = threading.Barrier(num_ranks, timeout=120), [torch.zeros(0)] * num_ranks
+
+    def run(rank: int) -> tuple[dict[str, SplitMeasurement], int]:
+        sums = 0
+
+        def total(tensor: Tensor) -> Tensor:
+            nonlocal sums
+            sums, parts[rank] = sums + 1, tensor
+            barrier.wait()
+            everybodys = torch.stack(list(parts)).sum(dim=0)
+            barrier.wait()
+            return everybodys
+
+        meter = meter_with(evidence(), ranks=Ranks(rank, num_ranks, total)).prepare(both_splits())
+        before = sums
+        return meter.measure_splits(model()), sums - before
+
+    with ThreadPoolExecutor(num_ranks) as pool:
+        measured, num_sums = zip(*pool.map(run, range(num_ranks)), strict=True)
+    return list(measured), list(num_sums)
 
 
-def test_scores_of_other_models_are_kept_where_the_loss_is_a_cross_entropy(interactions: Interactions) -> None:
-    verdict = with_peers(fixed_verdict(interactions), -2.5)
-    assert unseen_loss(interactions, verdict).peer_score.tolist() == [-2.5] * NUM_INPUTS
-    assert unseen_loss(interactions, verdict, SquaredError()).peer_score.isnan().all()
-    assert unseen_loss(interactions, verdict, None).peer_score.isnan().all()
-    assert unseen_loss(interactions, fixed_verdict(interactions)).peer_score.isnan().all()
+@pytest.fixture
+def kept_random_state() -> Iterator[None]:
+    """Threads that give the global random state back one after the other do not leave it as it was."""
+    with preserve_random_state(torch.device("cpu"), 0):
+        yield
 
 
-# The summary
+@pytest.mark.usefixtures("kept_random_state")
+@pytest.mark.parametrize("num_ranks", [2, 3, 7])
+@pytest.mark.parametrize(
+    "evidence",
+    [ParameterNoise, OrderShape, InputAgreement, lambda: ReferenceModels([TableModel()])],
+    ids=["noise", "shape", "agreement", "references"],
+)
+def test_ranks_measure_the_same_with_a_single_sum(evidence: Callable[[], Evidence], num_ranks: int) -> None:
+    alone = meter_with(evidence()).prepare(both_splits()).measure_splits(TableModel(broken=(2.0,)))
+    by_rank, num_sums = on_ranks(evidence, num_ranks, lambda: TableModel(broken=(2.0,)))
+    assert num_sums == [1] * num_ranks
+    for measured in by_rank:
+        for name, expected in alone.items():
+            assert_same(measured[name], expected, atol=1e-2)
+            assert_same(measured[name], by_rank[0][name])
+            torch.testing.assert_close(measured[name].loss, expected.loss, equal_nan=True)
 
 
-def test_the_unseen_loss_of_the_summary_leaves_out_contradicted_labels_and_what_was_not_measured() -> None:
-    ones = torch.ones(4)
-    g = torch.tensor([1.0, 1.0, 1.0, math.nan])
-    peers = torch.tensor([0.0, -2.0, math.nan, 0.0])
-    unseen = torch.tensor([1.0, 50.0, 3.0, 50.0])
-    split = split_measurement(g, ones, torch.zeros(4), unseen_loss=unseen, peer_score=peers)
-    assert summarise(split).unseen_loss == pytest.approx(2)
-    assert summarise(split).loss == pytest.approx(math.log(2))
-    nobody_right = replace(split, peer_score=torch.full((4,), -2.0, dtype=torch.float64))
-    assert math.isnan(summarise(nobody_right).unseen_loss)
+# Without a trace
 
 
-def test_the_summary_of_known_strengths() -> None:
-    g, u = torch.tensor([3.0, 1.0], dtype=torch.float64), torch.tensor([1.0, 3.0], dtype=torch.float64)
-    excess = torch.tensor([0.2, -0.1], dtype=torch.float64)
-    summary = summarise(split_measurement(g, u, excess, chance=0.2))
-    full_score = -torch.expm1(excess + math.log(2)).log()
-    assert summary.loss == pytest.approx(math.log(2) + 0.05)
-    assert summary.generalizable == pytest.approx(2)
-    assert summary.non_generalizable == pytest.approx(2)
-    assert summary.non_salient == pytest.approx(NON_SALIENT)
-    assert summary.share == pytest.approx(0.5)
-    assert summary.share_chance == pytest.approx(0.2)
-    assert summary.share_above_chance == pytest.approx((0.5 - 0.2) / (1 - 0.2))
-    # G lies at orders 1 and 2 (3:1), U at orders 2 and 3 (1:3).
-    assert summary.mean_order == pytest.approx((4 * 1.25 + 4 * 2.75) / 8)
-    moved = (full_score - EMPTY_SCORE).abs().mean().item()
-    assert summary.cancellation == pytest.approx((4 + NON_SALIENT) / moved)
-    assert summary.left_out == 0
+class Traced(nn.Module):
+    """Draws random numbers, counts its forwards in a buffer, and has dropout and batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(NUM_PLAYERS, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+        self.register_buffer("count", torch.zeros(()))
+        self.fail = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        assert not self.training
+        self.count = self.count + 1
+        if self.fail:
+            raise RuntimeError("out of memory")
+        random.random(), np.random.rand()
+        return self.layers(inputs) + torch.rand(1)
 
 
-def test_the_share_is_a_ratio_of_means() -> None:
-    g, u = torch.tensor([9.0, 0.0]), torch.tensor([0.0, 1.0])
-    # The mean of the two shares would be 0.5.
-    assert summarise(split_measurement(g, u, torch.zeros(2))).share == pytest.approx(0.9)
+def random_states() -> list[Any]:
+    return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
 
 
-def test_left_out_inputs_do_not_count_in_the_summary() -> None:
+@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("evidence", [ParameterNoise(), OrderShape()])
+def test_measuring_leaves_no_trace(evidence: Evidence, fail: bool) -> None:
+    torch.manual_seed(0)
+    model = Traced().train()
+    model.layers[1].eval()
+    inputs = torch.randn(4, NUM_PLAYERS, generator=torch.Generator().manual_seed(1))
+    meter = meter_with(evidence).prepare({TRAINING: Probes.of((inputs, torch.tensor([0, 1, 2, 0])))}, model=model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    gradients, states = [torch.ones_like(one) for one in model.parameters()], random_states()
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    model.fail = fail
+    with pytest.raises(RuntimeError, match="out of memory") if fail else nullcontext():
+        meter.measure(model)
+    assert random_states() == states
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(one.grad is gradient for one, gradient in zip(model.parameters(), gradients, strict=True))
+    assert torch.is_grad_enabled()
+    # What the model draws is the same at every measurement.
+    if not fail:
+        assert_same(meter.measure(model).training, meter.measure(model).training)
+
+
+def test_raters_are_closed_and_weights_restored_when_extraction_fails() -> None:
+    class FailsLater(TableModel):
+        fail_at = math.inf
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.fail_at -= 1
+            if self.fail_at == 0:
+                raise RuntimeError("out of memory")
+            return super().forward(inputs)
+
+    for evidence in (Watched(), ParameterNoise()):
+        model = FailsLater()
+        meter = meter_with(evidence).prepare(both_splits())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.fail_at = 4
+        with pytest.raises(RuntimeError, match="out of memory"):
+            meter.measure(model)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# Models and inputs of other kinds
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_models_of_another_dtype_are_measured(dtype: torch.dtype) -> None:
+    model = TableModel()
+    expected = meter_with(OrderShape()).prepare(both_splits()).measure(model).training
+    found = meter_with(OrderShape()).prepare(both_splits(), model=model.to(dtype)).measure(model).training
+    torch.testing.assert_close(found.full_score, expected.full_score, rtol=0, atol=1e-4 if dtype is torch.float32 else 0.2)
+    assert all(parameter.dtype == dtype for parameter in model.parameters())
+
+
+def test_the_trainers_precision_is_used_if_asked_for() -> None:
+    def autocast() -> AbstractContextManager[object]:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    probes = {TRAINING: Probes.of((table_probes().groups[0].inputs.tree.float(), torch.tensor([0, 2, 1, 1, 0])))}
+    model = TableModel().float()
+
+    def score(trainer_precision: bool) -> Tensor:
+        extraction = Extraction(tolerance=1e-3, trainer_precision=trainer_precision)
+        meter = meter_with(OrderShape(), extraction=extraction, forward_context=autocast, players=FeatureGroups())
+        return meter.prepare(probes).measure(model).training.full_score
+
+    own = score(False)
+    assert torch.equal(own, meter_with(OrderShape()).prepare(probes).measure(model).training.full_score)
+    assert not torch.equal(own, score(True))
+
+
+class ImageAndAge(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_image = nn.Conv2d(1, 3, 2)
+        self.of_age = nn.Linear(1, 3)
+
+    def forward(self, image: Tensor, age: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.of_image(image).tanh().mean(dim=(2, 3)) + self.of_age(age[:, None])}
+
+
+class Diagnosis(Classification):
+    def unpack(self, batch: Any) -> tuple[Any, Any]:
+        return {"image": batch["image"], "age": batch["age"]}, batch["label"]
+
+    def forward(self, model: nn.Module, inputs: Any) -> Any:
+        return model(**inputs)["logits"]
+
+
+@pytest.mark.parametrize("evidence", [ParameterNoise(), ReferenceModels([ImageAndAge(), ImageAndAge()])])
+def test_dictionaries_with_images_of_several_sizes_are_measured_from_end_to_end(evidence: Evidence) -> None:
     generator = torch.Generator().manual_seed(0)
-    g, u, excess = torch.rand(3, 6, generator=generator, dtype=torch.float64)
-    expected = asdict(summarise(split_measurement(g[:4], u[:4], excess[:4])))
-    g[4:] = torch.nan
-    summary = asdict(summarise(split_measurement(g, u, excess)))
-    assert summary.pop("left_out") == 2
-    assert expected.pop("left_out") == 0
-    assert summary == pytest.approx(expected)
-    assert all(math.isfinite(number) for number in summary.values())
-
-
-def test_a_summary_of_nothing_is_nan() -> None:
-    nothing = torch.full((3,), torch.nan)
-    summary = asdict(summarise(split_measurement(nothing, nothing, nothing)))
-    assert summary.pop("left_out") == 3
-    assert all(math.isnan(number) for number in summary.values())
-
-
-def test_a_model_without_salient_interactions_has_no_share() -> None:
-    summary = summarise(split_measurement(torch.zeros(2), torch.zeros(2), torch.zeros(2)))
-    assert summary.generalizable == summary.non_generalizable == 0
-    assert math.isnan(summary.share)
-    assert math.isnan(summary.mean_order)
-    assert math.isfinite(summary.loss)
-
-
-def test_summaries_hold_plain_numbers() -> None:
-    summary = asdict(summarise(split_measurement(torch.ones(2), torch.ones(2), torch.zeros(2))))
-    assert {type(number) for number in summary.values()} == {int, float}
-
-
-# Both splits
-
-
-def scores_only(full: list[float], explained: list[float]) -> SplitMeasurement:
-    split = held_out_split(torch.zeros(len(full)))
-    return replace(
-        split,
-        full_score=torch.tensor(full, dtype=torch.float64),
-        explained_score=torch.tensor(explained, dtype=torch.float64),
-        loss=F.softplus(-torch.tensor(full, dtype=torch.float64)),
-        explained_loss=F.softplus(-torch.tensor(explained, dtype=torch.float64)),
-    )
-
-
-def test_the_gaps_of_two_splits_by_hand() -> None:
-    training, held_out = scores_only([3.0, 1.0], [2.0, 1.0]), scores_only([0.5, -2.0, 1.0], [0.5, 0.0, 1.5])
-    measurement = combine_splits(training, held_out, epoch=4, global_step=40, seconds=0.5)
-
-    def mean_loss(scores: Tensor) -> float:
-        return F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores)).item()
-
-    loss_gap = mean_loss(held_out.full_score) - mean_loss(training.full_score)
-    remaining_gap = mean_loss(held_out.explained_score) - mean_loss(training.explained_score)
-    assert measurement.loss_gap == pytest.approx(loss_gap)
-    assert measurement.remaining_gap == pytest.approx(remaining_gap)
-    assert measurement.excess_gap == pytest.approx(loss_gap - remaining_gap)
-    assert loss_gap > remaining_gap > 0
-    assert (measurement.epoch, measurement.global_step, measurement.seconds) == (4, 40, 0.5)
-    assert measurement.training is training
-    assert measurement.held_out is held_out
-    assert measurement.training_summary == summarise(training)
-    assert measurement.held_out_summary == summarise(held_out)
-    assert measurement.loss_gap == pytest.approx(measurement.held_out_summary.loss - measurement.training_summary.loss)
-
-
-def test_the_excess_gap_is_what_the_excess_losses_differ_by() -> None:
-    training = split_measurement(torch.ones(2), torch.ones(2), torch.tensor([-0.1, -0.3]))
-    measurement = combine_splits(training, held_out_split(torch.tensor([0.4, 0.2])), epoch=0, global_step=0, seconds=0.0)
-    assert measurement.excess_gap == pytest.approx(0.3 - -0.2)
-    assert measurement.remaining_gap == pytest.approx(0)
-    assert EXPLAINED_SCORE == 0
-
-
-def test_left_out_inputs_do_not_count_in_the_gaps() -> None:
-    training = split_measurement(torch.ones(3), torch.ones(3), torch.tensor([0.1, 0.1, torch.nan]))
-    held_out = held_out_split(torch.tensor([torch.nan, 0.3]))
-    measurement = combine_splits(training, held_out, epoch=0, global_step=0, seconds=0.0)
-    assert measurement.loss_gap == pytest.approx(0.2)
-    assert measurement.excess_gap == pytest.approx(0.2)
-
-
-def test_without_held_out_probes_there_are_no_gaps() -> None:
-    training = split_measurement(torch.ones(2), torch.ones(2), torch.zeros(2))
-    measurement = combine_splits(training, None, epoch=1, global_step=10, seconds=0.5)
-    assert measurement.held_out is None
-    assert measurement.held_out_summary is None
-    assert math.isnan(measurement.loss_gap)
-    assert math.isnan(measurement.remaining_gap)
-    assert math.isnan(measurement.excess_gap)
-    assert isinstance(measurement.training.strength, OrderStrength)
-
-
-def test_intervals_are_those_of_the_splits_and_gaps() -> None:
-    training = split_measurement(*torch.rand(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    held_out = held_out_split(torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    measurement = combine_splits(training, held_out, epoch=0, global_step=0, seconds=0.0)
-    assert measurement.training_intervals.share == split_intervals(training).share
-    assert measurement.held_out_intervals is not None
-    assert measurement.held_out_intervals.loss == split_intervals(held_out).loss
-    for name, expected in zip(("loss_gap", "remaining_gap", "excess_gap"), gap_intervals(training, held_out), strict=True):
-        interval = getattr(measurement, f"{name}_interval")
-        assert interval == expected
-        assert interval.low <= getattr(measurement, name) <= interval.high
-    assert measurement.loss_unit == "nats"
-
-
-def test_without_held_out_probes_the_gaps_have_no_intervals() -> None:
-    training = split_measurement(torch.ones(2), torch.ones(2), torch.zeros(2))
-    measurement = combine_splits(training, None, epoch=1, global_step=10, seconds=0.5, loss_unit="")
-    assert measurement.held_out_intervals is None
-    assert math.isnan(measurement.excess_gap_interval.low)
-    assert measurement.loss_unit == ""
+    batches = [
+        {
+            "image": torch.randn(count, 1, size, size, generator=generator),
+            "age": torch.rand(count, generator=generator),
+            "label": torch.arange(count) % 3,
+        }
+        for count, size in ((3, 4), (2, 6))
+    ]
+    task, model = Diagnosis(), ImageAndAge()
+    probes = Probes.of(*map(task.unpack, batches))
+    meter = meter_with(evidence, task=task, players=ImagePatches(2, 2)).prepare({TRAINING: probes}, model=model)
+    split = meter.measure(model).training
+    assert split.measured.all()
+    logits = torch.cat([model(batch["image"], batch["age"])["logits"] for batch in batches])
+    labels = torch.cat([batch["label"] for batch in batches])
+    expected = nn.functional.cross_entropy(logits, labels, reduction="none").double()
+    torch.testing.assert_close(split.loss, expected.detach(), rtol=1e-4, atol=1e-5)
+    # The age is never masked.
+    nothing = torch.cat([model(torch.zeros_like(batch["image"]), batch["age"])["logits"] for batch in batches])
+    torch.testing.assert_close(split.empty_score, task.score(nothing, labels).double().detach(), rtol=1e-4, atol=1e-5)

@@ -1,6 +1,10 @@
 import copy
+import os
 import random
 import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_interactions.evidence import Evidence
+from lightning_interactions.evidence import Evidence, ProbeGame
 from lightning_interactions.game.tasks import Classification
-from lightning_interactions.measuring import InteractionMeter
+from lightning_interactions.measuring import Extraction, InteractionMeter
 from lightning_interactions.records import Interactions, Probes
 from lightning_interactions.references import (
     CrossFitted,
@@ -55,14 +59,14 @@ class Fits(Callback):
 
     def __init__(self, evidence: FittedEvidence | None) -> None:
         self.evidence = evidence
+        self.task = Classification()
         self.batches: list[list[str]] = []
         self.random: list[Any] = []
-        self.started: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = self.state(trainer, pl_module)
         if self.evidence is not None:
-            self.evidence.fit(trainer, pl_module, Classification())
+            self.evidence.fit(trainer, pl_module, self.task)
         assert self.state(trainer, pl_module) == before
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -70,7 +74,7 @@ class Fits(Callback):
         self.random.append([random.random(), np.random.random(), torch.rand(1).item()])
 
     def state(self, trainer: Trainer, pl_module: LightningModule) -> list[Any]:
-        datamodule = trainer.datamodule
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         return [
             (trainer.current_epoch, trainer.global_step, trainer.should_stop, str(trainer.state), trainer.training),
             pl_module.trainer is trainer,
@@ -154,7 +158,7 @@ def test_a_run_without_held_out_data_is_refused_with_a_way_out(tmp_path: Path, d
 
 def test_a_run_on_data_without_indices_is_refused(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, callbacks=[Fits(cross_fitted())])
-    with pytest.raises(MisconfigurationException, match="indices.*DataLoader"):
+    with pytest.raises(MisconfigurationException, match="DataLoader"):
         trainer.fit(PlainTabularClassifier(), DataLoader(StreamedDataset(DATA, 100), batch_size=8))
 
 
@@ -192,6 +196,33 @@ def test_a_resumed_fit_takes_finished_models(tmp_path: Path, monkeypatch: pytest
     assert_same(first.references, again.references)
 
 
+ON_TWO_PROCESSES = """
+import torch
+from pathlib import Path
+from tests.references.test_evidence import *
+evidence = CrossFitted(num_models=1, training=trained(patience=None))
+trainer = quiet_trainer(Path(), callbacks=[Fits(evidence)], max_epochs=1, devices=2, strategy="ddp")
+trainer.fit(TabularClassifier(), tabular_loader(100, shuffle=True), tabular_loader(16))
+state = {"seen": [sorted(seen) for seen in evidence.references.seen]}
+state["weights"] = [torch.nn.utils.parameters_to_vector(model.parameters()) for model in evidence.references.models]
+torch.save(state, f"{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_every_process_of_a_run_fits_the_same_models_on_all_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(ON_TWO_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["seen"] == second["seen"]
+    assert len(set().union(*first["seen"])) > 60
+    assert all(torch.equal(one, other) for one, other in zip(first["weights"], second["weights"], strict=True))
+
+
 def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         run(tmp_path, CrossFitted(num_models=1, training=trained(patience=None, max_epochs=1)), max_epochs=1)
@@ -203,12 +234,21 @@ def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_fitted_evidence_weighs_as_its_reference_models(tmp_path: Path) -> None:
     evidence = cross_fitted()
     run(tmp_path, evidence, max_epochs=1)
-    probes = Probes.of((DATA.tensors[0][:6], DATA.tensors[1][:6]))
-    model = TabularClassifier()
+    probes = Probes.of((DATA.tensors[0][:3], DATA.tensors[1][:3]))
+    model, quick = TabularClassifier(), Extraction(tolerance=0.01)
     own, other = (
-        InteractionMeter(evidence=one).prepare({"training": probes}).measure(model) for one in (evidence, evidence.references)
+        InteractionMeter(evidence=one, extraction=quick, chance_level=False).prepare({"training": probes}).measure(model)
+        for one in (evidence, evidence.references)
     )
     assert torch.equal(own.training.generalizable, other.training.generalizable)
+
+
+class NoGame(ProbeGame):
+    def interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+        raise AssertionError("evaluated")
+
+    def with_other_targets(self) -> list[ProbeGame]:
+        return []
 
 
 def test_nothing_can_be_asked_before_the_fit() -> None:
@@ -216,11 +256,11 @@ def test_nothing_can_be_asked_before_the_fit() -> None:
     interactions = Interactions(torch.zeros(1, 2, 4), torch.zeros(1))
     assert not evidence.is_fitted
     for ask in (
-        lambda: evidence.prepare(None),  # type: ignore[arg-type]
+        lambda: evidence.prepare(NoGame()),
         lambda: evidence.weigh(interactions, 0.05),
         lambda: evidence.refused,
     ):
-        with pytest.raises(RuntimeError, match="CrossFitted.*fit"):
+        with pytest.raises(RuntimeError, match="CrossFitted"):
             ask()
 
 

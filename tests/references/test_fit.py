@@ -1,6 +1,7 @@
 import copy
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_every_model_gets_the_callbacks_in_their_first_state() -> None:
 @pytest.mark.parametrize("number", ["max_epochs", "patience"])
 def test_settings_of_a_training_are_checked(number: str) -> None:
     with pytest.raises(MisconfigurationException, match=f"{number} of at least 1.* got 0"):
-        ReferenceTraining(**{number: 0})
+        replace(ReferenceTraining(), **{number: 0})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

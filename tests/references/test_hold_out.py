@@ -79,7 +79,7 @@ def test_everything_else_is_the_inner_data_modules(tmp_path: Path) -> None:
 
 def test_loaders_that_are_not_there_stay_missing(tmp_path: Path) -> None:
     class Untested(Tables):
-        val_dataloader = LightningDataModule.val_dataloader  # type: ignore[assignment]
+        val_dataloader = LightningDataModule.val_dataloader
 
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(PlainTabularClassifier(), datamodule=HoldOutDataModule(Untested()))
@@ -132,7 +132,7 @@ def test_an_own_generator_still_decides_the_order() -> None:
     assert all(torch.equal(one, other) for one, other in zip(order(), order(), strict=True))
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5])
 def test_impossible_fractions_are_refused(fraction: float) -> None:
     with pytest.raises(MisconfigurationException, match=f"fraction.* got {fraction}"):
         HoldOutDataModule(tabular_loader(30), fraction=fraction)
@@ -147,7 +147,7 @@ def test_an_empty_part_is_refused(fraction: float) -> None:
 
 def test_data_without_indices_is_refused() -> None:
     streamed = DataLoader(StreamedDataset(tabular_data(8), 8), batch_size=4)
-    with pytest.raises(MisconfigurationException, match="indices.*got a DataLoader of StreamedDataset"):
+    with pytest.raises(MisconfigurationException, match="got a DataLoader of StreamedDataset"):
         HoldOutDataModule(streamed).train_dataloader()
 
 
@@ -175,7 +175,7 @@ def test_data_that_changes_its_length_is_refused() -> None:
 
     data = HoldOutDataModule(Growing())
     data.train_dataloader()
-    with pytest.raises(MisconfigurationException, match="20 training samples.* got 30"):
+    with pytest.raises(MisconfigurationException, match=r"20 training samples.* got 30"):
         data.reference_dataloader()
 
 

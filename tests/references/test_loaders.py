@@ -172,7 +172,7 @@ def test_an_empty_part_is_refused() -> None:
 
 def test_a_part_that_drop_last_would_drop_is_refused() -> None:
     whole = DataLoader(DATA, batch_size=8, drop_last=True)
-    with pytest.raises(MisconfigurationException, match="drop_last.* got 7"):
+    with pytest.raises(MisconfigurationException, match=r"drop_last.* got 7"):
         loader_of_part(whole, range(7))
     assert len(loaded(loader_of_part(whole, range(7), in_order=True))) == 7
 

@@ -134,7 +134,8 @@ def test_a_killed_process_goes_on_where_it_stopped(path: Path, trainings: Traini
 def test_a_file_that_is_being_written_leaves_the_one_before(
     path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
-    save, saved = torch.save, []
+    save = torch.save
+    saved: list[Any] = []
 
     def half(state: Any, file: Any) -> None:
         if len(saved) == before:

@@ -6,6 +6,8 @@ models that are decomposed together, so for one model it is the absolute value.
 Effects have the shape ``[types, inputs, coalitions]``, or ``[types, models, inputs, coalitions]`` for several models.
 """
 
+from typing import no_type_check
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ CHECK_EVERY = 25
 """Iterations between two looks at the duality gap."""
 
 
+@no_type_check  # called thousands of times
 def shrink(effects: Tensor, ridge: Tensor | float, penalty: Tensor | None = None) -> Tensor:
     """Take the proximal step: minimise the penalised strength of ``x`` plus ``penalty/2 ‖x - effects‖₂²``.
 
@@ -54,6 +57,7 @@ def conjugate(dual: Tensor, ridge: Tensor | float) -> Tensor:
     return _sum_of_each_input(excess**2 / (2 * ridge))
 
 
+@no_type_check
 def _is_of_several_models(effects: Tensor) -> bool:
     return effects.ndim == 4 and effects.shape[1] > 1
 

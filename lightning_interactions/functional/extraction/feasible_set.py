@@ -10,6 +10,7 @@ Kronecker products and is as well conditioned as a rotation.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -79,15 +80,17 @@ class FeasibleEffects:
         """
         unit = self.cos.new_zeros(2, 1, 1, len(self.cos))
         unit[0, ..., 0] = 1
-        direction = self.from_normal_part(self.normal_part(unit))
+        direction: Tensor = self.from_normal_part(self.normal_part(unit))
         return direction / direction[0, 0, 0, 0]
 
+    @no_type_check  # called thousands of times
     def normal_part(self, effects: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """Coordinates of effects orthogonal to the directions; feasible effects share those of the half-half decomposition."""
         if self.normals is not None:
             return (effects.flatten(1, -2) @ self.normals).sum(dim=0).reshape(effects.shape[1:])
         return (self.to_and @ effects[0]).mul_(self.sin).addcmul_(self.to_or @ effects[1], self.cos, value=-1)
 
+    @no_type_check  # called thousands of times
     def from_normal_part(self, coordinates: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
         """Effects with the given coordinates orthogonal to the directions, and none along them."""
         if self.normals is not None:
@@ -97,7 +100,8 @@ class FeasibleEffects:
     def gamma(self, deviation: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """The ``γ`` whose effects deviate so from those of the half-half decomposition."""
         along = self.cos * (self.to_and @ deviation[0]) + self.sin * (self.to_or @ deviation[1])
-        return self.gamma_basis @ (self.sin * along)
+        gamma: Tensor = self.gamma_basis @ (self.sin * along)
+        return gamma
 
 
 def half_half_effects(values: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:

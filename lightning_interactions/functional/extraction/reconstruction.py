@@ -89,7 +89,8 @@ class Reconstruction:
 
     def pull(self, multipliers: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
         """How much each effect counts in a weighted sum of the values: ``Rᵀ``."""
-        return self.zeta_transposed @ torch.stack([multipliers, -multipliers.flip(-1)])
+        pulled: Tensor = self.zeta_transposed @ torch.stack([multipliers, -multipliers.flip(-1)])
+        return pulled
 
     def solve(
         self, residual: Float[Tensor, "inputs coalitions"], shift: Float[Tensor, "inputs 1"]
@@ -110,7 +111,8 @@ class Reconstruction:
         ):
             copies = part.reshape(len(part), -1, len(vectors)) @ vectors / (eigenvalues + shift[:, :, None])
             solved.append((copies @ vectors.mT).flatten(1))
-        return self.basis @ torch.cat(solved, dim=1)[:, self.inverse_order]
+        solution: Tensor = self.basis @ torch.cat(solved, dim=1)[:, self.inverse_order]
+        return solution
 
 
 def _chains(num_coalitions: int) -> list[tuple[Tensor, Tensor]]:

@@ -118,12 +118,12 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
         models.append(architecture.classifier())
     references = ReferenceModels(models)
     evidence = {REFERENCES: references, CROSS_FITTED: references}
-    watch = Watch(evidence, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-3)
+    watch = Watch(evidence, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-2)
     monitor = InteractionMonitor(
-        task.players,
+        players=task.players,
         evidence=references,
         probes=ProbeSampling(**probes),
-        extraction=Extraction(tolerance=1e-3),
+        extraction=Extraction(tolerance=1e-2),
         logging=Logging(figures=None),
     )
     trainer = L.Trainer(
@@ -132,7 +132,8 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     )  # fmt: skip
     loaders = [DataLoader(parts[part], 50) for part in ("training", "validation")]
     trainer.fit(architecture.classifier(), *loaders)
-    assert_same_history(watch.histories()[REFERENCES], monitor.history, 1e-5)
+    actual = replace(watch.histories()[REFERENCES], settings=monitor.history.settings)  # A benchmark's runs keep no settings.
+    assert_same_history(actual, monitor.history, 1e-5)
     without = watch.histories()[CROSS_FITTED]
     assert all(measurement.held_out is None for measurement in without.measurements)
     numbers, expected = (
@@ -146,7 +147,7 @@ def test_a_callback_stops_where_the_rule_says(tmp_path: Path, monkeypatch: pytes
     script_phases(monkeypatch, [1, 1, 1, 3])
     parts = make_parts(TASKS["cancer"], 0)
     monitor = InteractionMonitor(
-        TASKS["cancer"].players,
+        players=TASKS["cancer"].players,
         probes=ProbeSampling(training=2, held_out=2),
         extraction=Extraction(tolerance=1e-2),
         logging=Logging(figures=None),

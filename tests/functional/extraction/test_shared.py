@@ -113,21 +113,22 @@ def test_a_constant_model_leaves_the_others_alone(generator: torch.Generator) ->
     torch.testing.assert_close(shared.effects, extract_interactions(values).effects, rtol=0, atol=2e-3)
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("shape", [(4, 8), (0, 4, 8), (8,)])
 def test_values_without_models_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected values \[models, inputs, coalitions\] of at least one model"):
+    with pytest.raises(ValueError, match="model"):
         extract_shared_interactions(torch.zeros(shape))
 
 
 def test_a_model_with_nan_is_refused() -> None:
     values = torch.zeros(2, 3, 8)
     values[1, 2, 5] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinity for 1 of 3 inputs"):
+    with pytest.raises(ValueError, match=r"\[2\]"):
         extract_shared_interactions(values)
 
 
 def test_the_warning_of_too_few_iterations_points_at_the_caller(generator: torch.Generator) -> None:
     values = torch.stack([random_tables(6, 2, generator) for _ in range(2)])
-    with pytest.warns(UserWarning, match="2 of 2 inputs have a relative duality gap") as caught:
+    with pytest.warns(UserWarning, match="2 of 2") as caught:
         extract_shared_interactions(values, max_iterations=25)
     assert [warning.filename for warning in caught] == [__file__]
