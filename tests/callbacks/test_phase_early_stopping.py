@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
+from lightning_interactions.records import TimePoint
 from lightning_interactions.schedules import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, Scripted, quiet_trainer, script_phases
 from tests.callbacks.runs import few as few_probes
@@ -156,7 +157,7 @@ def test_only_the_chosen_monitor_is_followed(tmp_path: Path, followed: str) -> N
         def on_interactions_measured(self, trainer: Trainer, pl_module: Any, monitor: InteractionMonitor) -> None:
             if monitor.name == "b" and monitor.history.epochs[-1] >= 2:
                 latest = monitor.history.phases[-1]
-                phase = replace(latest, number=3, onset_epoch=2)
+                phase = replace(latest, number=3, onset=TimePoint(2, 2))
                 monitor.history = type(monitor.history)(monitor.history.measurements, (*monitor.history.phases[:-1], phase))
 
     trainer = fit(tmp_path, Scripted(), few(name="a"), few(name="b"), PhaseEarlyStopping(monitor=followed, verbose=False))
@@ -210,7 +211,7 @@ def test_patience_counts_measurements_in_the_phase(
     assert stopping.stopping_reason is reason
     if stopped and patience:
         assert stopping.stopping_reason_message is not None
-        assert stopping.stopping_reason_message.endswith(f"scripted as 3; {patience} further measurements stayed in it")
+        assert stopping.stopping_reason_message.endswith(f"; {patience} further measurements stayed in it")
 
 
 def test_patience_for_phase_2_goes_on_in_phase_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +285,7 @@ def test_patience_begins_when_alpha_is_reached(tmp_path: Path, monkeypatch: pyte
 def test_more_errors_than_the_monitor_allows_itself_are_refused(tmp_path: Path) -> None:
     monitors = few(name="a", alpha=0.1), few(name="b", alpha=0.01)
     PhaseEarlyStopping(alpha=0.1, monitor="a")
-    with pytest.raises(MisconfigurationException, match=r"alpha of at most 0.01, .* got 0.1; .*Monitor\(alpha=0.1\)"):
+    with pytest.raises(MisconfigurationException, match=r"alpha of at most 0.01, .* got 0.1; "):
         fit(tmp_path, *monitors, PhaseEarlyStopping(alpha=0.1, monitor="b"))
 
 

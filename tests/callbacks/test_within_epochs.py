@@ -122,7 +122,7 @@ def test_a_schedule_may_ask_for_steps_and_epochs(tmp_path: Path) -> None:
 
 
 def test_what_is_no_schedule_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Schedule.*got 5"):
+    with pytest.raises(TypeError, match="schedule"):
         few(5)
 
 
