@@ -113,7 +113,7 @@ def one_probe() -> list[InteractionMonitor]:
 
 
 def one_monitor() -> list[InteractionMonitor]:
-    return [few(figures=False)]
+    return [few()]
 
 
 ANNOUNCED = (Scripted(1, tests={3: (0, 0.5)}), Scripted(1, tests={3: (1, 0.5)}), Scripted(3, onset=1))
