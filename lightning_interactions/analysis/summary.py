@@ -118,14 +118,18 @@ class Summary:
 
 
 def _once(function: Callable[[Measurement], Found]) -> Callable[[Measurement], Found]:
-    """Compute a function once for each measurement, as long as the measurement lives."""
-    known: WeakKeyDictionary[Measurement, Found] = WeakKeyDictionary()
+    """Compute a function once for the facts of each measurement, as long as they live.
+
+    A history replaces a measurement to correct its seconds; the facts stay the same objects.
+    """
+    known: WeakKeyDictionary[SplitMeasurement, tuple[SplitMeasurement | None, Found]] = WeakKeyDictionary()
 
     @wraps(function)
     def remembering(measurement: Measurement) -> Found:
-        if measurement not in known:
-            known[measurement] = function(measurement)
-        return known[measurement]
+        training, held_out = measurement.training, measurement.held_out
+        if training not in known or known[training][0] is not held_out:
+            known[training] = held_out, function(measurement)
+        return known[training][1]
 
     return remembering
 

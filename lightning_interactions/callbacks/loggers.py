@@ -91,7 +91,8 @@ class Loggers:
             history: Its measurements.
             step: Where loggers put them.
         """
-        tags = scalars(history.measurements[-1], history.phases[-1], self.name)
+        # Decay and spindle take a while to fit, and are fitted only where somebody sees them.
+        tags = scalars(history.measurements[-1], history.phases[-1], self.name, shape=bool(trainer.loggers))
         # The first epoch's end would find the values of the untrained model, and take them for its own.
         if history.measurements[-1].time != TimePoint(0, 0):
             tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}

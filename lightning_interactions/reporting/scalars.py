@@ -19,7 +19,7 @@ NUMBERS = (
 """Estimates of a split that are logged by their names."""
 
 
-def scalars(measurement: Measurement, phase: Phase, name: str | None = None) -> dict[str, float]:
+def scalars(measurement: Measurement, phase: Phase, name: str | None = None, *, shape: bool = True) -> dict[str, float]:
     """List the scalars of one measurement under their tags.
 
     | Tag | What | Unit |
@@ -52,21 +52,22 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None = None) -> 
         measurement: What was measured.
         phase: The phase detected at it.
         name: Name of the monitor, put before every tag.
+        shape: Whether to fit decay and spindle, which takes longer than all the rest.
 
     Returns:
         Tags and numbers; a number that does not exist is NaN.
     """
     prefix = tag_prefix(name)
-    summary, shape = summarise(measurement), shape_of(measurement)
+    summary, fitted = summarise(measurement), shape_of(measurement) if shape else None
     tags = _of_split(prefix, summary.training)
     if summary.held_out is not None:
         tags |= _of_split(f"{prefix}/heldout", summary.held_out)
         for gap in ("loss_gap", "remaining_gap", "excess_gap"):
             tags[f"{prefix}/{gap}"] = getattr(summary, gap).value
         tags |= _ends(f"{prefix}/excess_gap", summary.excess_gap)
-    if shape is not None:
-        tags[f"{prefix}/decay_share"] = shape.share
-        tags[f"{prefix}/decay_spindle_fit"] = shape.r_squared
+    if fitted is not None:
+        tags[f"{prefix}/decay_share"] = fitted.share
+        tags[f"{prefix}/decay_spindle_fit"] = fitted.r_squared
     tags[f"{prefix}/phase"] = float(phase.number)
     tags[f"{prefix}/seconds"] = measurement.seconds
     return tags
