@@ -227,6 +227,8 @@ class InteractionMonitor(Callback):
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
         asked = Probes.of((inputs, targets)).to(model.device)
+        if not len(asked):
+            raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         refused = self._keeper.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints()])
         meter = self._new_meter(model._trainer if isinstance(model._trainer, Trainer) else None, alone=True)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.analysis import explain_second_phase, shape_of
 from lightning_interactions.measuring.schedule import DenserEarly, Schedule, Timetable
-from lightning_interactions.records import History, Interactions
+from lightning_interactions.records import History, Interactions, TimePoint
 from lightning_interactions.reporting import (
     history_table,
     phase_figure,
@@ -92,11 +92,13 @@ class Loggers:
             step: Where loggers put them.
         """
         tags = scalars(history.measurements[-1], history.phases[-1], self.name)
-        tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
-        trainer.callback_metrics.update(tensors)
-        trainer.logged_metrics.update(tensors)
-        in_bar = f"{tag_prefix(self.name)}/phase"
-        trainer.progress_bar_metrics[in_bar] = tags[in_bar]
+        # The first epoch's end would find the values of the untrained model, and take them for its own.
+        if history.measurements[-1].time != TimePoint(0, 0):
+            tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
+            trainer.callback_metrics.update(tensors)
+            trainer.logged_metrics.update(tensors)
+            in_bar = f"{tag_prefix(self.name)}/phase"
+            trainer.progress_bar_metrics[in_bar] = tags[in_bar]
         self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
         if self.logging.verbose:
             *header, row = history_table(History(history.measurements[-1:], history.phases[-1:])).splitlines()

@@ -1,17 +1,17 @@
-from collections.abc import Callable
+from contextlib import closing
+from itertools import chain
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import Evidence, ParameterNoise
-from lightning_interactions.functional.extraction.extract import extract_interactions
+from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.measuring.meter import interactions_on_probes
-from lightning_interactions.records import Interactions, Probes, Verdict
-
-THRESHOLD = 0.05
+from lightning_interactions.game.tasks import Regression
+from lightning_interactions.records import EvidenceWeights, Interactions, Probes
+from tests.evidence.games import THRESHOLD, ands
 
 
 class Parameters(nn.Module):
@@ -34,30 +34,10 @@ class Parameters(nn.Module):
         return {name: value.detach().clone() for name, value in self.state_dict().items()}
 
 
-class Watch:
-    """Keeps what the parameters are each time interactions are asked for."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.seen: list[dict[str, Tensor]] = []
-        self.fail_at = fail_at
-
-    def __call__(self, model: nn.Module) -> Interactions:
-        assert isinstance(model, Parameters)
-        self.seen.append(model.copies())
-        if len(self.seen) == self.fail_at:
-            raise RuntimeError("out of memory")
-        return some_interactions()
-
-
-def some_interactions() -> Interactions:
-    and_effects = torch.tensor([[0.0, 1.0, -1.0, 0.5], [0.0, 1.0, 1.0, 0.5]])
-    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(2))
-
-
 def noise_seen(evidence: ParameterNoise, model: nn.Module | None = None) -> list[dict[str, Tensor]]:
-    watch = Watch()
-    evidence.prepare(watch, THRESHOLD)(Parameters() if model is None else model, some_interactions())
-    return watch.seen
+    """Parameters under each draw."""
+    model = Parameters() if model is None else model
+    return [{name: value.detach().clone() for name, value in rater.state_dict().items()} for rater in evidence.raters(model)]
 
 
 def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -87,14 +67,21 @@ def test_weights_come_back_bit_by_bit(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
-def test_weights_come_back_when_extraction_fails(fail_at: int) -> None:
-    model, watch = Parameters(), Watch(fail_at)
+def test_weights_come_back_when_a_rater_fails(fail_at: int) -> None:
+    model, seen = Parameters(), []
     before = model.copies()
-    judge = ParameterNoise(num_draws=2).prepare(watch, THRESHOLD)
+
+    def measure() -> None:
+        with closing(ParameterNoise(num_draws=2).raters(model)) as raters:
+            for _ in raters:
+                seen.append(model.copies())
+                if len(seen) == fail_at:
+                    raise RuntimeError("out of memory")
+
     with pytest.raises(RuntimeError, match="out of memory"):
-        judge(model, some_interactions())
-    assert len(watch.seen) == fail_at
-    assert not torch.equal(watch.seen[-1]["weight"], before["weight"])
+        measure()
+    assert len(seen) == fail_at
+    assert not torch.equal(seen[-1]["weight"], before["weight"])
     assert_same_bits(model.copies(), before)
 
 
@@ -139,19 +126,12 @@ def test_constant_and_one_element_tensors_and_buffers_stay(name: str) -> None:
 def test_tensors_of_any_constant_value_stay(size: int, dtype: torch.dtype) -> None:
     # 0.1 is rounded, so a mean of many need not be 0.1.
     model = nn.ParameterList([nn.Parameter(torch.full((size,), 0.1, dtype=dtype))])
-    seen = []
-
-    def interactions_of(noisy: nn.Module) -> Interactions:
-        seen.append(next(noisy.parameters()).detach().clone())
-        return some_interactions()
-
-    ParameterNoise().prepare(interactions_of, THRESHOLD)(model, some_interactions())
-    assert all(torch.equal(draw, torch.full((size,), 0.1, dtype=dtype)) for draw in seen)
+    assert all(torch.equal(draw["0"], torch.full((size,), 0.1, dtype=dtype)) for draw in noise_seen(ParameterNoise(), model))
 
 
 def test_a_tensor_without_elements_stays() -> None:
     model = nn.ParameterList([nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.arange(3.0))])
-    ParameterNoise().prepare(lambda _model: some_interactions(), THRESHOLD)(model, some_interactions())
+    assert len(noise_seen(ParameterNoise(), model)) == 2
     assert model[0].shape == (0, 3)
     assert torch.equal(model[1], torch.arange(3.0))
 
@@ -160,14 +140,11 @@ def test_a_tensor_without_elements_stays() -> None:
 
 
 def test_draws_are_the_same_at_every_measurement() -> None:
-    model, watch = Parameters(), Watch()
-    judge = ParameterNoise(num_draws=2).prepare(watch, THRESHOLD)
-    judge(model, some_interactions())
+    model, evidence = Parameters(), ParameterNoise(num_draws=2)
+    first = noise_seen(evidence, model)
     torch.rand(7)
-    judge(model, some_interactions())
-    assert len(watch.seen) == 4
-    assert_same_bits(watch.seen[2], watch.seen[0])
-    assert_same_bits(watch.seen[3], watch.seen[1])
+    for one, other in zip(first, noise_seen(evidence, model), strict=True):
+        assert_same_bits(other, one)
 
 
 def test_draws_differ_from_each_other_and_between_seeds() -> None:
@@ -181,14 +158,8 @@ def test_draws_differ_from_each_other_and_between_seeds() -> None:
 def test_the_noise_on_two_tensors_is_independent() -> None:
     weight = torch.randn(500, generator=torch.Generator().manual_seed(0))
     model = nn.ParameterList([nn.Parameter(weight.clone()), nn.Parameter(weight.clone())])
-    added = []
-
-    def interactions_of(noisy: nn.Module) -> Interactions:
-        added.append(torch.stack([parameter.detach() - weight for parameter in noisy.parameters()]))
-        return some_interactions()
-
-    ParameterNoise(num_draws=1).prepare(interactions_of, THRESHOLD)(model, some_interactions())
-    assert abs(added[0].corrcoef()[0, 1].item()) < 0.2
+    (draw,) = noise_seen(ParameterNoise(num_draws=1), model)
+    assert abs(torch.stack([draw["0"] - weight, draw["1"] - weight]).corrcoef()[0, 1].item()) < 0.2
 
 
 def test_the_global_random_state_is_left_alone() -> None:
@@ -198,56 +169,31 @@ def test_the_global_random_state_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("num_draws", [1, 2, 5])
-def test_each_draw_is_one_extraction_of_the_same_model(num_draws: int) -> None:
-    model, asked = Parameters(), []
-
-    def interactions_of(noisy: nn.Module) -> Interactions:
-        asked.append(noisy)
-        return some_interactions()
-
-    judge = ParameterNoise(num_draws=num_draws).prepare(interactions_of, THRESHOLD)
-    assert asked == []
-    judge(model, some_interactions())
-    assert len(asked) == num_draws
-    assert all(noisy is model for noisy in asked)
+def test_each_draw_is_a_rater_that_is_the_model_itself(num_draws: int) -> None:
+    model = Parameters()
+    assert all(rater is model for rater in ParameterNoise(num_draws=num_draws).raters(model))
+    assert len(list(ParameterNoise(num_draws=num_draws).raters(model))) == num_draws
 
 
-# The verdict
-
-
-def scripted(answers: list[Tensor]) -> Callable[[nn.Module], Interactions]:
-    """Answer with these AND effects, one a draw."""
-    left = iter(answers)
-
-    def interactions_of(_model: nn.Module) -> Interactions:
-        and_effects = next(left)
-        return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(len(and_effects)))
-
-    return interactions_of
+# The weights of evidence
 
 
 def test_an_interaction_must_keep_salience_and_sign_under_every_draw() -> None:
-    monitored = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, -1.0, -1.0, -1.0]])
+    monitored = ands(torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, -1.0, -1.0, -1.0]]))
     draws = [
-        torch.tensor([[0.0, 1.0, 1.0, 0.04], [0.0, -1.0, 1.0, -0.06]]),
-        torch.tensor([[0.0, 0.06, -1.0, 1.0], [0.0, -0.5, -1.0, -1.0]]),
+        ands(torch.tensor([[0.0, 1.0, 1.0, 0.04], [0.0, -1.0, 1.0, -0.06]])),
+        ands(torch.tensor([[0.0, 0.06, -1.0, 1.0], [0.0, -0.5, -1.0, -1.0]])),
     ]
-    interactions = Interactions(monitored, torch.zeros_like(monitored), torch.zeros(2))
-    judge = ParameterNoise(num_draws=2).prepare(scripted(draws), THRESHOLD)
-    verdict = judge(Parameters(), interactions)
-    assert verdict.weights[:, 0].tolist() == [[0, 1, 0, 0], [0, 1, 0, 1]]
-    assert not verdict.weights[:, 1].any()
+    found = ParameterNoise(num_draws=2).weigh(monitored, THRESHOLD, ratings=draws)
+    assert found.weights[:, 0].tolist() == [[0, 1, 0, 0], [0, 1, 0, 1]]
+    assert not found.weights[:, 1].any()
+    assert found.rater_score is None
 
 
-def test_the_threshold_is_that_of_prepare() -> None:
-    monitored = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
-    interactions = Interactions(monitored, torch.zeros_like(monitored), torch.zeros(1))
-    weights = []
-    for threshold in (0.05, 0.3, 0.6):
-        draws = [torch.tensor([[0.0, 1.0, 0.5, 0.2]])]
-        judge = ParameterNoise(num_draws=1).prepare(scripted(draws), threshold)
-        weights.append(judge(Parameters(), interactions).weights[0, 0].tolist())
-    assert weights == [[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 0, 0]]
+@pytest.mark.parametrize(("threshold", "expected"), [(0.05, [0, 1, 1, 1]), (0.3, [0, 1, 1, 0]), (0.6, [0, 1, 0, 0])])
+def test_the_threshold_is_that_of_the_raters(threshold: float, expected: list[float]) -> None:
+    monitored, draw = ands(torch.tensor([[0.0, 1.0, 1.0, 1.0]])), ands(torch.tensor([[0.0, 1.0, 0.5, 0.2]]))
+    assert ParameterNoise(num_draws=1).weigh(monitored, threshold, ratings=[draw]).weights[0, 0].tolist() == expected
 
 
 class LinearWithKnifeEdge(nn.Module):
@@ -268,37 +214,33 @@ class LinearWithKnifeEdge(nn.Module):
         return inputs[:, 0] * self.robust[0] - inputs[:, 1] * self.robust[1] + 3 * edge
 
 
-def knife_edge_verdict(evidence: ParameterNoise) -> tuple[Interactions, Verdict]:
-    inputs = torch.ones(2, 4)
-    game = Game(Probes(inputs, torch.zeros(2)), FeatureGroups(), torch.zeros(()), score=lambda outputs, _targets: outputs)
-    interactions_of = interactions_on_probes(game)
-    model = LinearWithKnifeEdge()
-    interactions = interactions_of(model)
-    return interactions, evidence.prepare(interactions_of, THRESHOLD)(model, interactions)
+def knife_edge(evidence: ParameterNoise) -> tuple[Interactions, EvidenceWeights]:
+    probes = Probes.of((torch.ones(2, 4), torch.zeros(2)))
+    game, model = Game(probes, FeatureGroups(), {"": torch.zeros(())}, Regression()), LinearWithKnifeEdge()
+    interactions, *ratings = (extract_interactions(game.values(one)) for one in chain([model], evidence.raters(model)))
+    return interactions, evidence.weigh(interactions, THRESHOLD, ratings=ratings)
 
 
 def test_robust_linear_effects_are_kept_and_a_knife_edge_of_high_order_is_lost() -> None:
-    interactions, verdict = knife_edge_verdict(ParameterNoise())
+    interactions, found = knife_edge(ParameterNoise())
     expected = torch.zeros(2, 16)
     expected[0, [1, 2, 15]] = torch.tensor([3.0, -3.1, 3.0])
     torch.testing.assert_close(interactions.effects, expected.expand(2, -1, -1), rtol=0, atol=1e-2)
-    assert verdict.weights[:, 0, [1, 2, 15]].tolist() == [[1, 1, 0]] * 2
+    assert found.weights[:, 0, [1, 2, 15]].tolist() == [[1, 1, 0]] * 2
 
 
 def test_hardly_any_noise_keeps_even_the_knife_edge() -> None:
-    _, verdict = knife_edge_verdict(ParameterNoise(scale=0.001))
-    assert (verdict.weights[:, 0, [1, 2, 15]] == 1).all()
+    _, found = knife_edge(ParameterNoise(scale=0.001))
+    assert (found.weights[:, 0, [1, 2, 15]] == 1).all()
 
 
 def test_interactions_of_random_tables_do_not_survive_by_themselves() -> None:
     # What changes wholly with the weights is kept at chance level only.
     generator = torch.Generator().manual_seed(0)
-
-    def interactions_of(_model: nn.Module) -> Interactions:
-        return extract_interactions(torch.randn(16, 16, generator=generator, dtype=torch.float64))
-
-    verdict = ParameterNoise().prepare(interactions_of, THRESHOLD)(Parameters(), interactions_of(Parameters()))
-    kept, chance = verdict.weights.mean().item(), verdict.chance_weights.mean().item()
+    tables = torch.randn(3, 16, 16, generator=generator, dtype=torch.float64)
+    monitored, *draws = (extract_interactions(table, tolerance=1e-3) for table in tables)
+    found = ParameterNoise().weigh(monitored, THRESHOLD, ratings=draws)
+    kept, chance = found.weights.mean().item(), found.chance_weights.mean().item()
     assert 0 < chance < 0.2
     assert kept == pytest.approx(chance, abs=0.05)
 

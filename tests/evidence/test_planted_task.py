@@ -11,21 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.evidence import (
-    Evidence,
-    InputAgreement,
-    InteractionsOf,
-    OrderShape,
-    ParameterNoise,
-    ReferenceModels,
-    fingerprints,
-)
+from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.functional import salient_mask
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups
-from lightning_interactions.measuring.meter import interactions_on_probes
-from lightning_interactions.records import Probes
+from lightning_interactions.game.tasks import Regression
+from lightning_interactions.measuring.extraction import Extraction
+from lightning_interactions.measuring.split import Ranks, Split
+from lightning_interactions.records import Probes, Rows, fingerprints
 
 NUM_CARRIERS, NUM_CODE_BITS, NUM_INPUTS = 3, 6, 12
 THRESHOLD = 0.05
@@ -60,11 +54,10 @@ def inputs_with(codes: Tensor, seed: int) -> Tensor:
     return torch.cat([features, codes], dim=1)
 
 
-def interactions_of(inputs: Tensor) -> InteractionsOf:
+def split_of(inputs: Tensor) -> Split:
     """Extract interactions on these inputs; the score is the output itself."""
-    probes = Probes(inputs, torch.zeros(len(inputs)))
-    game = Game(probes, FeatureGroups(), torch.zeros(()), score=lambda outputs, _targets: outputs)
-    return interactions_on_probes(game)
+    game = Game(Probes.of((inputs, torch.zeros(len(inputs)))), FeatureGroups(), {"": torch.zeros(())}, Regression())
+    return Split(game, Extraction(tolerance=1e-3), Ranks(), chance_level=True)
 
 
 TRAINING_CODES, HELD_OUT_CODES, REFERENCE_CODES = (
@@ -78,13 +71,18 @@ TRAINING_INPUTS, HELD_OUT_INPUTS = inputs_with(TRAINING_CODES, 2), inputs_with(H
 def mean_weights(evidence: Evidence) -> tuple[float, float]:
     """Mean weights, by strength, of the salient interactions among carriers, and of those with bits of the code."""
     model = Memoriser(TRAINING_CODES, seed=1)
-    on_training, on_held_out = interactions_of(TRAINING_INPUTS), interactions_of(HELD_OUT_INPUTS)
-    interactions = on_training(model)
-    judge = evidence.prepare(on_training, THRESHOLD, (), TRAINING_INPUTS)
-    verdict = judge(model, interactions, on_held_out(model))
+    training, held_out = split_of(TRAINING_INPUTS), split_of(HELD_OUT_INPUTS)
+    interactions = training.interactions(model)
+    weights = evidence.weigh(
+        interactions,
+        THRESHOLD,
+        prepared=evidence.prepare(training),
+        ratings=[training.interactions(rater) for rater in evidence.raters(model)],
+        counterpart=held_out.interactions(model),
+    ).weights
     strength = interactions.effects.abs() * salient_mask(interactions, THRESHOLD)
     with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
-    weighted = strength * verdict.weights
+    weighted = strength * weights
     generalizable, memorised = (
         float(weighted[..., kind].sum() / strength[..., kind].sum()) for kind in (~with_code, with_code)
     )
@@ -95,7 +93,7 @@ def test_the_network_memorises_its_own_inputs_only() -> None:
     model = Memoriser(TRAINING_CODES, seed=1)
     with_code = coalition_masks(NUM_CARRIERS + NUM_CODE_BITS)[:, NUM_CARRIERS:].any(dim=1)
     for inputs, expected in ((TRAINING_INPUTS, True), (HELD_OUT_INPUTS, False)):
-        effects = interactions_of(inputs)(model).effects
+        effects = split_of(inputs).interactions(model).effects
         memorised = (effects.abs().sum(dim=1) * with_code).sum(dim=1)
         assert bool(((memorised > 0.5) == expected).all())
 
@@ -104,7 +102,7 @@ REFERENCES = [Memoriser(REFERENCE_CODES, seed) for seed in (4, 5, 6)]
 
 FOLDS = (slice(0, None, 2), slice(1, None, 2))
 CROSS_FITTED = [Memoriser(TRAINING_CODES[fold], 7) for fold in FOLDS]
-SEEN = [fingerprints(TRAINING_INPUTS[fold]) for fold in FOLDS]
+SEEN = [fingerprints(Rows.of(TRAINING_INPUTS[fold])) for fold in FOLDS]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ SEEN = [fingerprints(TRAINING_INPUTS[fold]) for fold in FOLDS]
     [
         ReferenceModels(REFERENCES),
         ReferenceModels(REFERENCES, "all"),
-        ReferenceModels(CROSS_FITTED, seen=SEEN, num_voters=1),
+        ReferenceModels(CROSS_FITTED, seen=SEEN, num_raters=1),
         ParameterNoise(),
         InputAgreement(),
         OrderShape(),
@@ -125,6 +123,6 @@ def test_every_evidence_tells_what_generalizes_from_what_is_memorised(evidence: 
     assert memorised < 0.15
 
 
-def test_models_that_judged_what_they_have_seen_would_be_taken_in() -> None:
+def test_models_that_rated_what_they_have_seen_would_be_taken_in() -> None:
     _, memorised = mean_weights(ReferenceModels(CROSS_FITTED))
     assert memorised > 0.5

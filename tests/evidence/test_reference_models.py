@@ -1,16 +1,15 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_interactions.evidence import Evidence, ReferenceModels, fingerprints
+from lightning_interactions.evidence import Evidence, ReferenceModels
 from lightning_interactions.evidence.reference_models import VOTES
-from lightning_interactions.records import Interactions, Verdict
+from lightning_interactions.records import EvidenceWeights, Interactions, Probes
+from tests.evidence.games import THRESHOLD, MadeUpGame, ands
 
-THRESHOLD = 0.05
-PROBES = torch.arange(2.0)[:, None]
+PROBES = Probes.of((torch.arange(2.0)[:, None], torch.zeros(2)))
 
 
 class Fixed(nn.Module):
@@ -24,20 +23,20 @@ class Fixed(nn.Module):
 
 def effects_of(model: nn.Module) -> Interactions:
     assert isinstance(model, Fixed)
-    and_effects = torch.cat([torch.zeros(1), model.effects.detach()]).expand(2, -1)
-    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(2))
+    return ands(torch.cat([torch.zeros(1), model.effects.detach()]).expand(2, -1))
 
 
 MONITORED = Fixed(1.0, -1.0, 0.5)
 REFERENCES = (Fixed(1.0, -0.5, -1.0), Fixed(1.0, -1.0, 0.01), Fixed(0.5, 1.0, -1.0))
 
 
-def judged(references: ReferenceModels, threshold: float = THRESHOLD) -> Verdict:
-    return references.prepare(effects_of, threshold, inputs=PROBES)(MONITORED, effects_of(MONITORED))
+def weighed(references: ReferenceModels, threshold: float = THRESHOLD) -> EvidenceWeights:
+    game = MadeUpGame(effects_of, PROBES, threshold)
+    return references.weigh(effects_of(MONITORED), threshold, prepared=references.prepare(game))
 
 
 def and_weights(references: ReferenceModels) -> list[float]:
-    weights = judged(references).weights
+    weights = weighed(references).weights
     assert torch.equal(weights[0], weights[1])
     assert not weights[:, 1].any()
     assert not weights[:, :, 0].any()
@@ -79,22 +78,18 @@ def test_any_is_the_default_vote() -> None:
 
 def test_the_threshold_is_that_of_prepare() -> None:
     references = ReferenceModels([Fixed(1.0, -0.5, 0.2)])
-    assert judged(references, 0.05).weights[0, 0].tolist() == [0, 1, 1, 1]
-    assert judged(references, 0.3).weights[0, 0].tolist() == [0, 1, 1, 0]
-    assert judged(references, 0.6).weights[0, 0].tolist() == [0, 1, 0, 0]
+    assert weighed(references, 0.05).weights[0, 0].tolist() == [0, 1, 1, 1]
+    assert weighed(references, 0.3).weights[0, 0].tolist() == [0, 1, 1, 0]
+    assert weighed(references, 0.6).weights[0, 0].tolist() == [0, 1, 0, 0]
 
 
 def test_reference_interactions_are_extracted_once() -> None:
-    references, asked = ReferenceModels(REFERENCES), []
-
-    def interactions_of(model: nn.Module) -> Interactions:
-        asked.append(model)
-        return effects_of(model)
-
-    judge = references.prepare(interactions_of, THRESHOLD)
-    assert len(asked) == 3
-    first, second = judge(MONITORED, effects_of(MONITORED)), judge(MONITORED, effects_of(MONITORED))
-    assert len(asked) == 3
+    references, game = ReferenceModels(REFERENCES), MadeUpGame(effects_of, PROBES)
+    prepared = references.prepare(game)
+    assert [model for model, _ in game.asked] == list(references.models)
+    first, second = (references.weigh(effects_of(MONITORED), THRESHOLD, prepared=prepared) for _ in range(2))
+    assert len(game.asked) == 3
+    assert list(references.raters(MONITORED)) == []
     assert torch.equal(first.weights, second.weights)
 
 
@@ -106,7 +101,7 @@ def test_given_models_are_copied_and_left_as_they_are() -> None:
     model.effects.grad = torch.ones(3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     references = ReferenceModels([model])
-    judged(references)
+    weighed(references)
     assert all(module.training for module in model.modules())
     assert torch.equal(model.effects.grad, torch.ones(3))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -129,7 +124,7 @@ def test_no_models_are_refused() -> None:
         ReferenceModels([])
 
 
-@pytest.mark.parametrize("vote", ["most", "ANY", "", None, 0, -1, True, 1.0])
+@pytest.mark.parametrize("vote", ["most", "ANY", "", 0, -1, True])
 def test_unknown_votes_are_refused(vote: str) -> None:
     with pytest.raises(
         ValueError, match=r"expected a vote among \('any', 'majority', 'all'\) or a number from 1 to 1, how .* got"
@@ -137,10 +132,10 @@ def test_unknown_votes_are_refused(vote: str) -> None:
         ReferenceModels([Fixed()], vote)
 
 
-@pytest.mark.parametrize(("num_voters", "vote"), [(None, 4), (2, 3)])
-def test_more_votes_than_voters_are_refused(num_voters: int | None, vote: int) -> None:
-    with pytest.raises(ValueError, match=f"a number from 1 to {num_voters or 3}, how .* got {vote}; lower it, or train more"):
-        ReferenceModels(REFERENCES, vote, num_voters=num_voters)
+@pytest.mark.parametrize(("num_raters", "vote"), [(None, 4), (2, 3)])
+def test_more_votes_than_raters_are_refused(num_raters: int | None, vote: int) -> None:
+    with pytest.raises(ValueError, match=f"a number from 1 to {num_raters or 3}, how .* got {vote}; lower it, or train more"):
+        ReferenceModels(REFERENCES, vote, num_raters=num_raters)
 
 
 # Files
@@ -154,14 +149,14 @@ def test_saved_models_come_back(tmp_path: Path) -> None:
     loaded = ReferenceModels.load(str(tmp_path / "references.pt"), template)
     assert loaded.vote == "majority"
     assert loaded.seen == (frozenset({"a", "b"}),) * 3
-    assert loaded.num_voters == 3
+    assert loaded.num_raters == 3
     assert len(loaded.models) == 3
     for model, original in zip(loaded.models, references.models, strict=True):
         assert not any(module.training for module in model.modules())
         assert model.state_dict().keys() == original.state_dict().keys()
         assert all(torch.equal(value, original.state_dict()[name]) for name, value in model.state_dict().items())
     assert len({id(model) for model in loaded.models}) == 3
-    assert torch.equal(judged(loaded).weights, judged(references).weights)
+    assert torch.equal(weighed(loaded).weights, weighed(references).weights)
     assert torch.equal(template.effects, before)
     assert all(module.training for module in template.modules())
 
@@ -205,27 +200,18 @@ def test_seen_fingerprints_are_empty_if_unknown() -> None:
     assert ReferenceModels([Fixed()]).seen == (frozenset(),)
 
 
-def test_the_monitored_model_has_no_say() -> None:
-    judge = ReferenceModels([Fixed(1.0, -1.0, 0.5)]).prepare(effects_of, THRESHOLD)
-
-    class Untouchable(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            raise AssertionError("the judge must not run the monitored model")
-
-    assert judge(Untouchable(), effects_of(MONITORED)).weights[0, 0].tolist() == [0, 1, 1, 1]
-
-
 def test_chance_is_what_the_models_share_for_other_targets() -> None:
     references = ReferenceModels(REFERENCES, vote="majority")
     # More than they share on the other probe, which is the same: two of the three interactions.
-    judge = references.prepare(effects_of, THRESHOLD, 2 * [lambda _model: effects_of(MONITORED)])
-    verdict = judge(MONITORED, effects_of(MONITORED))
-    assert torch.equal(verdict.weights, judged(references).weights)
+    others = [MadeUpGame(lambda _model: effects_of(MONITORED), PROBES)] * 2
+    prepared = references.prepare(MadeUpGame(effects_of, PROBES, others=others))
+    found = references.weigh(effects_of(MONITORED), THRESHOLD, prepared=prepared)
+    assert torch.equal(found.weights, weighed(references).weights)
     salient = effects_of(MONITORED).effects != 0
-    assert torch.equal(verdict.chance_weights, salient.float())
+    assert torch.equal(found.chance_weights, salient.float())
 
 
-# Who judges
+# Who rates
 
 
 class Numbered(nn.Module):
@@ -236,132 +222,126 @@ class Numbered(nn.Module):
         self.number = nn.Parameter(torch.tensor(float(number)))
 
 
-def one_of_four(model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+def one_of_four(model: nn.Module) -> Interactions:
     """Interaction number ``S`` of 1 to 4 is in model ``S - 1`` alone, on each of six probes."""
     assert isinstance(model, Numbered)
-    and_effects = torch.zeros(6 if rows is None else len(rows), 8)
+    and_effects = torch.zeros(6, 8)
     and_effects[:, 1 + int(model.number)] = 1.0
-    return Interactions(and_effects, torch.zeros_like(and_effects), torch.zeros(len(and_effects)))
+    return ands(and_effects)
 
 
-SIX_PROBES = torch.arange(6.0)[:, None]
+SIX_PROBES = Probes.of((torch.arange(6.0)[:, None], torch.zeros(6)))
+PRINTS = SIX_PROBES.fingerprints()
 FOUR = [Numbered(number) for number in range(4)]
-ALL_FOUR = Interactions(torch.ones(6, 8) * (torch.arange(8) > 0), torch.zeros(6, 8), torch.zeros(6))
+ALL_FOUR = ands(torch.ones(6, 8) * (torch.arange(8) > 0))
 
 
-def who_judges(references: ReferenceModels) -> list[list[int]]:
-    """Which models have a say in each probe, found out from the verdict."""
-    judge = references.prepare(one_of_four, THRESHOLD, [one_of_four], SIX_PROBES)
-    verdict = judge(Fixed(), ALL_FOUR)
-    return [row[1:5].nonzero()[:, 0].tolist() for row in verdict.weights[:, 0]]
+def who_rates(references: ReferenceModels) -> list[list[int]]:
+    """Which models have a say in each probe, found out from the weights."""
+    game = MadeUpGame(one_of_four, SIX_PROBES, others=[MadeUpGame(one_of_four, SIX_PROBES)])
+    weights = references.weigh(ALL_FOUR, THRESHOLD, prepared=references.prepare(game)).weights
+    return [row[1:5].nonzero()[:, 0].tolist() for row in weights[:, 0]]
 
 
-def test_all_models_judge_by_default() -> None:
-    assert who_judges(ReferenceModels(FOUR)) == [[0, 1, 2, 3]] * 6
+def test_all_models_rate_by_default() -> None:
+    assert who_rates(ReferenceModels(FOUR)) == [[0, 1, 2, 3]] * 6
 
 
 def test_unseen_inputs_are_spread_over_the_models_in_circular_order() -> None:
-    assert who_judges(ReferenceModels(FOUR, num_voters=1)) == [[0], [1], [2], [3], [0], [1]]
-    assert who_judges(ReferenceModels(FOUR, num_voters=2)) == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
-    assert who_judges(ReferenceModels(FOUR, num_voters=3)) == [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 3]]
+    assert who_rates(ReferenceModels(FOUR, num_raters=1)) == [[0], [1], [2], [3], [0], [1]]
+    assert who_rates(ReferenceModels(FOUR, num_raters=2)) == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3]]
+    assert who_rates(ReferenceModels(FOUR, num_raters=3)) == [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3], [0, 1, 2], [0, 1, 3]]
 
 
-def test_unknown_probes_are_spread_in_the_same_way() -> None:
-    references = ReferenceModels(FOUR, num_voters=2)
-    verdict = references.prepare(one_of_four, THRESHOLD)(Fixed(), ALL_FOUR)
-    assert torch.equal(verdict.weights, references.prepare(one_of_four, THRESHOLD, (), SIX_PROBES)(Fixed(), ALL_FOUR).weights)
+def test_a_model_never_rates_what_it_was_trained_on() -> None:
+    seen = [PRINTS[0:2], PRINTS[1:3], PRINTS[2:4], PRINTS[4:6]]
+    for num_raters in (1, 2):
+        raters = who_rates(ReferenceModels(FOUR, seen=seen, num_raters=num_raters))
+        assert all(len(row) == num_raters for row in raters)
+        assert not any(PRINTS[row] in seen[model] for row, models in enumerate(raters) for model in models)
 
 
-def test_a_model_never_judges_what_it_was_trained_on() -> None:
-    prints = fingerprints(SIX_PROBES)
-    seen = [prints[0:2], prints[1:3], prints[2:4], prints[4:6]]
-    for num_voters in (1, 2):
-        judges = who_judges(ReferenceModels(FOUR, seen=seen, num_voters=num_voters))
-        assert all(len(row) == num_voters for row in judges)
-        assert not any(prints[row] in seen[model] for row, models in enumerate(judges) for model in models)
+def test_a_model_is_asked_about_the_inputs_that_it_rates_and_no_other() -> None:
+    for num_raters, rows in ((2, [[0, 2, 4], [0, 2, 4], [1, 3, 5], [1, 3, 5]]), (None, [None] * 4)):
+        references, game = ReferenceModels(FOUR, num_raters=num_raters), MadeUpGame(one_of_four, SIX_PROBES)
+        references.prepare(game)
+        assert game.asked == list(zip(references.models, rows, strict=True))
 
 
-def test_a_model_is_asked_about_the_inputs_that_it_judges_and_no_other() -> None:
-    asked: dict[int, list[int] | None] = {}
-
-    def interactions_of(model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
-        assert isinstance(model, Numbered)
-        asked[int(model.number)] = rows if rows is None else list(rows)
-        return one_of_four(model, rows)
-
-    ReferenceModels(FOUR, num_voters=2).prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
-    assert asked == {0: [0, 2, 4], 1: [0, 2, 4], 2: [1, 3, 5], 3: [1, 3, 5]}
-    ReferenceModels(FOUR).prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
-    assert asked == dict.fromkeys(range(4))
-
-
-def scored_by_number(model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
+def scored_by_number(model: nn.Module) -> Interactions:
     """Model ``k`` gives probe ``i`` the score ``10 k + i``, of which the offset is 1 and the rest AND and OR effects."""
     assert isinstance(model, Numbered)
-    index = torch.tensor(range(6) if rows is None else rows)
-    and_effects, or_effects = torch.zeros(2, len(index), 8)
-    and_effects[:, 7], or_effects[:, 3] = 10 * model.number.detach(), index - 1.0
-    return Interactions(and_effects, or_effects, torch.ones(len(index)))
+    effects = torch.zeros(6, 2, 8)
+    effects[:, 0, 7], effects[:, 1, 3] = 10 * model.number.detach(), torch.arange(6) - 1.0
+    return Interactions(effects, torch.ones(6))
 
 
-@pytest.mark.parametrize("num_voters", [None, 1, 2])
-def test_the_peer_score_is_the_mean_score_of_the_models_that_judge_an_input(num_voters: int | None) -> None:
-    prints = fingerprints(SIX_PROBES)
-    seen = [[], [], [], []] if num_voters is None else [prints[0:2], prints[1:3], prints[2:4], prints[4:6]]
-    references = ReferenceModels(FOUR, seen=seen, num_voters=num_voters)
-    verdict = references.prepare(scored_by_number, THRESHOLD, (), SIX_PROBES)(Fixed(), ALL_FOUR)
-    expected = [sum(10 * model for model in row) / len(row) + probe for probe, row in enumerate(who_judges(references))]
-    assert verdict.peer_score is not None
-    assert verdict.peer_score.tolist() == pytest.approx(expected)
+@pytest.mark.parametrize("num_raters", [None, 1, 2])
+def test_the_rater_score_is_the_mean_score_of_the_models_that_rate_an_input(num_raters: int | None) -> None:
+    seen = [[], [], [], []] if num_raters is None else [PRINTS[0:2], PRINTS[1:3], PRINTS[2:4], PRINTS[4:6]]
+    references = ReferenceModels(FOUR, seen=seen, num_raters=num_raters)
+    prepared = references.prepare(MadeUpGame(scored_by_number, SIX_PROBES))
+    score = references.weigh(ALL_FOUR, THRESHOLD, prepared=prepared).rater_score
+    expected = [sum(10 * model for model in row) / len(row) + probe for probe, row in enumerate(who_rates(references))]
+    assert score is not None
+    assert score.tolist() == pytest.approx(expected)
 
 
-def test_the_peer_score_is_nan_where_a_reference_model_is() -> None:
-    def interactions_of(model: nn.Module) -> Interactions:
+def test_an_input_on_which_a_rater_gives_nan_cannot_be_judged() -> None:
+    def with_nan(model: nn.Module) -> Interactions:
         found = scored_by_number(model)
         if int(model.get_parameter("number")) == 2:
             for part in vars(found).values():
                 part[4] = torch.nan
         return found
 
-    verdict = ReferenceModels(FOUR).prepare(interactions_of, THRESHOLD, (), SIX_PROBES)(Fixed(), ALL_FOUR)
-    assert verdict.peer_score is not None
-    assert verdict.peer_score.isnan().tolist() == [False, False, False, False, True, False]
+    references = ReferenceModels(FOUR)
+    found = references.weigh(ALL_FOUR, THRESHOLD, prepared=references.prepare(MadeUpGame(with_nan, SIX_PROBES)))
+    assert found.rater_score is not None
+    expected = [False, False, False, False, True, False]
+    assert found.rater_score.isnan().tolist() == found.weights.isnan().all(dim=(1, 2)).tolist() == expected
 
 
-def test_votes_are_counted_among_the_voters() -> None:
-    prints = fingerprints(SIX_PROBES)
+def test_votes_are_counted_among_the_raters() -> None:
     # The first two models have seen everything, so that the last two, which agree, are unanimous.
     models = [Numbered(0), Numbered(1), Numbered(2), Numbered(2)]
-    references = ReferenceModels(models, "all", seen=[prints, prints, [], []], num_voters=2)
-    assert who_judges(references) == [[2]] * 6
+    references = ReferenceModels(models, "all", seen=[PRINTS, PRINTS, [], []], num_raters=2)
+    assert who_rates(references) == [[2]] * 6
     assert references.refused == frozenset()
 
 
-def test_chance_for_other_targets_is_asked_of_the_same_voters() -> None:
-    prints = fingerprints(SIX_PROBES)
-    references = ReferenceModels(FOUR, seen=[prints[:3], [], [], prints[3:]], num_voters=1)
+def test_chance_for_other_targets_is_asked_of_the_same_raters() -> None:
+    references = ReferenceModels(FOUR, seen=[PRINTS[:3], [], [], PRINTS[3:]], num_raters=1)
+
+    def twice(model: nn.Module) -> Interactions:
+        return Interactions(*(2 * part for part in vars(one_of_four(model)).values()))
+
     # On other inputs, five of them at once, the models share less than for the other target, where they say the same.
-    twice = [lambda model, rows=None: Interactions(*(2 * tensor for tensor in vars(one_of_four(model, rows)).values()))]
-    verdict = references.prepare(one_of_four, THRESHOLD, twice, SIX_PROBES)(Fixed(), ALL_FOUR)
-    assert torch.equal(verdict.chance_weights, verdict.weights)
+    game = MadeUpGame(one_of_four, SIX_PROBES, others=[MadeUpGame(twice, SIX_PROBES)])
+    found = references.weigh(ALL_FOUR, THRESHOLD, prepared=references.prepare(game))
+    assert torch.equal(found.chance_weights, found.weights)
+    assert [model for model, _ in game.asked] == [model for model, _ in game.others[0].asked]
 
 
 def test_inputs_that_too_many_models_have_seen_are_refused() -> None:
     seen = [["a", "b"], ["b", "c"], ["b", "c"], ["c"]]
     assert ReferenceModels(FOUR, seen=seen).refused == frozenset("abc")
-    assert ReferenceModels(FOUR, seen=seen, num_voters=3).refused == frozenset("bc")
-    assert ReferenceModels(FOUR, seen=seen, num_voters=1).refused == frozenset()
-    assert ReferenceModels(FOUR, seen="a", num_voters=1).refused == frozenset("a")
-    prints = fingerprints(SIX_PROBES)
+    assert ReferenceModels(FOUR, seen=seen, num_raters=3).refused == frozenset("bc")
+    assert ReferenceModels(FOUR, seen=seen, num_raters=1).refused == frozenset()
+    assert ReferenceModels(FOUR, seen="a", num_raters=1).refused == frozenset("a")
     with pytest.raises(
         ValueError, match=r"2 of the 4 models were not trained on, but probe 5 was seen by all but 1; use other"
     ):
-        who_judges(ReferenceModels(FOUR, seen=[prints[5:], prints[5:], [], prints[5:]], num_voters=2))
+        who_rates(ReferenceModels(FOUR, seen=[PRINTS[5:], PRINTS[5:], [], PRINTS[5:]], num_raters=2))
 
 
-def test_models_that_have_seen_something_want_to_know_the_probes() -> None:
-    with pytest.raises(ValueError, match=r"expected the probes in prepare\(..., inputs=\)"):
-        ReferenceModels(FOUR, seen=["a"]).prepare(one_of_four, THRESHOLD)
+def test_cross_fitted_models_that_know_no_training_probe_are_refused() -> None:
+    cross_fitted = ReferenceModels(FOUR, seen=[["a"], ["b"], [], []], num_raters=2)
+    cross_fitted.check_training_probes(["b", "c", "d", "e"])
+    cross_fitted.check_training_probes(["c", "d"])
+    ReferenceModels(FOUR, seen=[["a"], ["b"], [], []]).check_training_probes(list("cdef"))
+    with pytest.raises(ValueError, match="none of the 4 training probes is among what they were trained on"):
+        cross_fitted.check_training_probes(list("cdef"))
 
 
 @pytest.mark.parametrize("seen", [[["a"], ["b"]], [["a"], ["b"], ["c"], "d"]])
@@ -370,17 +350,17 @@ def test_seen_of_another_length_is_refused(seen: list[list[str]]) -> None:
         ReferenceModels(FOUR, seen=seen)
 
 
-@pytest.mark.parametrize("num_voters", [0, 5])
-def test_impossible_numbers_of_voters_are_refused(num_voters: int) -> None:
-    with pytest.raises(ValueError, match=f"expected num_voters between 1 and the 4 models, got {num_voters}"):
-        ReferenceModels(FOUR, num_voters=num_voters)
+@pytest.mark.parametrize("num_raters", [0, 5])
+def test_impossible_numbers_of_raters_are_refused(num_raters: int) -> None:
+    with pytest.raises(ValueError, match=f"expected num_raters between 1 and the 4 models, got {num_raters}"):
+        ReferenceModels(FOUR, num_raters=num_raters)
 
 
-def test_voters_and_what_they_saw_are_saved(tmp_path: Path) -> None:
-    references = ReferenceModels(FOUR, 2, seen=[["a"], [], ["b", "c"], []], num_voters=3)
+def test_raters_and_what_they_saw_are_saved(tmp_path: Path) -> None:
+    references = ReferenceModels(FOUR, 2, seen=[["a"], [], ["b", "c"], []], num_raters=3)
     references.save(tmp_path / "references.pt")
     loaded = ReferenceModels.load(tmp_path / "references.pt", Numbered(0))
-    assert (loaded.vote, loaded.num_voters, loaded.seen) == (2, 3, references.seen)
+    assert (loaded.vote, loaded.num_raters, loaded.seen) == (2, 3, references.seen)
 
 
 # Other architectures
@@ -398,21 +378,23 @@ def test_models_of_several_architectures_are_saved_and_loaded(tmp_path: Path) ->
 
 
 def test_a_model_that_fails_on_the_probes_is_named() -> None:
-    def interactions_of(model: nn.Module) -> Interactions:
+    def answer(model: nn.Module) -> Interactions:
         if isinstance(model, nn.Linear):
-            model(SIX_PROBES)
+            model(SIX_PROBES.groups[0].inputs.tree)
         return one_of_four(model)
 
     references = ReferenceModels([Numbered(0), nn.Linear(7, 2)])
-    with pytest.raises(
-        ValueError, match=r"model 1 \(Linear\) fails on the probes of shape \(6, 1\): RuntimeError.*; train it on"
-    ):
-        references.prepare(interactions_of, THRESHOLD, (), SIX_PROBES)
+    with pytest.raises(ValueError, match=r"model 1 \(Linear\) fails on the probes .*\(6, 1\).*: RuntimeError.*; train it on"):
+        references.prepare(MadeUpGame(answer, SIX_PROBES))
 
 
 def test_running_out_of_memory_stays_what_it_is() -> None:
-    def interactions_of(_model: nn.Module) -> Interactions:
+    def answer(_model: nn.Module) -> Interactions:
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        ReferenceModels(FOUR).prepare(interactions_of, THRESHOLD)
+        ReferenceModels(FOUR).prepare(MadeUpGame(answer, SIX_PROBES))
+
+
+def test_references_say_how_many_they_are_and_how_they_vote() -> None:
+    assert repr(ReferenceModels([Numbered(0), Fixed()], 2)) == "ReferenceModels(2 Fixed/Numbered, vote=2, num_raters=2)"

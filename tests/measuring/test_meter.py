@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_interactions.game.losses import CrossEntropy, Loss, SquaredError
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ProbeGame, ReferenceModels
@@ -301,7 +300,7 @@ def kept_random_state() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("kept_random_state")
-@pytest.mark.parametrize("num_ranks", [2, 3, 7])
+@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.slow), 3, 7])
 @pytest.mark.parametrize(
     "evidence",
     [ParameterNoise, OrderShape, InputAgreement, lambda: ReferenceModels([TableModel()])],

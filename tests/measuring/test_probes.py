@@ -22,15 +22,15 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_interactions.evidence import fingerprints
 from lightning_interactions.measuring.probes import (
     MIN_CANDIDATES,
     candidate_indices,
     choose_probes,
-    input_target_pair,
     load_samples,
     sampled_indices,
+    without_seen,
 )
+from lightning_interactions.records import Probes
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -60,45 +60,20 @@ def epoch(loader: DataLoader[Any]) -> list[int]:
     return [int(index) for inputs, _ in loader for index in inputs.flatten()]
 
 
-def inputs_of_classes(targets: Tensor) -> Tensor:
+def candidates_of(targets: Tensor) -> Probes:
     """Inputs that carry their position, so that it is known which were chosen."""
-    return torch.arange(len(targets), dtype=torch.float32)[:, None]
+    return Probes.of((torch.arange(len(targets), dtype=torch.float32)[:, None], targets))
+
+
+def positions_of(probes: Probes) -> list[int]:
+    return [int(position) for group in probes.groups for position in group.inputs.tree.flatten()]
 
 
 def chosen_positions(targets: Tensor, num_probes: int) -> list[int]:
-    drawn = choose_probes(inputs_of_classes(targets), targets, num_probes, (), "training")
-    positions = drawn.probes.inputs.flatten().long()
-    assert torch.equal(drawn.probes.targets, targets[positions])
-    return positions.tolist()
-
-
-# Batches
-
-
-def test_pairs_are_unpacked() -> None:
-    inputs, targets = torch.zeros(2, 3), torch.zeros(2)
-    for batch in ((inputs, targets), [inputs, targets]):
-        unpacked = input_target_pair(batch)
-        assert unpacked[0] is inputs
-        assert unpacked[1] is targets
-
-
-@pytest.mark.parametrize(
-    ("batch", "got"),
-    [
-        ({"image": torch.zeros(2), "label": torch.zeros(2)}, "dict of 2"),
-        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), "tuple of 3"),
-        ((torch.zeros(2), [1, 2]), "tuple of 2"),
-        ([torch.zeros(2)], "list of 1"),
-        (torch.zeros(2, 5), "Tensor of 2"),
-        (None, "NoneType"),
-    ],
-)
-def test_other_batches_get_the_error_that_shows_the_adapter(batch: object, got: str) -> None:
-    with pytest.raises(ValueError, match=r"probes: expected batches \(inputs, targets\) of two tensors, got ") as caught:
-        input_target_pair(batch)
-    assert f"got {got};" in str(caught.value)
-    assert "InteractionMonitor(unpack=lambda batch: (batch['image'], batch['label'])" in str(caught.value)
+    probes = choose_probes(candidates_of(targets), num_probes, "training")
+    positions = positions_of(probes)
+    assert torch.equal(probes.groups[0].targets.tree, targets[positions])
+    return positions
 
 
 # Which samples a loader uses
@@ -342,50 +317,56 @@ def test_all_candidates_are_chosen_where_they_are_just_enough() -> None:
         assert sorted(chosen_positions(torch.tensor([0, 1, 0, 0, 2]), 5)) == [0, 1, 2, 3, 4]
 
 
-def test_the_sample_holds_all_candidates() -> None:
-    targets = torch.arange(30) % 3
-    inputs = inputs_of_classes(targets)
-    assert torch.equal(choose_probes(inputs, targets, 5, (), "training").sample, inputs)
-
-
 def test_the_choice_is_the_same_each_time() -> None:
     targets = torch.randint(4, (50,), generator=torch.Generator().manual_seed(0))
     assert chosen_positions(targets, 12) == chosen_positions(targets, 12)
 
 
+@pytest.mark.parametrize("num_probes", [2, 3, 5])
+def test_classes_are_stratified_over_groups_of_different_shapes(num_probes: int) -> None:
+    small, large = torch.zeros(10, 2), torch.zeros(10, 3)
+    targets = torch.tensor([0] * 8 + [1] * 2)
+    probes = choose_probes(Probes.of((small, targets), (large, 1 - targets)), 2 * num_probes, "training")
+    chosen = torch.cat([group.targets.tree for group in probes.groups])
+    assert chosen.bincount().tolist() == [num_probes, num_probes]
+    # An input stays with its target.
+    assert all(group.inputs.tree.shape[1] in (2, 3) for group in probes.groups)
+
+
+def test_trees_with_several_targets_are_taken_as_they_come() -> None:
+    targets = {"label": torch.arange(12) % 2, "box": torch.zeros(12, 4)}
+    probes = choose_probes(Probes.of(({"position": torch.arange(12.0)}, targets)), 4, "training")
+    assert probes.groups[0].inputs.tree["position"].tolist() == [1, 4, 7, 10]
+
+
 def test_inputs_that_reference_models_have_seen_are_left_out() -> None:
-    targets = torch.arange(30) % 3
-    inputs = inputs_of_classes(targets)
-    refused = fingerprints(inputs[::2])
-    expected = "reference models were trained on 15 of 30 held-out inputs looked at; none of these becomes a probe"
-    with pytest.warns(UserWarning, match=expected):
-        drawn = choose_probes(inputs, targets, 15, refused, "held-out")
-    assert sorted(drawn.probes.inputs.flatten().tolist()) == list(range(1, 30, 2))
-    assert torch.equal(drawn.probes.targets, targets[drawn.probes.inputs.flatten().long()])
-    assert sorted(drawn.sample.flatten().tolist()) == list(range(1, 30, 2))
+    candidates = candidates_of(torch.arange(30) % 3)
+    with pytest.warns(UserWarning, match="trained on 15 of 30 held-out inputs"):
+        rest = without_seen(candidates, frozenset(candidates.fingerprints()[::2]), "held-out")
+    assert positions_of(rest) == list(range(1, 30, 2))
+    assert rest.groups[0].targets.tree.tolist() == [position % 3 for position in range(1, 30, 2)]
 
 
 def test_refusing_other_inputs_changes_nothing() -> None:
-    targets = torch.arange(30) % 3
-    inputs = inputs_of_classes(targets)
-    drawn = choose_probes(inputs, targets, 5, fingerprints(inputs + 100), "training")
-    assert torch.equal(drawn.probes.inputs, choose_probes(inputs, targets, 5, (), "training").probes.inputs)
+    candidates = candidates_of(torch.arange(30) % 3)
+    assert (
+        without_seen(candidates, candidates_of(torch.zeros(50)).select(range(30, 50)).fingerprints(), "training") is candidates
+    )
+    assert without_seen(candidates, (), "training") is candidates
 
 
 def test_inputs_that_have_all_been_seen_are_an_error() -> None:
-    targets = torch.arange(6)
-    inputs = inputs_of_classes(targets)
-    with pytest.raises(ValueError, match=r"trained on all of the training inputs, .* train them on a third part of the data"):
-        choose_probes(inputs, targets, 2, frozenset(fingerprints(inputs)), "training")
+    candidates = candidates_of(torch.arange(6))
+    with pytest.raises(ValueError, match=r"trained on all of the training inputs"):
+        without_seen(candidates, frozenset(candidates.fingerprints()), "training")
 
 
 def test_too_few_inputs_are_all_used_with_a_warning() -> None:
-    targets = torch.arange(3)
-    with pytest.warns(UserWarning, match="probes: 5 training inputs asked for, 3 used: there are no more"):
-        drawn = choose_probes(inputs_of_classes(targets), targets, 5, (), "training")
-    assert sorted(drawn.probes.inputs.flatten().tolist()) == [0, 1, 2]
+    with pytest.warns(UserWarning, match="probes: 5 training inputs asked for, 3 used"):
+        probes = choose_probes(candidates_of(torch.arange(3)), 5, "training")
+    assert sorted(positions_of(probes)) == [0, 1, 2]
 
 
 def test_no_inputs_are_an_error() -> None:
     with pytest.raises(ValueError, match="probes: expected 5 held-out inputs, the loader gives none"):
-        choose_probes(torch.empty(0), torch.empty(0), 5, (), "held-out")
+        choose_probes(candidates_of(torch.empty(0)), 5, "held-out")

@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_interactions.measuring.schedule import (
-    DenserEarly,
-    EpochSchedule,
-    EveryNEpochs,
-    EveryNSteps,
-    Schedule,
-    StepSchedule,
-)
+from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps, Schedule
 
 COUNTS = st.integers(1, 40)
 
@@ -27,10 +20,7 @@ def gaps(times: list[int]) -> list[int]:
 
 
 def test_every_schedule_is_asked_in_its_own_unit() -> None:
-    assert isinstance(EveryNEpochs(), EpochSchedule)
-    assert not isinstance(EveryNEpochs(), StepSchedule)
-    assert isinstance(EveryNSteps(2), StepSchedule)
-    assert not isinstance(EveryNSteps(2), EpochSchedule)
+    assert moments(EveryNEpochs().due_at_step) == moments(EveryNSteps(2).due) == moments(Schedule().due) == []
     for schedule in (EveryNEpochs(), EveryNSteps(2), DenserEarly()):
         assert isinstance(schedule, Schedule)
 
@@ -97,7 +87,6 @@ def test_a_million_steps_take_no_time() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"unit": "batches"}, "expected unit 'epochs' or 'steps', got 'batches'"),
         ({"shortest": 0}, "expected 1 <= shortest <= longest epochs between measurements, got shortest=0 and longest=None"),
         ({"shortest": 3, "longest": 2, "unit": "steps"}, "longest steps .*got shortest=3 and longest=2"),
     ],

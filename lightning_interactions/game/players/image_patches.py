@@ -1,5 +1,7 @@
 """Patches of an image as players."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -42,6 +44,12 @@ class ImagePatches(LeafPlayers):
     def assignment(self, tensor: Tensor) -> Int[Tensor, "height width"]:
         """Say which patch each pixel belongs to."""
         height, width = tensor.shape[-2:]
-        row = torch.arange(height, device=tensor.device) * self.rows // height
-        col = torch.arange(width, device=tensor.device) * self.cols // width
-        return row[:, None] * self.cols + col
+        return _grid(self.rows, self.cols, height, width, tensor.device)
+
+
+@lru_cache(maxsize=16)
+def _grid(rows: int, cols: int, height: int, width: int, device: torch.device) -> Int[Tensor, "height width"]:
+    """Number the patches; kept, because every batch asks for it."""
+    row = torch.arange(height, device=device) * rows // height
+    col = torch.arange(width, device=device) * cols // width
+    return row[:, None] * cols + col
