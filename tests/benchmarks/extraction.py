@@ -198,7 +198,7 @@ def warm_start_rows(quick: bool) -> Iterator[Row]:
                     f"Jaccard {salient_jaccard(cold, warm).mean():.4f}"
                 )
                 tables = f"learning rate {learning_rate:g}, epochs {first} to {first + 1}, gap {tolerance:g}"
-                # The sparsest decomposition moves much more than the values do, so all that can be asked is that it does no harm.
+                # The sparsest decomposition moves much more than the values do: all that can be asked is that it does no harm.
                 yield Row("warm / cold iterations", tables, n, 32, ratio.item(), 1.5, False, detail)
 
 

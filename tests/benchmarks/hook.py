@@ -40,14 +40,20 @@ LEAST_LOGGED, LEAST_ACCOUNTED = 0.95, 0.9
 PARTS = {
     "forwards": [("game/evaluation.py", "values")],
     "extraction": [("functional/extraction/extract.py", "extract_interactions")],
-    "evidence": [(f"evidence/{file}.py", name) for file in ("base", "parameter_noise", "reference_models") for name in ("raters", "weigh")],
+    "evidence": [
+        ("evidence/base.py", "raters"), ("evidence/parameter_noise.py", "raters"),
+        ("evidence/parameter_noise.py", "weigh"), ("evidence/reference_models.py", "weigh"),
+    ],
     "facts": [("measuring/facts.py", "facts_of")],
     "statistics": [("reporting/scalars.py", "scalars")],
     "detection": [("analysis/phases/detect.py", "detect_phases")],
-    "logging": [("callbacks/loggers.py", "_publish_metrics")],
+    "logging": [("callbacks/loggers.py", "_write_scalars")],
     "figures": [("callbacks/loggers.py", "_draw")],
 }  # fmt: skip
-"""File and name of the functions that do each part; none is called by another one's."""
+"""File and name of the functions that do each part; none is called by another one's.
+
+Statistics are computed once, where they are first needed: where a figure is drawn, they are part of it.
+"""
 
 
 class ClockedMonitor(InteractionMonitor):
@@ -76,10 +82,11 @@ class ClockedMonitor(InteractionMonitor):
         begin = clock()
         if self.profiled:
             profile.runcall(super().on_train_epoch_end, trainer, pl_module)
-            self.parts.append(seconds_of_parts(profile))
         else:
             super().on_train_epoch_end(trainer, pl_module)
         self.hooks.append(clock() - begin)
+        if self.profiled:
+            self.parts.append(seconds_of_parts(profile))
         self.logged.append(float(trainer.callback_metrics["interactions/seconds"]))
 
 
@@ -134,11 +141,11 @@ def seconds_of_measurement(model: L.LightningModule, extraction: Extraction, rep
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=21, help="of each training (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="two epochs, with figures at both")
+    parser.add_argument("--quick", action="store_true", help="two epochs, with figures at the second one")
     arguments = parser.parse_args()
     be_a_worker()
     epochs = 2 if arguments.quick else arguments.epochs
-    logging = Logging(figures=EveryNEpochs()) if arguments.quick else Logging()
+    logging = Logging(figures=EveryNEpochs(2)) if arguments.quick else Logging()
 
     hooks, parts, checks = [], {part: [part] for part in (*PARTS, "other")}, []
     for name, evidence in kinds_of_evidence().items():

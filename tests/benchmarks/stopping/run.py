@@ -22,8 +22,8 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-ROOT = Path(__file__).parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
 from figures import draw_regrets, draw_worst
 from papers.runs import be_a_worker
 from rules import RULES, late, outcome, overfits, premature, rises

@@ -37,7 +37,7 @@ def history(numbers: list[int]) -> History:
 
 
 def made_up(losses: list[float], accuracies: list[float], numbers: list[int]) -> Run:
-    """Make a run with these test losses, which are the validation losses, too, accuracies, and phases after 0, 1, 2 … epochs."""
+    """Make a run with these test and validation losses, test accuracies, and phases after 0, 1, 2 … epochs."""
     curves = {"test_loss": losses, "test_accuracy": accuracies, "validation_loss": losses, "probe_loss": losses}
     own = history(numbers)
     return Run(Setting("made up", "none", 0.2, 0), {REFERENCES: own, CROSS_FITTED: own}, curves, SECONDS)
