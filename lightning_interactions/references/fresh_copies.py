@@ -25,7 +25,8 @@ def fresh_copy(model: LightningModule, factory: Callable[[], LightningModule] | 
 
 def _rebuilt(model: LightningModule) -> LightningModule | None:
     """Rebuild a module from its hyperparameters, if every argument was saved and they give the same architecture."""
-    hparams = dict(model.hparams)
+    # Lightning's command line adds names of its own.
+    hparams = {name: value for name, value in model.hparams.items() if not name.startswith("_")}
     parameters = inspect.signature(type(model).__init__).parameters
     named = {
         name

@@ -62,7 +62,10 @@ def test_model_checkpoint_keeps_the_model_that_was_measured_as_the_best(
     scalars = loggers.scalars
 
     def scripted(measurement: Any, *args: Any, **options: Any) -> dict[str, float]:
-        return {**scalars(measurement, *args, **options), "interactions/expected_test_loss": float(abs(measurement.time.epoch - best))}
+        return {
+            **scalars(measurement, *args, **options),
+            "interactions/expected_test_loss": float(abs(measurement.time.epoch - best)),
+        }
 
     monkeypatch.setattr(loggers, "scalars", scripted)
     saver = ModelCheckpoint(
