@@ -148,6 +148,8 @@ class InteractionMonitor(Callback):
                 f"{now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
+        known = self.meter.settings
+        self._check_settings({name: value for name, value in known.items() if name != "players" or self.players is not None})
         self._fit_evidence(trainer, pl_module, anew=not self.history)
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
@@ -157,7 +159,7 @@ class InteractionMonitor(Callback):
         self._loggers.begin(now.epoch, now.step)
         self._prepare(trainer, pl_module, self._keeper.find)
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
-        if untrained and self._timetable.due(*vars(now).values()) and TRAINING in self.meter.splits:
+        if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -330,13 +332,17 @@ class InteractionMonitor(Callback):
             self._reference_models.check_training_probes(new[TRAINING].fingerprints())
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
-        different = self.history.different_settings(settings) if self.history else []
+        self._check_settings(settings)
+        self.history = History(self.history.measurements, self.history.phases, settings)
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """Refuse to go on with a run whose measurements were made in another way."""
+        different = self.history.different_settings({**self.history.settings, **settings}) if self.history else []
         if different:
             raise MisconfigurationException(
                 "InteractionMonitor: expected the settings of the run that is gone on with, got others, whose measurements "
                 f"cannot be compared: {'; '.join(different)}; go on with the old settings, or begin a new run"
             )
-        self.history = History(self.history.measurements, self.history.phases, settings)
 
     def _measure_within_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure if a moment is due and there are probes, and log it at a loggers' step."""

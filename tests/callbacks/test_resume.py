@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_interactions import FeatureGroups, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
+from lightning_interactions import CrossFitted, FeatureGroups, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.evidence import OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History, Rows, fingerprints
@@ -210,6 +210,16 @@ def test_a_resume_with_other_settings_is_refused_before_training(tmp_path: Path,
     fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
     with pytest.raises(MisconfigurationException, match=f"{setting}: .*, now "):
         fit(tmp_path, 2, few(**options), resume=tmp_path / "saved.ckpt")
+
+
+def test_other_settings_are_refused_before_evidence_fits_itself(tmp_path: Path) -> None:
+    class Fits(CrossFitted):
+        def fit(self, *_args: Any) -> None:
+            raise AssertionError("too late")
+
+    fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
+    with pytest.raises(MisconfigurationException, match="evidence: "):
+        fit(tmp_path, 2, few(evidence=Fits()), resume=tmp_path / "saved.ckpt")
 
 
 def test_a_resume_with_other_probes_handed_in_keeps_those_of_the_run(tmp_path: Path) -> None:

@@ -102,3 +102,19 @@ def test_a_module_that_cannot_be_copied_is_refused_with_a_way_out() -> None:
 def test_a_factory_comes_first() -> None:
     made = BareParameter(nn.Linear(4, 3))
     assert fresh_copy(PlainTabularClassifier(), lambda: made) is made
+
+
+def test_names_that_lightnings_command_line_adds_to_the_hyperparameters_do_not_count() -> None:
+    class Fixed(PlainTabularClassifier):
+        """Cannot be initialised anew, so it has to be rebuilt."""
+
+        def __init__(self, num_features: int = 4) -> None:
+            super().__init__(num_features)
+            self.temperature = nn.Parameter(torch.ones(()))
+            self.save_hyperparameters()
+
+    model = Fixed(5)
+    for name in set(model.hparams) - {"num_features"}:
+        del model.hparams[name]
+    model.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+    assert fresh_copy(model, None).hparams["num_features"] == 5
