@@ -385,12 +385,13 @@ class InteractionMonitor(Callback):
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = self.history.append(measurement, phases[-1])
+        tags = self._loggers.tags(trainer, self.history)
         self._loggers.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
         self.history = self.history.with_seconds(time.perf_counter() - begin)
-        self._loggers.write(trainer, self.history, step)
+        self._loggers.write(trainer, self.history, tags, step)
 
 
 def _check_kinds(**settings: tuple[object, type]) -> None:

@@ -67,6 +67,11 @@ class Loggers:
         if self._figures is not None:
             self._figures.begin(epoch, step)
 
+    def tags(self, trainer: Trainer, history: History) -> dict[str, float]:
+        """List the scalars of the last measurement; see :func:`~lightning_interactions.reporting.scalars`."""
+        # Decay and spindle take a while to fit, and are fitted only where somebody sees them.
+        return scalars(history.measurements[-1], history.phases[-1], self.name, shape=bool(trainer.loggers))
+
     def draw_if_due(self, trainer: Trainer, history: History, step: int) -> None:
         """Draw figures if their schedule asks for it.
 
@@ -79,7 +84,7 @@ class Loggers:
         if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
             self._draw(trainer, history, step)
 
-    def write(self, trainer: Trainer, history: History, step: int) -> None:
+    def write(self, trainer: Trainer, history: History, tags: dict[str, float], step: int) -> None:
         """Hand the numbers of the last measurement to loggers, to callbacks that monitor a metric, and to the console.
 
         Loggers get them at once and from us: Lightning would pass on what is logged within an epoch only every
@@ -89,10 +94,10 @@ class Loggers:
         Args:
             trainer: The Trainer of the run.
             history: Its measurements.
+            tags: The :meth:`tags` of the last one; the seconds are those of the history.
             step: Where loggers put them.
         """
-        # Decay and spindle take a while to fit, and are fitted only where somebody sees them.
-        tags = scalars(history.measurements[-1], history.phases[-1], self.name, shape=bool(trainer.loggers))
+        tags = {**tags, f"{tag_prefix(self.name)}/seconds": history.measurements[-1].seconds}
         # The first epoch's end would find the values of the untrained model, and take them for its own.
         if history.measurements[-1].time != TimePoint(0, 0):
             tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
