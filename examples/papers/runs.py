@@ -30,7 +30,7 @@ __all__ = ["EXTRACTION", "Run", "Setting", "Size", "be_a_worker", "load", "load_
 
 FILE_VERSION = 2
 
-EXTRACTION = Extraction(tolerance=1e-5)
+EXTRACTION = Extraction(tolerance=None)
 """Strengths at a looser tolerance differ by some percent, and some claims are about as much."""
 
 
