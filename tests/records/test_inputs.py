@@ -355,7 +355,7 @@ class Setting:
         (range(3), "range(0, 3)"),
         (Path("a"), f"{type(Path()).__name__}('a')"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_settings_are_said_without_addresses(value: Any, words: str) -> None:
     assert describe(value) == words
