@@ -1,7 +1,7 @@
 """How long the monitor holds up a training at the end of an epoch, whether that is what it logs, and what the time goes into.
 
 python tests/benchmarks/hook.py                                      # a few minutes
-python tests/benchmarks/hook.py --quick                              # fewer epochs
+python tests/benchmarks/hook.py --quick                              # fewer epochs and players
 
 Trains the network of the digits example with the example's settings, once with each evidence as it is, for the seconds, and
 once under a profiler, for what they go into: cumulative processor times of functions that do not call each other. All on one
@@ -33,7 +33,7 @@ from lightning_interactions.evidence import Evidence, ParameterNoise, ReferenceM
 from lightning_interactions.records import Probes
 from lightning_interactions.schedules import EveryNEpochs
 
-PLAYERS = ImagePatches(3, 3)
+PLAYERS, QUICK_PLAYERS = ImagePatches(3, 3), ImagePatches(2, 3)
 EXTRACTION = Extraction(tolerance=1e-3)
 LEAST_LOGGED, LEAST_ACCOUNTED = 0.95, 0.9
 
@@ -107,11 +107,17 @@ def kinds_of_evidence() -> dict[str, Evidence]:
     return {"ParameterNoise": ParameterNoise(), "three reference models": ReferenceModels(DigitsClassifier() for _ in range(3))}
 
 
-def train(evidence: Evidence, epochs: int, figures: Logging, *, profiled: bool) -> tuple[ClockedMonitor, L.LightningModule]:
+def train(evidence: Evidence, *, quick: bool, epochs: int, profiled: bool) -> tuple[ClockedMonitor, L.LightningModule]:
     """Train the example's network with a monitor."""
     L.seed_everything(1, verbose=False)
     data, model = DigitsData(), DigitsClassifier()
-    monitor = ClockedMonitor(profiled=profiled, players=PLAYERS, evidence=evidence, extraction=EXTRACTION, logging=figures)
+    monitor = ClockedMonitor(
+        profiled=profiled,
+        players=QUICK_PLAYERS if quick else PLAYERS,
+        evidence=evidence,
+        extraction=EXTRACTION,
+        logging=Logging(figures=EveryNEpochs(2)) if quick else Logging(),
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             max_epochs=epochs,
@@ -127,33 +133,32 @@ def train(evidence: Evidence, epochs: int, figures: Logging, *, profiled: bool) 
     return monitor, model
 
 
-def seconds_of_measurement(model: L.LightningModule, extraction: Extraction, repeats: int) -> float:
+def seconds_of_measurement(model: L.LightningModule, extraction: Extraction, *, quick: bool) -> float:
     """Time a meter alone, with the default evidence on as many probes as a monitor draws."""
     parts = DigitsData().parts
     probes = {
         split: Probes.of(tuple(column[:32] for column in parts[part].tensors))
         for split, part in (("training", "training"), ("held_out", "validation"))
     }
-    meter = InteractionMeter(players=PLAYERS, extraction=extraction).prepare(probes)
-    return median([meter.measure(model).seconds for _ in range(repeats)])
+    meter = InteractionMeter(players=QUICK_PLAYERS if quick else PLAYERS, extraction=extraction).prepare(probes)
+    return median([meter.measure(model).seconds for _ in range(1 if quick else 5)])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=21, help="of each training (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="two epochs, with figures at the second one")
+    parser.add_argument("--quick", action="store_true", help="six players, and two epochs with figures at the second one")
     arguments = parser.parse_args()
     be_a_worker()
-    epochs = 2 if arguments.quick else arguments.epochs
-    logging = Logging(figures=EveryNEpochs(2)) if arguments.quick else Logging()
+    quick, epochs = arguments.quick, 2 if arguments.quick else arguments.epochs
 
     hooks, parts, checks = [], {part: [part] for part in (*PARTS, "other")}, []
     for name, evidence in kinds_of_evidence().items():
-        monitor, model = train(evidence, epochs, logging, profiled=False)
+        monitor, model = train(evidence, quick=quick, epochs=epochs, profiled=False)
         ratios = [logged / hook for logged, hook in zip(monitor.logged, monitor.hooks, strict=True)]
         hooks.append([name, median(monitor.hooks), max(monitor.hooks), median(monitor.logged), median(ratios)])
         checks.append((f"{name}: logged part of the hook, median", median(ratios), LEAST_LOGGED))
-        profiled, _ = train(evidence, epochs, logging, profiled=True)
+        profiled, _ = train(evidence, quick=quick, epochs=epochs, profiled=True)
         accounted = [sum(own.values()) / hook for own, hook in zip(profiled.parts, profiled.hooks, strict=True)]
         checks.append((f"{name}: accounted part of the hook, median", median(accounted), LEAST_ACCOUNTED))
         for part in PARTS:
@@ -165,9 +170,8 @@ def main() -> int:
     print(tabulate(hooks, ["evidence", "hook, s: median", "largest", "logged, s: median", "logged / hook"], floatfmt=".4f"))
     headers = ["part, processor s", *(f"{row[0]}: {kind}" for row in hooks for kind in ("median", "largest"))]
     print("\n" + tabulate(parts.values(), headers, floatfmt=".4f"))
-    repeats = 1 if arguments.quick else 5
     alone = [
-        [said, seconds_of_measurement(model, extraction, repeats)]
+        [said, seconds_of_measurement(model, extraction, quick=quick)]
         for said, extraction in (("defaults", Extraction()), ("tolerance of the example", EXTRACTION))
     ]
     print("\n" + tabulate(alone, ["one measurement, ParameterNoise", "seconds"], floatfmt=".4f"))
