@@ -91,7 +91,7 @@ def test_models_are_trained_apart_and_in_evaluation_mode() -> None:
     assert (references.vote, references.num_raters) == ("majority", 3)
 
 
-@pytest.mark.parametrize(("data", "task"), [(DATA, TwoInputs()), (DictDataset(DATA), DictBatches())], ids=["two inputs", "dict"])
+@pytest.mark.parametrize(("data", "task"), [(DATA, TwoInputs()), (DictDataset(DATA), DictBatches())], ids=["two", "dict"])
 def test_a_task_finds_the_inputs(data: Any, task: Classification) -> None:
     references = fit(data=shuffled(data), task=task, num_models=1)
     (seen,) = references.seen
