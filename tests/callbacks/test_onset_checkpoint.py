@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
-from lightning_interactions.records import History
+from lightning_interactions.records import History, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
 from tests.callbacks.runs import few as few_probes
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
@@ -186,7 +186,7 @@ def test_an_onset_that_no_test_announced_is_replaced_by_the_detection_and_said(
 ) -> None:
     script_phases(monkeypatch, script)
     diary, stopping = Diary(), restoring()
-    with pytest.warns(UserWarning, match="no checkpoint was kept at the onset after epoch 1, .* the call, after epoch 3"):
+    with pytest.warns(UserWarning, match="no checkpoint was kept at the onset after epoch 1, .* the detection, after epoch 3"):
         weights, _ = fit(tmp_path, few(), stopping, diary)
     assert same(weights, diary.weights[3])
     assert stopping.onset_epoch == 1
@@ -547,7 +547,7 @@ def test_another_checkpoint_under_its_name_is_not_restored(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("epochs", "said", "restored"),
     [
-        (3, ["keeps the weights of the call, after epoch 4"], 4),
+        (3, ["keeps the weights of the detection, after epoch 4"], 4),
         (4, ["step=4.ckpt is gone, so the weights of the onset", "the module keeps its final weights"], 5),
     ],
 )
@@ -568,7 +568,7 @@ def test_a_resumed_run_says_that_a_checkpoint_is_gone(
 @pytest.mark.parametrize("batch", [3, 4])
 def test_a_measurement_after_a_batch_is_kept_and_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     class InBetween(Callback):
-        """Tells of a measurement after a batch that calls phase 3."""
+        """Makes a measurement after a batch, at which phase 3 is detected."""
 
         weights: Weights
 
@@ -576,8 +576,8 @@ def test_a_measurement_after_a_batch_is_kept_and_restored(tmp_path: Path, monkey
             if trainer.global_step == batch:
                 self.weights = snapshot(pl_module)
                 script_phases(monkeypatch, [*[1] * len(monitor.history), 3])
-                monitor._measure(trainer, pl_module, trainer.current_epoch + 1)
-                stopping.on_interactions_measured(trainer, pl_module, monitor)
+                now = TimePoint(trainer.current_epoch + 1, trainer.global_step)
+                monitor._measure(trainer, pl_module, now, step=0, begin=0.0)
 
     script_phases(monkeypatch, [1])
     monitor, stopping, between = few(), restoring(), InBetween()

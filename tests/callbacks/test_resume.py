@@ -268,7 +268,7 @@ def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
 
 
 def test_saved_probes_that_new_reference_models_have_seen_are_refused(tmp_path: Path) -> None:
-    fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 1, few(evidence=other_references())).save_checkpoint(tmp_path / "saved.ckpt")
     references = ReferenceModels(other_models(), seen=fingerprints(Rows.of(tabular_data(24).tensors[0])))
     with pytest.raises((MisconfigurationException, ValueError), match="reference models were trained on"):
         fit(tmp_path, 2, few(evidence=references), resume=tmp_path / "saved.ckpt")
