@@ -40,6 +40,8 @@ from tests.callbacks.runs import (
 )
 from tests.helpers.models import PlainTabularClassifier, tabular_data
 
+pytestmark = pytest.mark.slow
+
 WORLD_SIZE = 2
 TOLERANCE = 1e-6
 BATCH_SIZE = 8

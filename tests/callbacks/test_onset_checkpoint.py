@@ -340,6 +340,7 @@ def assert_same_outcome(actual: dict[str, Any], expected: dict[str, Any]) -> Non
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onset", [0, 1, 2])
 def test_a_run_goes_on_from_the_kept_checkpoint_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onset: int) -> None:
     script = announced(*(min(at, onset) for at in range(4)), then=[Scripted(3, onset=onset), 3])
@@ -355,6 +356,7 @@ def test_a_run_goes_on_from_the_kept_checkpoint_as_it_did(tmp_path: Path, monkey
     assert Path(path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken_after", "on_epoch_end"), [(1, True), (2, False), (3, True), (4, True), (4, False), (5, True)])
 def test_a_resumed_run_decides_and_restores_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_after: int, on_epoch_end: bool
@@ -438,7 +440,7 @@ def test_an_onset_in_neither_folder_is_said(tmp_path: Path, monkeypatch: pytest.
     assert resumed["final"]["epochs"] == 5
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
     [
@@ -510,6 +512,7 @@ def test_the_files_of_any_monitor_have_plain_names(monitor: str) -> None:
     assert stopping.state_dict()["kept"] == names
 
 
+@pytest.mark.slow
 def test_a_stopped_run_trains_on_with_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, SCRIPT)
     saver = ModelCheckpoint(tmp_path, save_last=True)
@@ -544,6 +547,7 @@ def test_another_checkpoint_under_its_name_is_not_restored(tmp_path: Path, monke
     assert same(weights, diary.weights[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "said", "restored"),
     [

@@ -242,6 +242,7 @@ def test_log_only_notes_what_would_have_stopped_the_run(tmp_path: Path, monkeypa
     assert (stopping.onset_epoch, stopping.wait_count, stopping.stopped_epoch) == (3, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("alpha", "script", "epochs", "called"),
     [

@@ -254,6 +254,7 @@ def test_tensorboard_gets_figures_at_the_steps_of_the_scalars(tmp_path: Path) ->
     assert [event.step for event in written.Scalars("interactions/share")] == [0, 3, 7, 11]
 
 
+@pytest.mark.slow
 def test_the_theory_is_drawn_over_optimizer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[int]] = []
     original = loggers.theory_figure
@@ -350,6 +351,7 @@ class OneBatch(DataLoader[Any]):
         super().__init__(data, batch_size=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_at", [2, 3, 4])
 @pytest.mark.parametrize("schedule", [EveryNSteps(2), EveryNSteps(3), EveryNEpochs()], ids=str)
 def test_a_run_resumed_within_an_epoch_has_the_history_of_an_unbroken_one(tmp_path: Path, schedule: Any, saved_at: int) -> None:
@@ -364,6 +366,7 @@ def test_a_run_resumed_within_an_epoch_has_the_history_of_an_unbroken_one(tmp_pa
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_measurement_that_a_checkpoint_came_before_is_made_up_for(tmp_path: Path) -> None:
     class SavesFirst(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
