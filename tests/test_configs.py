@@ -107,6 +107,7 @@ def test_each_config_is_expected_here() -> None:
     assert sorted(EXPECTED) == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_runs_with_what_it_names(name: str, tmp_path: Path) -> None:
     found, expected = run(name, tmp_path), EXPECTED[name]

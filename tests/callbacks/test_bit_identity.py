@@ -93,12 +93,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loader", LOADERS)
 def test_training_is_bit_identical_with_and_without_the_callbacks(root: Path, loader: str, seed: int) -> None:
     assert_same(train(root, loader, seed, monitored(ParameterNoise())), trained_alone(root, loader, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 2])
 @pytest.mark.parametrize("loader", ["shuffled", "augmented"])
 def test_training_is_bit_identical_with_reference_models(root: Path, loader: str, seed: int) -> None:

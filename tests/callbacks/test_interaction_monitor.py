@@ -878,6 +878,7 @@ def test_a_plug_in_of_the_wrong_kind_is_refused_by_name(name: str) -> None:
         few(**{name: "something else"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 1024])
 def test_the_size_of_the_forward_batches_does_not_matter(tmp_path: Path, batch_size: int) -> None:
     forwards: list[int] = []

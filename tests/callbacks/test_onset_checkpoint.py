@@ -387,6 +387,7 @@ def contents(*folders: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["first", "second"])
 def test_a_resumed_run_leaves_the_onset_of_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     script_phases(monkeypatch, SCRIPT)

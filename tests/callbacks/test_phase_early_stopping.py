@@ -179,6 +179,7 @@ def test_one_named_monitor_is_followed_without_its_name(tmp_path: Path, monkeypa
     assert trainer.current_epoch == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patience", "scripted", "epochs", "called"),
     [

@@ -55,6 +55,7 @@ def test_early_stopping_counts_old_values_as_no_better(tmp_path: Path, monkeypat
     assert fit(tmp_path, stopping, every=2).current_epoch == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "check_val_every_n_epoch", "best"), [(1, 1, 3), (1, 2, 3), (2, 1, 6), (2, 3, 6)])
 def test_model_checkpoint_keeps_the_model_that_was_measured_as_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, check_val_every_n_epoch: int, best: int

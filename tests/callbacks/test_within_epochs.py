@@ -243,6 +243,7 @@ def test_what_the_module_logs_is_not_mixed_with_measurements(tmp_path: Path) -> 
     assert its == [(step, {"loss", "epoch"}) for step in range(10)]
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_figures_at_the_steps_of_the_scalars(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(EveryNSteps(4), figures=EveryNSteps(4)), logger=logger, rows=96)
@@ -318,6 +319,7 @@ def test_a_phase_detected_within_an_epoch_stops_the_run_at_once(tmp_path: Path, 
     assert monitor.phase.onset.step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "steps"), [({"min_steps": 7, "min_epochs": 0}, 7), ({"min_epochs": 1}, 10)], ids=str)
 def test_a_stop_waits_for_the_trainers_least_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: dict[str, int], steps: int

@@ -300,7 +300,7 @@ def kept_random_state() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("kept_random_state")
-@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.slow), 3, 7])
+@pytest.mark.parametrize("num_ranks", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 7))])
 @pytest.mark.parametrize(
     "evidence",
     [ParameterNoise, OrderShape, InputAgreement, lambda: ReferenceModels([TableModel()])],

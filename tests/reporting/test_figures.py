@@ -148,6 +148,7 @@ def test_a_measurement_of_nothing_is_drawn_empty() -> None:
 # Phases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("numbers", [[1], [1, 1], [1, 1, 1, 2], [1, 1, 2, 2, 3, 3], [1, 3, 3, 2, 2, 3]])
 def test_phase_figures_of_any_history_are_drawn(held_out: bool, numbers: list[int]) -> None:

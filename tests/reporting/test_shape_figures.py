@@ -133,6 +133,7 @@ def test_where_nothing_was_measured_the_shape_figure_says_so() -> None:
 # The theory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "drawn"),
     [

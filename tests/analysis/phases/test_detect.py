@@ -696,6 +696,7 @@ def test_detections_on_a_prefix_are_the_prefix_of_the_detections(run: Run) -> No
         assert said(measurements[:length]) == whole[:length]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [(0, 99), (2, 99), (0, 20)])
 def test_detections_on_a_prefix_are_the_prefix_of_the_detections_also_with_held_out_probes(held_out: tuple[int, int]) -> None:
     run = grown([*THREE_PHASES, RECOVERING], noise=0.1)
@@ -863,6 +864,7 @@ def with_spike(measurements: Sequence[Measurement], spike: Spike, time: int) -> 
     return [*measurements[:time], spike.of(measurements[time]), *measurements[time + 1 :]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spike", SPIKES.values(), ids=SPIKES)
 def test_a_single_wild_measurement_detects_nothing(spike: Spike) -> None:
     times = 10
@@ -894,6 +896,7 @@ def test_a_single_wild_measurement_hides_nothing(spike: Spike, times: Sequence[i
             assert change.detection <= onset + RECENT + 3, time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spike", SPIKES.values(), ids=SPIKES)
 def test_a_single_wild_measurement_returns_from_no_phase_three(spike: Spike) -> None:
     measurements = grown([LEARNING, Segment(14, 0.0, 1.0, 0.05)]).held_out([0.1 + 0.02 * time for time in range(20)])

@@ -104,6 +104,7 @@ def test_online_onsets_are_compared_with_change_points() -> None:
     assert late([with_phases(measurements, [1, 1, 1, 1, 3, 3]), with_phases(measurements, [1] * 6)]) == [2.0]
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     task = TASKS["cancer"]
     architecture = task.architectures["MLP"]

@@ -102,6 +102,7 @@ def test_linear_program_knows_the_answer_of_one_or() -> None:
     assert oracles.sparsest_l1_optimum(values) == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize(("num_players", "num_inputs"), [(4, 16), (6, 8), (8, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -387,6 +388,7 @@ def test_constant_values_beside_others_do_no_harm(generator: torch.Generator) ->
     assert_same_effects(interactions.effects[::2], extract_interactions(values[::2]).effects, bound=1e-10)
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize("scale", [1e6, 1e-6])
 @pytest.mark.parametrize(("dtype", "bound"), MATCHING_BOUNDS)

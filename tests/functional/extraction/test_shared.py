@@ -59,6 +59,7 @@ def test_every_model_is_matched(num_players: int, dtype: torch.dtype, bound: flo
         assert (error <= bound * (of_model.amax(dim=1) - of_model.amin(dim=1))).all()
 
 
+@pytest.mark.slow
 def test_the_decomposition_is_the_optimum_that_a_general_solver_finds(generator: torch.Generator) -> None:
     num_models = 3
     values = torch.stack([random_tables(3, 1, generator) for _ in range(num_models)])

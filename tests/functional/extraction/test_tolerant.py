@@ -179,6 +179,7 @@ def test_an_input_does_not_depend_on_its_batch(dtype: torch.dtype, generator: to
     assert_same_effects(together, reversed_order, bound=1e-6)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(integer_tables(max_players=3), st.integers(-20, 20), st.booleans())
 def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negative: bool) -> None:
@@ -187,6 +188,7 @@ def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negat
     assert_same_effects(scaled.effects, factor * extract_interactions(values, noise_tolerance=0.05).effects, bound=1e-12)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(integer_tables(min_players=2, max_players=3), st.data())
 def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataObject) -> None:
@@ -199,6 +201,7 @@ def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataOb
 # Unusual values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e6, 1e-6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_very_large_and_very_small_values_give_the_same_interactions(

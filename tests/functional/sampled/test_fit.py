@@ -72,6 +72,7 @@ def test_a_sparse_game_gives_the_exact_answer() -> None:
     assert_same(as_dict(fitted), as_dict(of_exact))
 
 
+@pytest.mark.slow
 def test_inputs_share_the_list_and_keep_their_own_effects() -> None:
     masks = draw_coalitions(20, 600, generator())
     games = [many_player_game(20, 3, 3, 4, generator(seed)) for seed in range(3)]
@@ -156,6 +157,7 @@ def test_one_generator_gives_one_result() -> None:
     assert not torch.equal(results[0].rms_error, fit_interactions(masks, values, generator=generator(2)).rms_error)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(permutation=st.permutations(range(12)), seed=st.integers(0, 100))
 def test_renamed_players_have_the_same_interactions(permutation: list[int], seed: int) -> None:
