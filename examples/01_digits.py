@@ -10,7 +10,6 @@ import lightning as L
 from modules import Curve, DigitsClassifier, DigitsData
 
 from lightning_interactions import (
-    Extraction,
     ImagePatches,
     InteractionMonitor,
     Logging,
@@ -43,7 +42,6 @@ def main() -> None:
     monitor = InteractionMonitor(
         ImagePatches(2, 2) if arguments.quick else ImagePatches(3, 3),
         evidence=references,
-        extraction=Extraction(tolerance=1e-3),
         logging=Logging(verbose=True),
     )
     stopping = PhaseEarlyStopping(phase=3, restore_best=True, log_only=not arguments.stop)
