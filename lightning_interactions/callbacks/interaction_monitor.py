@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from lightning_interactions.evidence import Evidence, InputAgreement, ParameterN
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players
 from lightning_interactions.game.tasks import Classification, Task
-from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
@@ -140,8 +141,9 @@ class InteractionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
-        begin = time.perf_counter()
         now = TimePoint(trainer.current_epoch, trainer.global_step)
+        if now == TimePoint(0, 0) and not self.history:
+            self._forget()  # What a run that came to nothing has left.
         if self.history and (now.step == 0 or self.history.steps[-1] > now.step):
             rank_zero_warn(
                 f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step "
@@ -151,6 +153,7 @@ class InteractionMonitor(Callback):
         known = self.meter.settings
         self._check_settings({name: value for name, value in known.items() if name != "players" or self.players is not None})
         self._fit_evidence(trainer, pl_module, anew=not self.history)
+        begin = time.perf_counter()
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
@@ -231,8 +234,10 @@ class InteractionMonitor(Callback):
         asked = Probes.of((inputs, targets)).to(model.device)
         if not len(asked):
             raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
-        refused = self._keeper.refused
+        refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints()])
+        if not bool(rows.any()):
+            return LabelIssues(*torch.full((3, len(rows)), torch.nan, dtype=torch.float64))
         meter = self._new_meter(model._trainer if isinstance(model._trainer, Trainer) else None, alone=True)
         meter.players, meter.baseline_values = self.meter.players, self.meter.baseline_values
         held_out = self._keeper.probes.get(HELD_OUT) if isinstance(self.evidence, InputAgreement) else None
@@ -276,10 +281,11 @@ class InteractionMonitor(Callback):
     def _new_meter(self, trainer: Trainer | None = None, *, alone: bool = False) -> InteractionMeter:
         """Make a meter with this monitor's settings, for a Trainer's processes or for this one alone."""
         ranks = Ranks()
-        if trainer is not None and not alone:
-            ranks = Ranks(
-                trainer.global_rank, trainer.world_size, lambda tensor: trainer.strategy.reduce(tensor, reduce_op="sum")
-            )
+        if trainer is not None and trainer.world_size > 1 and not alone:
+            ranks = Ranks(trainer.global_rank, trainer.world_size, partial(trainer.strategy.reduce, reduce_op="sum"))
+        context = None
+        if trainer is not None and self.extraction.trainer_precision:
+            context = trainer.precision_plugin.forward_context
         return InteractionMeter(
             self.task,
             self.players,
@@ -287,7 +293,7 @@ class InteractionMonitor(Callback):
             self.evidence,
             self.extraction,
             ranks=ranks,
-            forward_context=None if trainer is None else trainer.precision_plugin.forward_context,
+            forward_context=context,
             chance_level=not alone,
             seed=self.probes.seed,
         )
@@ -322,7 +328,7 @@ class InteractionMonitor(Callback):
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[[Trainer], None]) -> None:
         """Prepare each split that has probes now and is not prepared yet."""
-        with preserve_random_state(pl_module.device, self.probes.seed):
+        with leave_no_trace(pl_module, pl_module.device, self.probes.seed):
             find_probes(trainer)
         probes = self._keeper.probes
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
@@ -331,6 +337,7 @@ class InteractionMonitor(Callback):
         if TRAINING in new and self._reference_models is not None:
             self._reference_models.check_training_probes(new[TRAINING].fingerprints())
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
+        self._keeper.sample = None  # The baseline values are chosen.
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
@@ -372,6 +379,9 @@ class InteractionMonitor(Callback):
             )
         try:
             measurement = self.meter.measure(pl_module, now)
+            phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
+            history = self.history.append(measurement, phases[-1])
+            tags = self._loggers.tags(trainer, history)
         except Exception as error:
             if self.on_error == "raise" or trainer.world_size > 1 or not self.history:
                 raise
@@ -381,11 +391,9 @@ class InteractionMonitor(Callback):
                 stacklevel=2,
             )
             return
-        phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
-        self.history = self.history.append(measurement, phases[-1])
-        tags = self._loggers.tags(trainer, self.history)
+        self.history = history
         self._loggers.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):

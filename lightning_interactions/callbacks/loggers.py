@@ -70,7 +70,9 @@ class Loggers:
     def tags(self, trainer: Trainer, history: History) -> dict[str, float]:
         """List the scalars of the last measurement; see :func:`~lightning_interactions.reporting.scalars`."""
         # Decay and spindle take a while to fit, and are fitted only where somebody sees them.
-        return scalars(history.measurements[-1], history.phases[-1], self.name, shape=bool(trainer.loggers))
+        monitored = any("/decay_" in str(getattr(callback, "monitor", "")) for callback in trainer.callbacks)
+        shape = bool(trainer.loggers) or monitored
+        return scalars(history.measurements[-1], history.phases[-1], self.name, shape=shape)
 
     def draw_if_due(self, trainer: Trainer, history: History, step: int) -> None:
         """Draw figures if their schedule asks for it.
@@ -88,8 +90,8 @@ class Loggers:
         """Hand the numbers of the last measurement to loggers, to callbacks that monitor a metric, and to the console.
 
         Loggers get them at once and from us: Lightning would pass on what is logged within an epoch only every
-        ``log_every_n_steps``, and a logger that fails would end the run. The numbers are the same on every rank, so none is
-        reduced.
+        ``log_every_n_steps``, and a logger that fails would end the run. All numbers but the seconds are computed from the same
+        tensors on every rank, so none is reduced.
 
         Args:
             trainer: The Trainer of the run.

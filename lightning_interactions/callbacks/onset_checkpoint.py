@@ -117,9 +117,12 @@ class OnsetKeeper(Checkpoint):
             return
         path, checkpoint = self.best_model_path, None
         if path and self._exists(path):
-            # Python objects among the hyperparameters are no danger in a file that this process wrote.
-            checkpoint = trainer.strategy.load_checkpoint(path, weights_only=False if path in self._own else None)
-        right = checkpoint is not None and checkpoint["global_step"] == self.best_step
+            try:
+                # Python objects among the hyperparameters are no danger in a file that this process wrote.
+                checkpoint = trainer.strategy.load_checkpoint(path, weights_only=False if path in self._own else None)
+            except Exception as error:
+                rank_zero_warn(f"PhaseEarlyStopping: the checkpoint of the onset at {path} cannot be read: {error!r}")
+        right = checkpoint is not None and checkpoint.get("global_step") == self.best_step
         if not trainer.strategy.reduce_boolean_decision(right, all=True) or checkpoint is None:
             rank_zero_warn(
                 f"PhaseEarlyStopping: expected the checkpoint of the onset at {path or 'some path'} on every rank and found "

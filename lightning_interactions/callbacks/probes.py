@@ -51,6 +51,7 @@ class ProbeKeeper:
         self.sample: Probes | None = None
         self.refused: Collection[str] = ()
         self._passing: dict[str, list[tuple[Any, Any]]] = {}
+        self._passed: dict[str, int] = {}
         self._saved_digests: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class ProbeKeeper:
                 several training loaders.
             ValueError: If a loader gives no usable input, or the task finds no inputs and targets in its batches.
         """
-        self._passing = {}
+        self._passing, self._passed = {}, {}
         for split, find_loader in {TRAINING: _training_loader, HELD_OUT: _validation_loader}.items():
             given = self.sampling.given(split)
             if split in self.probes:
@@ -85,6 +86,7 @@ class ProbeKeeper:
         if split in self._passing and not self._complete(split):
             inputs, targets = (map_leaves(_copy, tree) for tree in self.task.unpack(batch))
             self._passing[split].append((inputs, targets))
+            self._passed[split] = self._passed.get(split, 0) + len(Probes.of((inputs, targets)))
 
     def take_complete(self, trainer: Trainer) -> None:
         """Make probes of what has passed, of splits of which as many inputs have passed as were asked for."""
@@ -109,7 +111,7 @@ class ProbeKeeper:
         self._saved_digests = {split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes}
 
     def _complete(self, split: str) -> bool:
-        return bool(self._passing[split]) and len(Probes.of(*self._passing[split])) >= self.sampling.number(split)
+        return self._passed.get(split, 0) >= self.sampling.number(split)
 
     def _draw(self, trainer: Trainer, split: str, loader: Any | None) -> None:
         if loader is None:

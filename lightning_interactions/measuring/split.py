@@ -17,6 +17,10 @@ from lightning_interactions.records import Interactions
 __all__ = ["Ranks", "Split", "from_columns"]
 
 
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The processes that share a measurement out.
@@ -29,7 +33,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    total: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor, repr=False)
+    total: Callable[[Tensor], Tensor] = field(default=_itself, repr=False)
 
 
 class Split(ProbeGame):

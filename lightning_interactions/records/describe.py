@@ -43,6 +43,7 @@ def describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return describe(torch.as_tensor(value))
     if not hasattr(value, "__dict__"):  # Devices, dtypes, ranges, paths.
-        return repr(value)
+        said = repr(value)
+        return type(value).__name__ if " at 0x" in said else said
     attributes = {name: item for name, item in vars(value).items() if not name.startswith("_")}
     return f"{type(value).__name__}({', '.join(f'{name}={describe(item)}' for name, item in attributes.items())})"

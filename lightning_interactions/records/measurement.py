@@ -135,7 +135,8 @@ class Measurement:
 
     Attributes:
         time: When.
-        seconds: Wall-clock time that it took, with all that was done with it: judging, detecting, logging, drawing.
+        seconds: Wall-clock time that it took, with all that was done with it: drawing probes, weighing evidence, detecting,
+            drawing figures; not writing these numbers to loggers, nor training reference models before the run.
         training: On the training probes.
         held_out: On the held-out probes; ``None`` if there are none.
     """

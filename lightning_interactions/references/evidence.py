@@ -14,7 +14,7 @@ from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records import EvidenceWeights, Interactions
 from lightning_interactions.records.describe import describe
-from lightning_interactions.references.fit import fit_ensemble
+from lightning_interactions.references.fit import WITHOUT_EFFECT, fit_ensemble
 from lightning_interactions.references.settings import Ensemble, ReferenceTraining, in_run
 
 __all__ = ["CrossFitted", "FittedEvidence", "HeldOutReferences"]
@@ -36,8 +36,9 @@ class FittedEvidence(Evidence):
         self._references: ReferenceModels | None = None
 
     def __repr__(self) -> str:
-        # Neither the file nor loaders that are only watched decide on what the models say.
-        decisive = {**vars(self), "training": replace(self.training, val_dataloaders=None)}
+        # The file, loaders that are only watched, and where and how loudly the models are trained decide nothing.
+        arguments = {name: value for name, value in self.training.trainer.items() if name not in WITHOUT_EFFECT}
+        decisive = {**vars(self), "training": replace(self.training, val_dataloaders=None, trainer=arguments)}
         decisive.pop("resume_from")
         said = (f"{name}={describe(value)}" for name, value in decisive.items() if not name.startswith("_"))
         return f"{type(self).__name__}({', '.join(said)})"

@@ -1,5 +1,6 @@
 import csv
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -662,6 +663,39 @@ def test_probes_pass_the_modules_own_transfer_hooks(tmp_path: Path) -> None:
     fit(tmp_path, monitor, model=Scaling(), val=None)
     expected = prints(tabular_data(24).tensors[0] / 10)
     assert prints(probes_of(monitor, "training")) == expected
+
+
+def test_probes_pass_transfer_hooks_in_evaluation_and_leave_no_trace_in_them(tmp_path: Path) -> None:
+    class Augmenting(PlainTabularClassifier):
+        """Normalises in a hook, and adds noise to what is trained on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def on_after_batch_transfer(self, batch: Any, _loader_index: int) -> Any:
+            inputs, targets = batch
+            return self.norm(inputs) + self.training * torch.randn_like(inputs), targets
+
+    monitor, states = few(training=24, held_out=tabular_data(5, seed=1).tensors), []
+    for callbacks in ([], [monitor]):
+        torch.manual_seed(0)
+        model = Augmenting()
+        fit(tmp_path, *callbacks, model=model, val=None, max_epochs=1)
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    # Not yet trained, the norm changes inputs by its epsilon only.
+    torch.testing.assert_close(
+        probes_of(monitor, "training").sort(dim=0).values, tabular_data(24).tensors[0].sort(dim=0).values, rtol=1e-4, atol=1e-4
+    )
+    assert not probes_of(monitor, "training").requires_grad
+
+
+def test_a_monitor_can_be_pickled_before_and_after_a_run(tmp_path: Path) -> None:
+    monitor = few()
+    assert pickle.loads(pickle.dumps(monitor)).history.epochs == []
+    fit(tmp_path, monitor, max_epochs=1)
+    assert pickle.loads(pickle.dumps(monitor)).history.epochs == [0, 1]
 
 
 def test_the_progress_bar_shows_the_phase_and_nothing_else(tmp_path: Path) -> None:
