@@ -283,7 +283,7 @@ def test_settings_are_described_without_what_does_not_decide(tmp_path: Path) -> 
     said = repr(evidence)
     assert said == (
         "CrossFitted(folds=2, num_models=1, vote=1, screen_labels=None, training=ReferenceTraining(max_epochs=1, "
-        "patience=None, seed=0, factory=None, val_dataloaders=None, trainer={'accelerator': 'cpu'}))"
+        "patience=None, seed=0, factory=None, val_dataloaders=None, trainer={}))"
     )
     run(tmp_path, evidence, max_epochs=1)
     assert repr(evidence) == said
