@@ -70,7 +70,7 @@ class Game:
                 different shapes, or the score does not depend on targets.
         """
         groups = self.probes.groups
-        if not self.task.score_depends_on_targets or len({group.targets.row_shapes for group in groups}) > 1:
+        if not self.task.score_depends_on_targets or len({group.targets.kind for group in groups}) > 1:
             return []
         targets = groups[0].targets.join([group.targets for group in groups[1:]])
         prints = fingerprints(targets)

@@ -82,7 +82,7 @@ def _kept(tensor: Tensor) -> Tensor:
 def _joined_targets(probes: Probes) -> list[Rows]:
     """Put the targets of all groups together if they have one shape: class weights are normed over all that is measured."""
     first, *others = (group.targets for group in probes.groups)
-    return [first.join(others)] if all(one.row_shapes == first.row_shapes for one in others) else [first, *others]
+    return [first.join(others)] if all(one.kind == first.kind for one in others) else [first, *others]
 
 
 def _losses(task: Task, scores: Float[Tensor, " inputs"], targets: list[Rows]) -> Float[Tensor, " inputs"]:

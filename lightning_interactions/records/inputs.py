@@ -82,8 +82,13 @@ class Rows:
 
     @property
     def row_shapes(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """Name, shape of one row and dtype of each tensor; batches in which these are equal can be joined."""
+        """Name, shape of one row and dtype of each tensor."""
         return tuple((name, tuple(leaf.shape[1:]), leaf.dtype) for name, leaf in self.leaves.items())
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What batches that can be joined have in common: their row shapes and the leaves that all rows share."""
+        return self.row_shapes, describe(self.shared)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """Apply a function that keeps the rows to every tensor, shared ones included."""
@@ -116,7 +121,7 @@ class Rows:
         return self._map(lambda name, leaf: leaves.get(name, leaf), self.num_rows)
 
     def join(self, others: "Sequence[Rows]") -> "Rows":
-        """Append rows of other batches of the same row shapes; shared leaves are those of this one."""
+        """Append rows of other batches of the same :attr:`kind`."""
         trees = [dict(walk(batch.tree)) for batch in (self, *others)]
 
         def joined(name: str, leaf: Any) -> Any:
@@ -176,8 +181,7 @@ class Probes:
         both = (_with_rows_in_all(part) for part in zip(*pairs, strict=True))
         groups: dict[Any, list[ProbeGroup]] = {}
         for group in itertools.starmap(ProbeGroup, zip(*both, strict=True)):
-            kind = [(rows.row_shapes, describe(rows.shared)) for rows in (group.inputs, group.targets)]
-            groups.setdefault(tuple(kind), []).append(group)
+            groups.setdefault((group.inputs.kind, group.targets.kind), []).append(group)
         return cls(
             tuple(
                 ProbeGroup(

@@ -366,3 +366,10 @@ def test_tensors_are_said_by_shape_and_content() -> None:
     assert said.startswith("tensor((4, 2, 3), ")
     assert said == describe(INPUTS.clone()) == describe(INPUTS.numpy()) != describe(INPUTS + 1)
     assert describe(np.float64(0.5)) == describe(0.5)
+
+
+def test_batches_with_other_shared_leaves_are_of_another_kind() -> None:
+    one, other = (Rows.of({"y": torch.arange(3), "w": torch.full((5,), weight)}) for weight in (1.0, 2.0))
+    assert one.row_shapes == other.row_shapes
+    assert one.kind != other.kind
+    assert one.kind == Rows.of({"y": torch.arange(4), "w": torch.full((5,), 1.0)}).kind
