@@ -185,8 +185,9 @@ def mean_order_of(split: SplitMeasurement) -> float:
     return ((torch.arange(len(by_order)) * by_order).sum() / by_order.sum()).item()
 
 
+@_once
 def excess_gap_of(measurement: Measurement) -> float:
-    """Compute the value of :attr:`Summary.excess_gap` alone, which is quick."""
+    """Compute the value of :attr:`Summary.excess_gap` alone, which is quick; once for each measurement."""
     if measurement.held_out is None:
         return math.nan
     means = (_losses(split).mean(dim=1, keepdim=True) for split in (measurement.training, measurement.held_out))

@@ -46,7 +46,7 @@ class Logging:
 
 
 class Loggers:
-    """Publishes the last measurement of a history.
+    """Hands the last measurement of a history on to the trainer and its loggers.
 
     Args:
         name: Name of the monitor, put before every tag.
