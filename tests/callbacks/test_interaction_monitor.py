@@ -925,6 +925,10 @@ def test_the_size_of_the_forward_batches_does_not_matter(tmp_path: Path, batch_s
     monitors = [few(batch_size=64, name="64"), few(batch_size=batch_size, name="other", task=Counted())]
     fit(tmp_path, *monitors, max_epochs=1)
     assert max(forwards) <= batch_size
+    # The network computes in float32: kernels for other batch sizes round differently.
     torch.testing.assert_close(
-        monitors[0].history.measurements[-1].training.full_score, monitors[1].history.measurements[-1].training.full_score
+        monitors[0].history.measurements[-1].training.full_score,
+        monitors[1].history.measurements[-1].training.full_score,
+        rtol=1e-4,
+        atol=1e-5,
     )
