@@ -235,7 +235,7 @@ class InteractionMonitor(Callback):
         if not len(asked):
             raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
-        rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints()])
+        rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
         if not bool(rows.any()):
             return LabelIssues(*torch.full((3, len(rows)), torch.nan, dtype=torch.float64))
         meter = self._new_meter(model._trainer if isinstance(model._trainer, Trainer) else None, alone=True)
@@ -335,7 +335,7 @@ class InteractionMonitor(Callback):
             return
         new = {name: own for name, own in probes.items() if name not in self.meter.splits}
         if TRAINING in new and self._reference_models is not None:
-            self._reference_models.check_training_probes(new[TRAINING].fingerprints())
+            self._reference_models.check_training_probes(new[TRAINING].fingerprints)
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
         self._keeper.sample = None  # The baseline values are chosen.
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}

@@ -161,7 +161,7 @@ class ProbeKeeper:
 
     def _take_up(self, split: str, probes: Probes, device: torch.device) -> None:
         """Use probes that were saved or handed in; they are as the model takes them, so no transfer hook sees them."""
-        seen = [row for row, fingerprint in enumerate(probes.fingerprints()) if fingerprint in self.refused]
+        seen = [row for row, fingerprint in enumerate(probes.fingerprints) if fingerprint in self.refused]
         if seen:
             raise MisconfigurationException(
                 f"InteractionMonitor: the reference models were trained on {len(seen)} of the {len(probes)} {split} probes "
@@ -173,7 +173,7 @@ class ProbeKeeper:
 
 def digest(probes: Probes) -> str:
     """Return a hash of the probes' inputs in their order."""
-    return hashlib.sha256("".join(probes.fingerprints()).encode()).hexdigest()
+    return hashlib.sha256("".join(probes.fingerprints).encode()).hexdigest()
 
 
 def _training_loader(trainer: Trainer) -> Any:

@@ -150,7 +150,7 @@ class ReferenceModels(Evidence):
         Raises:
             ValueError: If a reference model fails on the probes, or too many have seen one of them.
         """
-        raters = self._raters_of(game.probes.fingerprints())
+        raters = self._raters_of(game.probes.fingerprints)
         references, *draws = (self._rated(one, raters) for one in (game, *game.with_other_targets()))
         return Ratings(
             votes=RaterVotes.of(references, game.threshold),

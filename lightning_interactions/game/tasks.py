@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction
-from lightning_interactions.records import Rows
+from lightning_interactions.records import ProbeGroup, Rows
 from lightning_interactions.records.describe import describe
 
 __all__ = ["BinaryClassification", "Classification", "MultiLabel", "Regression", "Task"]
@@ -61,6 +61,18 @@ class Task(ABC):
             "            return batch['image'], batch['label']\n"
             "    InteractionMonitor(task=MyTask())"
         )
+
+    def read(self, model: nn.Module, batch: Rows) -> ProbeGroup:
+        """Find inputs and targets of a whole batch.
+
+        Args:
+            model: The model that will be measured; a step of its own may say what the loss gets.
+            batch: The batch, on the model's device.
+
+        Raises:
+            ValueError: If there are none, or not one target for each input.
+        """
+        return ProbeGroup.of(*self.unpack(batch.tree))
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """Run the model; ``model(inputs)`` unless overridden."""

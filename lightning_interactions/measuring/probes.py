@@ -128,7 +128,7 @@ def without_seen(candidates: Probes, refused: Collection[str], what: str) -> Pro
     """
     if not refused:
         return candidates
-    seen = torch.tensor([fingerprint in refused for fingerprint in candidates.fingerprints()])
+    seen = torch.tensor([fingerprint in refused for fingerprint in candidates.fingerprints])
     if bool(seen.all()):
         raise ValueError(
             f"probes: the reference models were trained on all of the {what} inputs, so their weights would be no "

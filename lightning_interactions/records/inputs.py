@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,23 +21,25 @@ class Rows:
     """Some rows of a batch.
 
     A batch is any tree of tensors: a tensor, or tuples, lists, mappings and dataclasses of trees. A leaf belongs to the rows
-    if its first axis is as long as there are rows, or if it is a list of so many other things, such as strings; all other
+    if one of its axes is as long as there are rows, or if it is a list of so many other things, such as strings; all other
     leaves are shared by the rows. A leaf is named by the path to it, such as ``"0"``, ``"image"`` or ``"text.input_ids"``; the
     only leaf of a bare tensor is ``""``.
 
     Attributes:
         tree: The batch.
         num_rows: How many rows it has.
-        names: The leaves that belong to the rows.
+        axes: The leaves that belong to the rows, each with the axis that the rows are on.
+        aside: Those of them that travel with their rows and are no inputs, such as targets.
     """
 
     tree: Any
     num_rows: int
-    names: frozenset[str]
+    axes: Mapping[str, int]
+    aside: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, tree: Any, num_rows: int | None = None) -> "Rows":
-        """Take a batch for rows.
+        """Take a batch for rows on the first axis.
 
         Args:
             tree: Any tree of tensors.
@@ -57,7 +59,7 @@ class Rows:
                 f"inputs: expected a batch with a tensor of {'some' if num_rows is None else num_rows} rows, got "
                 f"{describe_tree(tree)}; say where the tensors are with a task's unpack(batch)"
             )
-        return cls(tree, num_rows, frozenset(name for name, length in lengths.items() if length == num_rows))
+        return cls(tree, num_rows, {name: 0 for name, length in lengths.items() if length == num_rows})
 
     def __len__(self) -> int:
         return self.num_rows
@@ -65,30 +67,44 @@ class Rows:
     def __repr__(self) -> str:
         return f"Rows({self.num_rows}, {describe_tree(self.tree)})"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The leaves that belong to the rows."""
+        return frozenset(self.axes)
+
     @cached_property
     def leaves(self) -> dict[str, Tensor]:
-        """The tensors that have these rows, by name."""
-        return {name: leaf for name, leaf in walk(self.tree) if name in self.names and isinstance(leaf, Tensor)}
+        """The inputs among the tensors that have these rows, by name: ``[rows, ...]``, whatever their axis."""
+        return {name: leaf for name, leaf in self.tensors.items() if name not in self.aside}
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that have these rows, by name: ``[rows, ...]``, whatever their axis."""
+        return {
+            name: leaf.movedim(self.axes[name], 0)
+            for name, leaf in walk(self.tree)
+            if name in self.axes and isinstance(leaf, Tensor)
+        }
 
     @property
     def shared(self) -> dict[str, Any]:
         """The leaves that all rows share, by name."""
-        return {name: leaf for name, leaf in walk(self.tree) if name not in self.names}
+        return {name: leaf for name, leaf in walk(self.tree) if name not in self.axes}
 
     @property
     def device(self) -> torch.device:
         """Where the first of the rows' tensors is."""
-        return next(iter(self.leaves.values())).device
+        return next(iter(self.tensors.values())).device
 
     @property
     def row_shapes(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
         """Name, shape of one row and dtype of each tensor."""
-        return tuple((name, tuple(leaf.shape[1:]), leaf.dtype) for name, leaf in self.leaves.items())
+        return tuple((name, tuple(leaf.shape[1:]), leaf.dtype) for name, leaf in self.tensors.items())
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What batches that can be joined have in common: their row shapes and the leaves that all rows share."""
-        return self.row_shapes, describe(self.shared)
+        return self.row_shapes, tuple(sorted(self.axes.items())), self.aside, describe(self.shared)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """Apply a function that keeps the rows to every tensor, shared ones included."""
@@ -103,37 +119,49 @@ class Rows:
         index = _as_index(rows)
 
         def selected(name: str, leaf: Any) -> Any:
-            if name not in self.names:
+            if name not in self.axes:
                 return leaf
-            return leaf[index.to(leaf.device)] if isinstance(leaf, Tensor) else type(leaf)(leaf[row] for row in index.tolist())
+            if isinstance(leaf, Tensor):
+                return leaf[(slice(None),) * self.axes[name] + (index.to(leaf.device),)]
+            return type(leaf)(leaf[row] for row in index.tolist())
 
         return self._map(selected, len(index))
 
     def replace(self, leaves: Mapping[str, Tensor]) -> "Rows":
-        """Put other tensors of as many rows in the place of some leaves.
+        """Put other tensors ``[rows, ...]`` of as many rows in the place of some that have these rows.
 
         Raises:
-            ValueError: If there is no such leaf.
+            ValueError: If there is no such tensor.
         """
-        unknown = leaves.keys() - self.leaves.keys()
+        unknown = leaves.keys() - self.tensors.keys()
         if unknown:
-            raise ValueError(f"inputs: expected names among {list(self.leaves)}, got {sorted(unknown)}")
-        return self._map(lambda name, leaf: leaves.get(name, leaf), self.num_rows)
+            raise ValueError(f"inputs: expected names among {list(self.tensors)}, got {sorted(unknown)}")
+
+        def replaced(name: str, leaf: Any) -> Any:
+            return leaves[name].movedim(0, self.axes[name]) if name in leaves else leaf
+
+        return self._map(replaced, self.num_rows)
+
+    def with_aside(self, names: Iterable[str]) -> "Rows":
+        """Return the same rows, of which some leaves are no inputs."""
+        return Rows(self.tree, self.num_rows, self.axes, frozenset(names) & self.axes.keys())
 
     def join(self, others: "Sequence[Rows]") -> "Rows":
         """Append rows of other batches of the same :attr:`kind`."""
         trees = [dict(walk(batch.tree)) for batch in (self, *others)]
 
         def joined(name: str, leaf: Any) -> Any:
-            if name not in self.names:
+            if name not in self.axes:
                 return leaf
             parts = [tree[name] for tree in trees]
-            return torch.cat(parts) if isinstance(leaf, Tensor) else type(leaf)(itertools.chain.from_iterable(parts))
+            if isinstance(leaf, Tensor):
+                return torch.cat(parts, dim=self.axes[name])
+            return type(leaf)(itertools.chain.from_iterable(parts))
 
         return self._map(joined, sum(map(len, (self, *others))))
 
     def _map(self, function: Callable[[str, Any], Any], num_rows: int) -> "Rows":
-        return Rows(map_leaves(function, self.tree), num_rows, self.names)
+        return Rows(map_leaves(function, self.tree), num_rows, self.axes, self.aside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +175,22 @@ class ProbeGroup:
 
     inputs: Rows
     targets: Rows
+
+    @classmethod
+    def of(cls, inputs: Any, targets: Any) -> "ProbeGroup":
+        """Take trees of inputs and targets for probes.
+
+        Raises:
+            ValueError: If there are no rows, or not one target for each input.
+        """
+        of_targets = Rows.of(targets)
+        try:
+            return cls(Rows.of(inputs, len(of_targets)), of_targets)
+        except ValueError as error:
+            raise ValueError(
+                f"probes: expected one target for each input, got inputs {describe_tree(inputs)} and targets "
+                f"{describe_tree(targets)}; say where they are with a task's unpack(batch)"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -177,8 +221,12 @@ class Probes:
         Raises:
             ValueError: If a batch has no rows, or not one target for each input.
         """
-        pairs = [_pair(inputs, targets) for inputs, targets in batches]
-        both = (_with_rows_in_all(part) for part in zip(*pairs, strict=True))
+        return cls.joined(*itertools.starmap(ProbeGroup.of, batches))
+
+    @classmethod
+    def joined(cls, *parts: ProbeGroup) -> "Probes":
+        """Join probes: those of equal row shapes and shared leaves become one group."""
+        both = (_with_rows_in_all(own) for own in zip(*((part.inputs, part.targets) for part in parts), strict=True))
         groups: dict[Any, list[ProbeGroup]] = {}
         for group in itertools.starmap(ProbeGroup, zip(*both, strict=True)):
             groups.setdefault((group.inputs.kind, group.targets.kind), []).append(group)
@@ -221,9 +269,10 @@ class Probes:
         """Move the probes to a device."""
         return Probes(tuple(group.to(device) for group in self.groups))
 
-    def fingerprints(self) -> list[str]:
-        """Return the digest of every input."""
-        return [digest for group in self.groups for digest in fingerprints(group.inputs)]
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The digest of every input."""
+        return tuple(digest for group in self.groups for digest in fingerprints(group.inputs))
 
     def to_state(self) -> list[dict[str, Any]] | None:
         """Return trees on the CPU that load with ``weights_only=True``; ``None`` where a tree is made of other containers."""
@@ -232,7 +281,10 @@ class Probes:
         if not all(is_plain(rows.tree) for pair in pairs for rows in pair.values()):
             return None
         return [
-            {part: {"tree": rows.tree, "num_rows": len(rows), "names": sorted(rows.names)} for part, rows in pair.items()}
+            {
+                part: {"tree": rows.tree, "num_rows": len(rows), "axes": dict(rows.axes), "aside": sorted(rows.aside)}
+                for part, rows in pair.items()
+            }
             for pair in pairs
         ]
 
@@ -242,7 +294,7 @@ class Probes:
         groups = ([group[part] for part in ("inputs", "targets")] for group in state)
         return cls(
             tuple(
-                ProbeGroup(*(Rows(part["tree"], part["num_rows"], frozenset(part["names"])) for part in parts))
+                ProbeGroup(*(Rows(part["tree"], part["num_rows"], part["axes"], frozenset(part["aside"])) for part in parts))
                 for parts in groups
             )
         )
@@ -259,8 +311,9 @@ def fingerprints(inputs: Rows) -> list[str]:
         floating-point dtype (compared in float32).
     """
     digests = [hashlib.sha256() for _ in range(len(inputs))]
-    for name, leaf in walk(inputs.tree):
-        if name in inputs.names:
+    lists = {name: leaf for name, leaf in walk(inputs.tree) if is_list(leaf) and name in inputs.axes}
+    for name, leaf in sorted({**inputs.tensors, **lists}.items()):
+        if name not in inputs.aside:
             for digest, content in zip(digests, _contents(name, leaf), strict=True):
                 digest.update(content)
     return [digest.hexdigest() for digest in digests]
@@ -278,21 +331,13 @@ def _contents(name: str, leaf: Tensor | Sequence[Any]) -> Iterator[bytes]:
     yield from (kind + row.numpy().tobytes() for row in rows)
 
 
-def _pair(inputs: Any, targets: Any) -> tuple[Rows, Rows]:
-    of_targets = Rows.of(targets)
-    try:
-        return Rows.of(inputs, len(of_targets)), of_targets
-    except ValueError as error:
-        raise ValueError(
-            f"probes: expected one target for each input, got inputs {describe_tree(inputs)} and targets "
-            f"{describe_tree(targets)}; say where they are with a task's unpack(batch)"
-        ) from error
-
-
 def _with_rows_in_all(batches: Sequence[Rows]) -> list[Rows]:
     """Share a leaf in all batches if it does not follow the number of rows in one of them."""
     shared = {name for batch in batches for name in batch.shared}
-    return [Rows(batch.tree, batch.num_rows, batch.names - shared) for batch in batches]
+    return [
+        Rows(batch.tree, batch.num_rows, {name: axis for name, axis in batch.axes.items() if name not in shared}, batch.aside)
+        for batch in batches
+    ]
 
 
 def _as_index(rows: Tensor | Sequence[int]) -> Tensor:

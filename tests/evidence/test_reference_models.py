@@ -231,7 +231,7 @@ def one_of_four(model: nn.Module) -> Interactions:
 
 
 SIX_PROBES = Probes.of((torch.arange(6.0)[:, None], torch.zeros(6)))
-PRINTS = SIX_PROBES.fingerprints()
+PRINTS = SIX_PROBES.fingerprints
 FOUR = [Numbered(number) for number in range(4)]
 ALL_FOUR = ands(torch.ones(6, 8) * (torch.arange(8) > 0))
 

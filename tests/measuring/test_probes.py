@@ -342,23 +342,21 @@ def test_trees_with_several_targets_are_taken_as_they_come() -> None:
 def test_inputs_that_reference_models_have_seen_are_left_out() -> None:
     candidates = candidates_of(torch.arange(30) % 3)
     with pytest.warns(UserWarning, match="trained on 15 of 30 held-out inputs"):
-        rest = without_seen(candidates, frozenset(candidates.fingerprints()[::2]), "held-out")
+        rest = without_seen(candidates, frozenset(candidates.fingerprints[::2]), "held-out")
     assert positions_of(rest) == list(range(1, 30, 2))
     assert rest.groups[0].targets.tree.tolist() == [position % 3 for position in range(1, 30, 2)]
 
 
 def test_refusing_other_inputs_changes_nothing() -> None:
     candidates = candidates_of(torch.arange(30) % 3)
-    assert (
-        without_seen(candidates, candidates_of(torch.zeros(50)).select(range(30, 50)).fingerprints(), "training") is candidates
-    )
+    assert without_seen(candidates, candidates_of(torch.zeros(50)).select(range(30, 50)).fingerprints, "training") is candidates
     assert without_seen(candidates, (), "training") is candidates
 
 
 def test_inputs_that_have_all_been_seen_are_an_error() -> None:
     candidates = candidates_of(torch.arange(6))
     with pytest.raises(ValueError, match=r"trained on all of the training inputs"):
-        without_seen(candidates, frozenset(candidates.fingerprints()), "training")
+        without_seen(candidates, frozenset(candidates.fingerprints), "training")
 
 
 def test_too_few_inputs_are_all_used_with_a_warning() -> None:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_interactions.records import Probes, Rows, fingerprints
+from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
 from lightning_interactions.records.describe import describe
 
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
@@ -178,7 +178,7 @@ def test_batches_of_equal_shapes_are_one_group_and_probes_are_numbered_group_by_
     assert probes.starts == [0, 4]
     assert len(probes) == 6
     assert [group.targets.tree.tolist() for group in probes.groups] == [[0, 1, 2, 5], [3, 4]]
-    assert probes.fingerprints() == [*fingerprints(probes.groups[0].inputs), *fingerprints(probes.groups[1].inputs)]
+    assert probes.fingerprints == [*fingerprints(probes.groups[0].inputs), *fingerprints(probes.groups[1].inputs)]
     chosen = probes.select([5, 3, 0])
     assert [group.targets.tree.tolist() for group in chosen.groups] == [[5, 0], [4]]
     masked = probes.select(torch.tensor([False, False, False, False, True, False]))
@@ -190,7 +190,7 @@ def test_no_probes_still_know_what_they_would_be() -> None:
     assert len(probes) == 0
     assert probes.groups[0].inputs.leaves[""].shape == (0, 2, 3)
     assert probes.device.type == "cpu"
-    assert probes.fingerprints() == []
+    assert probes.fingerprints == []
 
 
 def test_batches_with_other_shared_leaves_are_groups_of_their_own() -> None:
@@ -232,7 +232,7 @@ def test_probes_survive_a_safe_file() -> None:
     torch.save(probes.to_state(), file)
     file.seek(0)
     loaded = Probes.from_state(torch.load(file, weights_only=True))
-    assert loaded.fingerprints() == probes.fingerprints()
+    assert loaded.fingerprints == probes.fingerprints
     for group, other in zip(probes.groups, loaded.groups, strict=True):
         assert group.inputs.row_shapes == other.inputs.row_shapes
         assert group.inputs.tree["file"] == other.inputs.tree["file"]
@@ -245,7 +245,7 @@ def test_probes_survive_a_safe_file() -> None:
 def test_probes_in_other_containers_have_no_state(container: Any) -> None:
     assert Probes.of((container(image=INPUTS, ids=IDS), IDS)).to_state() is None
     copied = pickle.loads(pickle.dumps(Probes.of((container(image=INPUTS, ids=IDS), IDS))))
-    assert len(copied.fingerprints()) == 4
+    assert len(copied.fingerprints) == 4
 
 
 # Fingerprints
@@ -373,3 +373,20 @@ def test_batches_with_other_shared_leaves_are_of_another_kind() -> None:
     assert one.row_shapes == other.row_shapes
     assert one.kind != other.kind
     assert one.kind == Rows.of({"y": torch.arange(4), "w": torch.full((5,), 1.0)}).kind
+
+
+def test_rows_may_be_on_another_axis_than_the_first() -> None:
+    tree = {"x": torch.arange(24.0).reshape(4, 3, 2), "y": torch.tensor([0, 1, 2])}
+    rows = Rows(tree, 3, {"x": 1, "y": 0}, frozenset({"y"}))
+    assert rows.leaves.keys() == {"x"}
+    torch.testing.assert_close(rows.leaves["x"], tree["x"].transpose(0, 1))
+    some = rows.select([2, 0, 2])
+    torch.testing.assert_close(some.tree["x"], tree["x"][:, [2, 0, 2]])
+    torch.testing.assert_close(some.tree["y"], torch.tensor([2, 0, 2]))
+    torch.testing.assert_close(rows.replace({"x": rows.leaves["x"] + 1}).tree["x"], tree["x"] + 1)
+    torch.testing.assert_close(rows.join([some]).tree["x"], torch.cat([tree["x"], some.tree["x"]], dim=1))
+    assert fingerprints(rows) == fingerprints(Rows.of({"x": tree["x"].transpose(0, 1)}))
+    probes = Probes.joined(ProbeGroup(rows, Rows.of(tree["y"])))
+    (back,) = Probes.from_state(probes.to_state()).groups
+    assert (back.inputs.axes, back.inputs.aside) == (rows.axes, rows.aside)
+    assert probes.fingerprints == Probes.from_state(probes.to_state()).fingerprints
