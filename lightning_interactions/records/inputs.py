@@ -270,9 +270,9 @@ class Probes:
         return Probes(tuple(group.to(device) for group in self.groups))
 
     @cached_property
-    def fingerprints(self) -> tuple[str, ...]:
+    def fingerprints(self) -> list[str]:
         """The digest of every input."""
-        return tuple(digest for group in self.groups for digest in fingerprints(group.inputs))
+        return [digest for group in self.groups for digest in fingerprints(group.inputs)]
 
     def to_state(self) -> list[dict[str, Any]] | None:
         """Return trees on the CPU that load with ``weights_only=True``; ``None`` where a tree is made of other containers."""
