@@ -1,5 +1,23 @@
-"""Tasks: where a batch has its inputs and targets, how the model runs on them, what is explained and what is minimised."""
+"""Tasks by their public name; see :mod:`lightning_interactions.game.tasks` and :mod:`lightning_interactions.game.steps`."""
 
-from lightning_interactions.game.tasks import BinaryClassification, Classification, MultiLabel, Regression, Task
+from lightning_interactions.game.steps import OwnStep
+from lightning_interactions.game.tasks import (
+    BinaryClassification,
+    Classification,
+    MultiLabel,
+    Regression,
+    SoftClassification,
+    Task,
+    TokenClassification,
+)
 
-__all__ = ["BinaryClassification", "Classification", "MultiLabel", "Regression", "Task"]
+__all__ = [
+    "BinaryClassification",
+    "Classification",
+    "MultiLabel",
+    "OwnStep",
+    "Regression",
+    "SoftClassification",
+    "Task",
+    "TokenClassification",
+]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["joint_log_odds", "label_margin", "log_odds", "prediction"]
+__all__ = ["joint_log_odds", "label_margin", "log_odds", "prediction", "soft_log_odds"]
 
 NEGLIGIBLE = 40.0
 """Logit ``z`` from which on ``log softplus(-z)`` is ``-z`` in any dtype."""
@@ -36,6 +36,33 @@ def log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
         return logits[:, 0] * (2 * classes - 1)
     target = torch.nn.functional.one_hot(classes, logits.shape[1]).bool()
     return logits[target] - logits.masked_fill(target, -torch.inf).logsumexp(dim=1)
+
+
+def soft_log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
+    """Compute ``-log(e^l - 1)``, where ``l`` is the cross-entropy of probabilities as targets.
+
+    Args:
+        outputs: Logits ``[inputs, classes]``.
+        targets: Probabilities ``[inputs, classes]``; their sum is 1.
+
+    Returns:
+        Scores ``[inputs]`` in nats; the cross-entropy of an input is ``softplus`` of minus its score. Where one class has
+        probability 1 these are its log-odds.
+
+    Raises:
+        ValueError: If outputs and targets are not so.
+    """
+    logits = _logits(outputs, "logits [inputs, classes]", (2,))
+    if targets.shape != logits.shape or not bool((targets >= 0).all()):
+        raise ValueError(
+            f"score: expected a probability for each of the logits {tuple(logits.shape)}, got {targets.dtype} of shape "
+            f"{tuple(targets.shape)}"
+        )
+    probabilities = targets.to(logits)
+    loss = -(probabilities * logits.log_softmax(dim=1)).sum(dim=1)
+    hard = probabilities.amax(dim=1) == 1
+    of_class = log_odds(logits, probabilities.argmax(dim=1))
+    return torch.where(hard, of_class, -(loss + (-(-loss).expm1()).log()))
 
 
 def label_margin(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:

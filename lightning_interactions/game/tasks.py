@@ -2,17 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction
-from lightning_interactions.records import ProbeGroup, Rows
+from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction, soft_log_odds
+from lightning_interactions.records import Probes, Rows
 from lightning_interactions.records.describe import describe
 
-__all__ = ["BinaryClassification", "Classification", "MultiLabel", "Regression", "Task"]
+__all__ = [
+    "BinaryClassification",
+    "Classification",
+    "MultiLabel",
+    "Regression",
+    "SoftClassification",
+    "Task",
+    "TokenClassification",
+]
 
 
 class Task(ABC):
@@ -28,14 +36,23 @@ class Task(ABC):
     Inputs and targets are trees of tensors (a tensor, or tuples, dicts and dataclasses of them) whose first axis is the row.
     """
 
-    score_is_log_odds: ClassVar[bool] = False
+    score_is_log_odds: bool = False
     """Whether the score is the log-odds of a label, in nats, so that a negative one means that the label is unlikely."""
 
-    score_depends_on_targets: ClassVar[bool] = True
+    score_depends_on_targets: bool = True
     """Whether the same outputs have other scores for other targets."""
 
-    loss_unit: ClassVar[str] = ""
+    has_classes: bool = False
+    """Whether each row has one class as its target, so that a label can be disputed; there is a ``margin`` then."""
+
+    loss_unit: str = ""
     """Unit of the loss, for labels."""
+
+    largest_batch: int | None = None
+    """Most rows that may be run together; ``None`` for any number."""
+
+    outputs_depend_on_targets: bool = False
+    """Whether the outputs are others for other targets, as with a margin on the logit of the label."""
 
     def __repr__(self) -> str:
         return describe(self)
@@ -62,7 +79,7 @@ class Task(ABC):
             "    InteractionMonitor(task=MyTask())"
         )
 
-    def read(self, model: nn.Module, batch: Rows) -> ProbeGroup:
+    def read(self, model: nn.Module, batch: Rows) -> Probes:
         """Find inputs and targets of a whole batch.
 
         Args:
@@ -72,7 +89,7 @@ class Task(ABC):
         Raises:
             ValueError: If there are none, or not one target for each input.
         """
-        return ProbeGroup.of(*self.unpack(batch.tree))
+        return Probes.of(self.unpack(batch.tree))
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """Run the model; ``model(inputs)`` unless overridden."""
@@ -98,11 +115,30 @@ class Task(ABC):
         """
         return None
 
+    def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"] | None:
+        """Return what training minimises as a function of the outputs, where it is no function of the score.
+
+        Args:
+            outputs: What :meth:`forward` returned.
+            targets: Their targets.
+
+        Returns:
+            The sum of each row's losses and the weight that it has in a mean over rows; ``None``, unless overridden, where
+            :meth:`loss` says all.
+        """
+        return None
+
+    def reduce_exact(self, losses: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
+        """Make of :meth:`exact_losses` of all rows that are measured together losses whose mean is that of training."""
+        return losses[:, 0] / losses[:, 1].mean()
+
+    def inputs(self, batch: Any) -> Rows:
+        """Find the inputs of a batch, as :meth:`read` does, without running a model."""
+        return Rows.of(self.unpack(batch)[0])
+
     def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Run the model and score its outputs, ``[rows]`` in float32 or wider."""
-        outputs = self.forward(model, inputs)
-        narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
-        return self.score(outputs.float() if narrow else outputs, targets)
+        return self.score(widened(self.forward(model, inputs)), targets)
 
     def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
         """Apply the loss to the rows with finite scores.
@@ -134,6 +170,12 @@ class Task(ABC):
         return losses
 
 
+def widened(outputs: Any) -> Any:
+    """Convert a narrow floating-point tensor to float32, and leave anything else as it is."""
+    narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
+    return outputs.float() if narrow else outputs
+
+
 class Classification(Task):
     """One class out of several (or of two, by one logit); explains the log-odds ``v`` of the target class.
 
@@ -157,6 +199,7 @@ class Classification(Task):
     """
 
     score_is_log_odds = True
+    has_classes = True
     loss_unit = "nats"
 
     def __init__(
@@ -217,15 +260,17 @@ class Classification(Task):
 
 
 class BinaryClassification(Classification):
-    """Two classes by one logit ``z``; explains ``±z``, the log-odds of the target class.
+    """Two classes by one logit ``z``; explains ``±z``, the log-odds of the more likely target class.
 
-    The loss is that of :class:`torch.nn.BCEWithLogitsLoss`: ``softplus(-v)``, times ``pos_weight`` where the target is 1.
+    The loss is that of :class:`torch.nn.BCEWithLogitsLoss`: ``softplus(-v)``, times ``pos_weight`` where the target is 1. A
+    target between 0 and 1 is the probability of class 1.
 
     Args:
         pos_weight: Weight of class 1, above 0.
 
     Raises:
-        ValueError: If the weight is not above 0; or, when called, if there is more than one logit an input.
+        ValueError: If the weight is not above 0; or, when called, if there is more than one logit an input, or a target is not
+            in [0, 1].
     """
 
     def __init__(self, pos_weight: float = 1.0) -> None:
@@ -236,7 +281,8 @@ class BinaryClassification(Classification):
 
     def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the log-odds of the target class, nats."""
-        score = super().score(outputs, targets)
+        soft = targets.is_floating_point() and bool(((targets >= 0) & (targets <= 1)).all())
+        score = super().score(outputs, (targets >= 0.5).long() if soft else targets)
         if outputs.numel() != len(outputs):
             raise ValueError(
                 f"BinaryClassification: expected one logit for each input, got shape {tuple(outputs.shape)}; pass "
@@ -244,10 +290,71 @@ class BinaryClassification(Classification):
             )
         return score
 
+    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the log-odds of the target class, nats."""
+        return self.score(outputs, targets)
+
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the weighted binary cross-entropy of each row in nats."""
         positive: Tensor = targets.reshape(-1).to(score)
-        return torch.nn.functional.softplus(-score) * (1 + (self.pos_weight - 1) * positive)
+        logit = torch.where(positive >= 0.5, score, -score)
+        softplus = torch.nn.functional.softplus
+        return self.pos_weight * positive * softplus(-logit) + (1 - positive) * softplus(logit)
+
+
+class SoftClassification(Task):
+    """Probabilities of classes as targets; explains ``v = -log(e^l - 1)`` with ``l`` the cross-entropy of a row.
+
+    Where one class has probability 1, that is the log-odds of this class. The loss is exactly ``softplus(-v)``.
+    """
+
+    score_is_log_odds = True
+    loss_unit = "nats"
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the score of each row, nats; see :func:`~lightning_interactions.game.scores.soft_log_odds`."""
+        return soft_log_odds(outputs, targets)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return the cross-entropy of each row in nats."""
+        return torch.nn.functional.softplus(-score)
+
+
+class TokenClassification(Task):
+    """One class for each position of a row, such as tokens or pixels; explains the sum of their log-odds.
+
+    The loss is the mean cross-entropy over all positions that are measured together. That of a row is a function of all its
+    log-odds; as a function of their sum it is that of equal ones, a lower bound.
+
+    Args:
+        ignore_index: Target of positions that do not count.
+
+    Source:
+        Cheng et al. 2025 (arXiv 2502.10162) explain such sums for language models.
+    """
+
+    score_is_log_odds = True
+    loss_unit = "nats"
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        self.ignore_index = ignore_index
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the sum of the log-odds of the target classes, nats.
+
+        Args:
+            outputs: Logits ``[rows, positions, classes]``, or one logit for two classes ``[rows, positions]``.
+            targets: Classes ``[rows, positions]``.
+        """
+        counts = targets != self.ignore_index
+        logits = outputs.reshape(targets.numel(), -1)
+        of_position = log_odds(logits, torch.where(counts, targets, 0).reshape(-1)).reshape(targets.shape)
+        return torch.where(counts, of_position, 0).flatten(1).sum(dim=1)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
+        """Return each row's part of the mean cross-entropy, nats, if all its positions had the same log-odds."""
+        positions: Tensor = (targets != self.ignore_index).flatten(1).sum(dim=1).to(score)
+        return positions * torch.nn.functional.softplus(-score / positions.clamp(min=1)) / positions.mean().clamp(min=1e-300)
 
 
 class MultiLabel(Task):

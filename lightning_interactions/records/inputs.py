@@ -144,7 +144,7 @@ class Rows:
 
     def with_aside(self, names: Iterable[str]) -> "Rows":
         """Return the same rows, of which some leaves are no inputs."""
-        return Rows(self.tree, self.num_rows, self.axes, frozenset(names) & self.axes.keys())
+        return Rows(self.tree, self.num_rows, self.axes, frozenset(name for name in names if name in self.axes))
 
     def join(self, others: "Sequence[Rows]") -> "Rows":
         """Append rows of other batches of the same :attr:`kind`."""

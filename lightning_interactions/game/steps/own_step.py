@@ -1,0 +1,536 @@
+"""The default task: the module's own step says what the outputs, the targets and the loss are."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_interactions.game.steps.calls import LOSSES, LossCall, intercepted
+from lightning_interactions.game.steps.stage import StandInTrainer, on_stage
+from lightning_interactions.game.steps.terms import LossTerm
+from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.records import ProbeGroup, Probes, Rows
+from lightning_interactions.records.trees import describe_tree, map_leaves, walk
+
+__all__ = ["OwnStep"]
+
+STEPS = ("validation_step", "training_step")
+
+REPRODUCED = 1e-5
+"""How far, relative to its size, a loss may be from the step's own."""
+
+TIMES_ROUNDING = 1e4
+"""Outputs of a row alone and in a batch differ by less than this many roundings of the largest one."""
+
+CERTAIN, RANDOM, ALONE = 2, 1, 0
+"""How it is known which outputs are whose: from rows alone; from their order, since they are random; not at all."""
+
+CERTAINTIES = {
+    CERTAIN: "",
+    RANDOM: "; outputs are random even in evaluation, and so are interactions in part",
+    ALONE: "; the outputs of a row depend on the other rows, so that rows are run one by one, which takes long",
+}
+
+MOST_PERTURBED = 32
+"""Leaves of a batch that are tried out one by one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found out about a module's step.
+
+    Attributes:
+        step: Its name.
+        call: Number of the loss call that is explained, in the order in which the step makes them.
+        term: What that call says of rows.
+        aside: Leaves of the batch that reach only the targets, or nothing.
+        rows_alone: Whether rows must be run one by one, because nothing else tells which outputs are whose.
+        needs_grad: Whether the step computes gradients.
+        clones: Whether the step writes into its batch.
+        outputs_depend_on_targets: Whether the outputs are others for other targets.
+        said: What is explained, and how it compares with the step's own loss, in words.
+    """
+
+    step: str
+    call: int
+    term: LossTerm
+    aside: frozenset[str]
+    rows_alone: bool
+    needs_grad: bool
+    clones: bool
+    outputs_depend_on_targets: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A step that ran once: its loss calls, what it returned and logged, its error, and whether it wrote into its batch."""
+
+    calls: Sequence[LossCall]
+    returned: Any
+    logged: Mapping[str, Any]
+    error: Exception | None
+    needs_grad: bool
+    writes: bool
+
+
+class OwnStep(Task):
+    """The module's own ``validation_step`` (else ``training_step``) is the game: nothing has to be said about a module.
+
+    The step runs on masked batches of the user's own data, and its call of a loss function of torch is intercepted, also in
+    ``nn.CrossEntropyLoss`` or inside a Hugging Face model. That gives outputs, targets, class weights, label smoothing and
+    ignored targets of every row. What is explained follows from it:
+
+    - classes: the log-odds of the target class; of tokens or pixels the sum of them; of labels the log-odds that all are right;
+    - one number a row (squared, absolute or Huber error): the prediction;
+    - anything else: minus the loss of the row.
+
+    Of several losses the one of classes with the largest value is explained. Losses of unmasked rows are exactly the step's. A
+    loss that is written by hand cannot be seen: such a module needs a task of its own, see :class:`Task`.
+
+    Attributes:
+        dataloader_idx: What a step gets that asks for it.
+
+    Raises:
+        ValueError: When it first sees a batch, if the module has no step, or no loss in it is understood.
+    """
+
+    def __init__(self) -> None:
+        self.dataloader_idx = 0
+        self._reading: Reading | None = None
+        self._axes: Mapping[str, int] = {}
+
+    def __repr__(self) -> str:
+        return "OwnStep()"
+
+    @property
+    def reading(self) -> Reading:
+        """What was found out about the step.
+
+        Raises:
+            RuntimeError: Before a batch was read.
+        """
+        if self._reading is None:
+            raise RuntimeError("OwnStep: expected a batch that was read before, got none; call read(model, batch) first")
+        return self._reading
+
+    @property
+    def explains(self) -> str:
+        """What is explained, in words; empty before a batch was read."""
+        return "" if self._reading is None else self._reading.said
+
+    @property
+    def knows_loss(self) -> bool:
+        """Whether there is a loss; always so."""
+        return True
+
+    def unpack(self, batch: Any) -> tuple[Any, Any]:
+        """Refuse: what the targets are is only known by running the step; see :meth:`read`."""
+        raise TypeError("OwnStep: expected a call of read(model, batch), which runs the module's step, got unpack(batch)")
+
+    def inputs(self, batch: Any) -> Rows:
+        """Take the inputs of a batch of which others were read before."""
+        return Rows.of(batch).with_aside(self.reading.aside)
+
+    def read(self, model: nn.Module, batch: Rows) -> Probes:
+        """Run the step on a batch, and take the whole batch for inputs and what its loss gets for targets.
+
+        Args:
+            model: A Lightning module in evaluation mode, on a stage; see :func:`~lightning_interactions.game.steps.on_stage`.
+            batch: The batch, on the model's device. Rows whose targets are all ignored are left out.
+
+        Raises:
+            ValueError: If there is no step, its loss is not understood, or cannot be told apart by rows.
+        """
+        self._axes = batch.axes
+        if self._reading is None:
+            self._take(_find(self, model, batch))
+        rows = batch.with_aside(self.reading.aside)
+        groups = [self._targets(model, part) for part in self._of_equal_counts(model, rows)]
+        kept = [group for group in groups if len(group)]
+        if not kept:
+            raise ValueError(
+                f"OwnStep: expected rows with targets that count, got only ignored ones in {describe_tree(batch.tree)}; look "
+                "at ignore_index and the labels"
+            )
+        return Probes.joined(*kept)
+
+    def forward(self, model: nn.Module, inputs: Any) -> Any:
+        """Run the step up to its loss, and return the outputs that the loss gets, ``[rows, ...]``."""
+        call = self.call(model, inputs)
+        return self.reading.term.rows(call, self._num_rows(inputs))[0]
+
+    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return what is explained; see the class."""
+        return self.reading.term.score(outputs, targets)
+
+    def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"] | None:
+        """Return the loss of each row as a function of its score; see :class:`Task`."""
+        return self.reading.term.loss(score, targets)
+
+    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the logit of the label minus the largest other one, nats, where there are classes."""
+        task = self.reading.term.task
+        if not isinstance(task, Classification):
+            raise TypeError(f"OwnStep: expected a step with one class a row, got {self.reading.said}")
+        return task.margin(self.reading.term.logits(outputs), targets)
+
+    def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
+        """Return the sum of each row's losses and its weight in a mean, as the step's loss function computes them."""
+        term = self.reading.term
+        return torch.stack([term.losses(outputs, targets), term.weights(targets).to(outputs)], dim=1)
+
+    def reduce_exact(self, losses: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
+        """Give each row its part of the loss of all rows together; see :class:`Task`."""
+        return self.reading.term.by_row(losses[:, 0], losses[:, 1])
+
+    def call(self, model: nn.Module, tree: Any) -> LossCall:
+        """Run the step up to the loss that is explained.
+
+        Raises:
+            ValueError: If the step ends before it.
+        """
+        reading = self.reading
+        if reading.clones:
+            tree = map_leaves(_cloned, tree)
+        step = _step(model, reading.step)
+        if step is None:
+            raise ValueError(
+                f"OwnStep: expected a Lightning module with a {reading.step}, got {type(model).__name__}; pass a task of your "
+                "own for models of other kinds"
+            )
+        with torch.set_grad_enabled(reading.needs_grad), intercepted(stop_at=reading.call) as calls:
+            step(*self.arguments(step, tree))
+        if len(calls) <= reading.call:
+            raise ValueError(
+                f"OwnStep: expected {reading.step} to call {reading.term} as its loss number {reading.call + 1}, as before, "
+                f"got {len(calls)} losses; a step that takes other ways for other batches needs a task of its own"
+            )
+        return calls[reading.call]
+
+    def arguments(self, step: Callable[..., Any], tree: Any) -> list[Any]:
+        """List what a step is called with: the batch, its number if asked for, the number of the loader if asked for."""
+        others = list(inspect.signature(step).parameters.values())[1:]
+        known = {"batch_idx": 0, "dataloader_idx": self.dataloader_idx}
+        # What has another name is the number of the batch, if it must be given.
+        named = [known.get(other.name, 0) for other in others if other.name in known or other.default is other.empty]
+        return [tree, *named]
+
+    def run(self, model: nn.Module, step_name: str, tree: Any) -> Run:
+        """Run a step to its end, whatever comes of it."""
+        step = _step(model, step_name)
+        assert step is not None
+        for needs_grad in (False, True):
+            logged: dict[str, Any] = {}
+            returned, error = None, None
+            copied = map_leaves(_cloned, tree)
+            leaves = [leaf for _, leaf in walk(copied) if isinstance(leaf, Tensor)]
+            versions = [leaf._version for leaf in leaves]
+            with _logging_to(model, logged), torch.set_grad_enabled(needs_grad), intercepted() as calls:
+                try:
+                    returned = step(*self.arguments(step, copied))
+                except Exception as raised:
+                    error = raised
+            if error is None or calls:
+                break
+        writes = [leaf._version for leaf in leaves] != versions
+        return Run(calls, returned, logged, error, needs_grad, writes)
+
+    def _take(self, reading: Reading) -> None:
+        self._reading = reading
+        task = reading.term.task
+        self.score_is_log_odds = task is not None and task.score_is_log_odds
+        self.score_depends_on_targets = task is None or task.score_depends_on_targets
+        self.has_classes = task is not None and task.has_classes
+        self.loss_unit = "" if task is None else task.loss_unit
+        self.largest_batch = 1 if reading.rows_alone else None
+        self.outputs_depend_on_targets = reading.outputs_depend_on_targets
+
+    def _targets(self, model: nn.Module, rows: Rows) -> ProbeGroup:
+        """Find the targets of rows with equally many elements, and leave out rows without any that counts."""
+        reading = self.reading
+        if reading.rows_alone:
+            alone = [reading.term.rows(self.call(model, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
+            targets = torch.cat(alone)
+        else:
+            targets = reading.term.rows(self.call(model, rows.tree), len(rows))[1]
+        group = ProbeGroup(rows, Rows.of(targets.clone(), len(rows)))
+        counts = reading.term.weights(targets) > 0
+        return group if bool(counts.all()) else group.select(counts)
+
+    def _of_equal_counts(self, model: nn.Module, rows: Rows) -> list[Rows]:
+        """Part rows by how many elements of the loss are theirs, where a batch's elements are on one axis.
+
+        Raises:
+            ValueError: If the elements of a batch are not those of its rows alone.
+        """
+        term = self.reading.term
+        if len(rows) == 1 or not term.flattened:
+            return [rows]
+        alone = [self.call(model, rows.select([row]).tree) for row in range(len(rows))]
+        counts = torch.tensor([len(one.outputs) for one in alone])
+        if not self.reading.rows_alone and not _is_concatenation(term, self.call(model, rows.tree), alone):
+            raise ValueError(
+                f"OwnStep: expected the elements of {term} to be those of rows alone, {counts.tolist()}, one row after the "
+                "other, got others; pass a task of your own, or a loader of batch size 1"
+            )
+        return [rows.select(counts == count) for count in counts.unique()]
+
+    def _num_rows(self, tree: Any) -> int:
+        return next(
+            leaf.shape[self._axes[name]] for name, leaf in walk(tree) if name in self._axes and isinstance(leaf, Tensor)
+        )
+
+
+def _find(task: OwnStep, model: nn.Module, batch: Rows) -> Reading:
+    """Find the loss to explain in a module's steps.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    tried = []
+    for name in STEPS:
+        if _step(model, name) is not None:
+            choice = _Choice(task, model, batch, name)
+            reading = choice.reading()
+            if reading is not None:
+                return reading
+            tried.append(choice)
+    raise _not_understood(model, tried)
+
+
+class _Choice:
+    """The losses of one step, of which one is chosen.
+
+    Args:
+        task: Runs steps.
+        model: The module.
+        batch: A batch.
+        step: Name of the step.
+    """
+
+    def __init__(self, task: OwnStep, model: nn.Module, batch: Rows, step: str) -> None:
+        self.task, self.model, self.batch, self.step = task, model, batch, step
+        self.run = task.run(model, step, batch.tree)
+        self.reasons: list[str] = []
+        if not self.run.calls:
+            self.reasons.append("none of them" if self.run.error is None else f"none of them before {self.run.error!r}")
+
+    def reading(self) -> Reading | None:
+        """Choose a loss: one whose outputs can be told apart by rows, one of classes, the largest; ``None`` if there is none.
+
+        Raises:
+            ValueError: If the loss is not what the call gave, or its outputs are not what it expects.
+        """
+        some = sorted({0, len(self.batch) // 2, len(self.batch) - 1}) if self.run.calls else []
+        alone = {row: self.task.run(self.model, self.step, self.batch.select([row]).tree) for row in some}
+        found = []
+        for number, call in enumerate(self.run.calls):
+            of_rows = {row: run.calls[number] for row, run in alone.items() if len(run.calls) > number}
+            if len(of_rows) < len(alone):
+                error = next((run.error for run in alone.values() if run.error is not None), None)
+                self.reasons.append(f"{call.name}, which is not reached for a row alone ({error!r})")
+                continue
+            term, certainty = self._told_apart(number, call, of_rows)
+            if term is not None:
+                size = 0.0 if call.result is None else float(call.result.detach().float().mean().abs())
+                found.append(((certainty, term.is_about_classes, size), number, term))
+        if not found:
+            return None
+        (certainty, *_), number, term = max(found, key=lambda one: one[0])
+        reading = Reading(
+            step=self.step,
+            call=number,
+            term=term,
+            aside=frozenset(),
+            rows_alone=certainty == ALONE,
+            needs_grad=self.run.needs_grad,
+            clones=self.run.writes,
+            outputs_depend_on_targets=False,
+            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
+        )
+        aside, depends = _roles(self.task, reading, self.model, self.batch)
+        return replace(reading, aside=aside, outputs_depend_on_targets=depends)
+
+    def _told_apart(self, number: int, call: LossCall, alone: Mapping[int, LossCall]) -> tuple[LossTerm | None, int]:
+        """Find out which outputs of a batch belong to which row, by rows that ran alone, and how certain that is."""
+        num_rows = len(self.batch)
+        term = LossTerm.of(call, num_rows)
+        candidates = [] if term is None else [term, *([term.with_positions_first()] if term.flattened else [])]
+        for candidate in candidates:
+            outputs, _ = candidate.rows(call, num_rows)
+            if all(
+                _close(outputs[row], candidate.rows(one, 1)[0][0], outputs) for row, one in alone.items() if candidate.fits(one)
+            ):
+                return candidate, CERTAIN
+        ragged = LossTerm.of(call, 1)
+        if ragged is None or call.outputs.shape[1:] != alone[0].outputs.shape[1:]:
+            shapes = f"{tuple(call.outputs.shape)} for {num_rows} rows and {tuple(alone[0].outputs.shape)} for one"
+            self.reasons.append(f"{call.name}, whose outputs {shapes} are not those of each row, whatever the others are")
+            return None, ALONE
+        count = len(alone[0].outputs)
+        if len(call.outputs) != num_rows and _close(call.outputs[:count], alone[0].outputs, call.outputs):
+            return replace(ragged, flattened=True), CERTAIN
+        again = self.task.run(self.model, self.step, self.batch.tree).calls
+        if term is not None and len(again) > number and not _close(again[number].outputs, call.outputs, call.outputs):
+            return term, RANDOM
+        first = alone[0].outputs
+        if len(alone) > 1 and all(_close(one.outputs, first, first) for one in alone.values()):
+            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: they depend on the other rows")
+            return None, ALONE
+        return (replace(ragged, flattened=True) if term is None else term), ALONE
+
+
+def _is_concatenation(term: LossTerm, whole: LossCall, alone: Sequence[LossCall]) -> bool:
+    """Whether the elements of a batch are those of its rows, one after the other, or position by position."""
+    together = torch.cat([one.outputs for one in alone])
+    if term.positions_first:
+        counts = {len(one.outputs) for one in alone}
+        if len(counts) != 1:
+            return False
+        together = torch.stack([one.outputs for one in alone], dim=1).flatten(0, 1)
+    return together.shape == whole.outputs.shape and _close(whole.outputs, together, whole.outputs)
+
+
+def _close(some: Tensor, others: Tensor, all_outputs: Tensor) -> bool:
+    """Whether outputs are the same but for rounding."""
+    if some.shape != others.shape:
+        return False
+    finite = all_outputs[all_outputs.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    tolerance = TIMES_ROUNDING * torch.finfo(all_outputs.dtype).eps * scale if all_outputs.is_floating_point() else 0.0
+    return bool(torch.isclose(some.double(), others.double(), rtol=0, atol=min(tolerance, 0.05 * scale), equal_nan=True).all())
+
+
+def _roles(task: OwnStep, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool]:
+    """Find out, by changing one leaf at a time, which leaves are inputs and which are targets.
+
+    Returns:
+        The leaves that are no inputs: they reach the targets alone, or nothing; and whether a leaf that reaches the targets
+        reaches the outputs, too.
+    """
+    probe = OwnStep()
+    probe.dataloader_idx = task.dataloader_idx
+    probe._axes = batch.axes
+    probe._take(reading)
+    before = probe.call(model, batch.tree)
+    reaches_outputs, reaches_targets, reaches_nothing = set(), set(), set()
+    for name, leaf in list(batch.tensors.items())[:MOST_PERTURBED]:
+        other = _other(leaf)
+        if torch.equal(other, leaf):
+            continue
+        try:
+            after = probe.call(model, batch.replace({name: other}).tree)
+        except Exception:  # An index that is out of range: it does not matter for what.
+            reaches_outputs.add(name)
+            continue
+        outputs = not _close(after.outputs, before.outputs, before.outputs)
+        targets = after.targets.shape != before.targets.shape or not torch.equal(after.targets, before.targets)
+        reaches_outputs |= {name} if outputs else set()
+        reaches_targets |= {name} if targets else set()
+        reaches_nothing |= set() if outputs or targets else {name}
+    inputs = reaches_outputs - reaches_targets
+    if not inputs:  # Such as an autoencoder or a language model, whose inputs are its targets.
+        return frozenset((reaches_targets - reaches_outputs) | reaches_nothing), False
+    return frozenset(reaches_targets | reaches_nothing), bool(reaches_targets & reaches_outputs)
+
+
+def _other(leaf: Tensor) -> Tensor:
+    """Change every row of a leaf into one that is as possible."""
+    if len(leaf) > 1:
+        return leaf.roll(1, 0)
+    if leaf.dtype == torch.bool:
+        return ~leaf
+    return leaf + 1 if not leaf.is_floating_point() else 1.1 * leaf + 0.1
+
+
+def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> str:
+    """Say what is explained and compare it with the step's own loss; refuse a call that is not reproduced.
+
+    Raises:
+        ValueError: If the loss computed here is not what the call gave.
+    """
+    call = run.calls[number]
+    said = f"{'minus the loss' if term.task is None else repr(term.task)}, by {term} in {step}"
+    if call.result is None:
+        return said
+    outputs, targets = term.rows(call, num_rows if len(call.outputs) % num_rows == 0 else 1)
+    term.check(outputs)
+    losses, weights = term.losses(outputs, targets), term.weights(targets)
+    value = float(call.result.detach().sum())
+    here = float(losses.sum() if term.reduction == "none" else term.reduced(losses, weights))
+    if not _equal(here, value, call.outputs.dtype):
+        raise ValueError(
+            f"OwnStep: expected to compute what {term} gave in {step}, {value:.8g}, got {here:.8g}; pass a task of your own"
+        )
+    own = _own_loss(run, value)
+    said = f"{said} = {value:.6g}"
+    if own is None:
+        return f"{said}; the step neither returns nor logs a loss to compare with"
+    if _equal(own, value, call.outputs.dtype):
+        return f"{said}, which is the step's own loss"
+    names = sorted({one.name for place, one in enumerate(run.calls) if place != number})
+    return f"{said} of the step's own loss {own:.6g}; the rest{f' ({chr(44).join(names)})' if names else ''} is not explained"
+
+
+def _equal(here: float, there: float, dtype: torch.dtype) -> bool:
+    tolerance = REPRODUCED if dtype.itemsize >= 4 else 10 * torch.finfo(dtype).eps
+    return here == there or abs(here - there) <= tolerance * max(1.0, abs(there)) or (here != here and there != there)
+
+
+def _own_loss(run: Run, value: float) -> float | None:
+    """Return what a step says its loss is: what it returns, else what it logs that has this value or is called a loss."""
+    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
+    if isinstance(returned, Tensor) and returned.numel() == 1:
+        return float(returned)
+    numbers = {
+        name: float(value)
+        for name, value in run.logged.items()
+        if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    called_loss = [number for name, number in numbers.items() if "loss" in name.lower()]
+    return next((number for number in numbers.values() if number == value), called_loss[0] if called_loss else None)
+
+
+def _step(model: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Return a module's step if it has one of its own."""
+    step = getattr(model, name, None)
+    of_class = getattr(type(model), name, None)
+    is_empty = getattr(of_class, "__module__", "").endswith(("lightning.pytorch.core.module", "pytorch_lightning.core.module"))
+    return step if callable(step) and not is_empty else None
+
+
+@contextmanager
+def _logging_to(model: nn.Module, logged: dict[str, Any]) -> Iterator[None]:
+    """Take down what a module logs while the body runs."""
+    try:
+        trainer = getattr(model, "trainer", None)
+    except RuntimeError:  # It is attached to none.
+        trainer = None
+    with on_stage(model, trainer.real if isinstance(trainer, StandInTrainer) else trainer, log=logged.__setitem__):
+        yield
+
+
+def _cloned(_name: str, leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
+    """Make the error that says what to write."""
+    parts = [f"{choice.step} with {', '.join(choice.reasons)}" for choice in tried]
+    got = "; ".join(parts) or f"{type(model).__name__}, which has no validation_step or training_step"
+    return ValueError(
+        f"OwnStep: expected a step that calls a loss function of torch ({', '.join(one.__name__ for one in LOSSES[:5])}, …) on "
+        f"outputs and targets of each row, got {got}; say what is explained in a task of your own:\n"
+        "    class MyTask(tasks.Classification):\n"
+        "        def unpack(self, batch):\n"
+        "            return batch['image'], batch['label']\n"
+        "        def forward(self, model, inputs):\n"
+        "            return model(inputs)\n"
+        "    InteractionMonitor(task=MyTask())"
+    )
