@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.game.players.base import Players
-from lightning_interactions.game.tasks import Task
+from lightning_interactions.game.tasks import Task, widened
 from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
 
-__all__ = ["Game"]
+__all__ = ["Game", "in_dtype_of"]
 
 MOST_PLAYERS = 64
 """Players whose coalitions an integer can number."""
@@ -91,7 +91,7 @@ class Game:
         """
         with torch.no_grad():
             for group in self.probes.groups:
-                inputs = _in_dtype_of(model, group.inputs)
+                inputs = in_dtype_of(model, group.inputs)
                 for rows in torch.arange(len(group)).split(self.batch_size):
                     self._scores(model, inputs.select(rows), group.targets.select(rows))
                 self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
@@ -119,6 +119,26 @@ class Game:
             coalitions = self._numbers_of(masks)
             return torch.cat([self._values_of_group(model, group, coalitions) for group in self.probes.groups])
 
+    def exact_losses(self, model: nn.Module) -> Float[Tensor, " inputs"] | None:
+        """Compute the losses of the unmasked inputs from the model's outputs.
+
+        Returns:
+            Losses whose mean is the loss of training, float64 on the CPU; ``None`` where the task has no others than those that
+            follow from the scores.
+        """
+        parts = []
+        context = full_precision(self.probes.device) if self.forward_context is None else self.forward_context()
+        with torch.no_grad(), context:
+            for group in self.probes.groups:
+                inputs = in_dtype_of(model, group.inputs)
+                for rows in torch.arange(len(group)).split(self.task.largest_batch or len(group) or 1):
+                    outputs = widened(self.task.forward(model, inputs.select(rows).tree))
+                    exact = self.task.exact_losses(outputs, group.targets.select(rows).tree)
+                    if exact is None:
+                        return None
+                    parts.append(exact.double().cpu())
+        return self.task.reduce_exact(torch.cat(parts))
+
     def _with_targets(self, targets: Rows) -> "Game":
         starts = zip(self.probes.starts, self.probes.groups, strict=True)
         groups = (ProbeGroup(group.inputs, targets.select(range(start, start + len(group)))) for start, group in starts)
@@ -145,7 +165,7 @@ class Game:
     def _values_of_group(
         self, model: nn.Module, group: ProbeGroup, coalitions: Int[Tensor, " coalitions"]
     ) -> Float[Tensor, "inputs coalitions"]:
-        inputs = _in_dtype_of(model, group.inputs)
+        inputs = in_dtype_of(model, group.inputs)
         masked_leaves = {name: inputs.leaves[name] for name in self.players.leaves(inputs)}
         if not len(group) or not len(coalitions):
             dtype = torch.promote_types(next(iter(masked_leaves.values())).dtype, torch.float32)
@@ -190,7 +210,7 @@ class Game:
         return scores
 
 
-def _in_dtype_of(model: nn.Module, inputs: Rows) -> Rows:
+def in_dtype_of(model: nn.Module, inputs: Rows) -> Rows:
     """Convert floating-point inputs to the model's own floating-point dtype."""
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
     return inputs if dtype is None else inputs.map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)

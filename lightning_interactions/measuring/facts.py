@@ -26,7 +26,12 @@ NORMAL_NODES = tuple(zip(_NODES.tolist(), (_WEIGHTS / _WEIGHTS.sum()).tolist(), 
 
 
 def facts_of(
-    interactions: Interactions, weights: EvidenceWeights, threshold: float, task: Task, probes: Probes
+    interactions: Interactions,
+    weights: EvidenceWeights,
+    threshold: float,
+    task: Task,
+    probes: Probes,
+    exact_losses: Float[Tensor, " inputs"] | None = None,
 ) -> SplitMeasurement:
     """Put together what is known of the probes of one split.
 
@@ -36,6 +41,8 @@ def facts_of(
         threshold: Salience threshold ``τ``.
         task: Turns scores into losses.
         probes: The probes.
+        exact_losses: Their losses, where these are no function of the scores: the difference to those that follow from the full
+            scores is added to all losses.
 
     Returns:
         Numbers for each input, float64 on the CPU.
@@ -56,6 +63,8 @@ def facts_of(
         rater_score = _kept(weights.rater_score)
     spread = UNSEEN_SPREAD * _kept(total_strength(strength.non_generalizable)) + left_out
     targets = _joined_targets(probes)
+    loss = _losses(task, full + left_out, targets)
+    difference = torch.zeros_like(loss) if exact_losses is None else exact_losses - loss
     by_chance = (interactions.effects.abs() * salient * weights.chance_weights).sum(dim=(1, 2))
     return SplitMeasurement(
         generalizable=total_strength(by_order.generalizable),
@@ -65,11 +74,12 @@ def facts_of(
         empty_score=_kept(interactions.offset),
         full_score=full,
         explained_score=explained,
-        loss=_losses(task, full + left_out, targets),
-        explained_loss=_losses(task, explained, targets),
+        loss=loss + difference,
+        explained_loss=_losses(task, explained, targets) + difference,
         expected_test_loss=torch.stack(
             [weight * _losses(task, explained + node * spread, targets) for node, weight in NORMAL_NODES]
-        ).sum(dim=0),
+        ).sum(dim=0)
+        + difference,
         rater_score=rater_score,
         strength=by_order,
     )

@@ -2,14 +2,19 @@
 
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["leave_no_trace", "moved_to", "preserve_random_state"]
+from lightning_interactions.game.steps import on_stage
+from lightning_interactions.measuring.shadow import shadow_of
+
+__all__ = ["moved_to", "preserve_random_state", "shadowed"]
 
 
 @contextmanager
@@ -50,34 +55,29 @@ def moved_to(device: torch.device, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def leave_no_trace(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Run the body with the model in evaluation mode and without gradients, and undo everything it could change.
+def shadowed(model: nn.Module, device: torch.device, seed: int, trainer: Any = None) -> Iterator[nn.Module]:
+    """Run the body with a copy of a model in evaluation mode, on a stage, without gradients, and leave no trace in the model.
 
-    Random states, every submodule's training flag, its buffers and the gradient mode come back as they were, also when the
-    body raises. Compiled modules run eagerly in the body, so that no new shape is compiled.
+    Random states and the gradient mode come back as they were, also when the body raises. Compiled modules run eagerly in the
+    body, so that no new shape is compiled.
 
     Args:
         model: The model in training.
-        device: The device that it is on.
+        device: The device to run on.
         seed: Seed for the body.
+        trainer: The Trainer of the run, of which the model's steps see a stand-in; ``None`` if there is none.
+
+    Yields:
+        The copy.
     """
-    flags = {module: module.training for module in model.modules()}
-    buffers = [
-        (owner, name, buffer, buffer.clone())
-        for owner in model.modules()
-        for name, buffer in owner.named_buffers(recurse=False)
-    ]
     # Without torch._dynamo loaded nothing is compiled, and importing it takes seconds.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with preserve_random_state(device, seed), torch.no_grad(), eager:
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in flags.items():
-                module.training = training
-            for owner, name, buffer, value in buffers:
-                # A forward may have written into the buffer, or put another tensor in its place.
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-                setattr(owner, name, buffer)
+        shadow = shadow_of(model)
+        for name, reason in shadow.shared.items():
+            warnings.warn(
+                f"the attribute {name} of {type(model).__name__} cannot be copied, so that measuring may change it: {reason}",
+                stacklevel=2,
+            )
+        with on_stage(shadow.module.eval().to(device), trainer):
+            yield shadow.module

@@ -1,9 +1,10 @@
 """The meter: everything that turns a model into a measurement, without Lightning."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from lightning_interactions.evidence import Evidence, ParameterNoise
 from lightning_interactions.game.baselines import Baseline, Zeros, check_baseline
 from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.independence import CompanyError, needs_rows_alone
 from lightning_interactions.game.players import Players, default_players
 from lightning_interactions.game.tasks import Classification, Task
 from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.facts import facts_of
-from lightning_interactions.measuring.isolation import leave_no_trace, moved_to
+from lightning_interactions.measuring.isolation import preserve_random_state, shadowed
 from lightning_interactions.measuring.split import Ranks, Split, from_columns
 from lightning_interactions.records import Interactions, Measurement, Probes, SplitMeasurement, TimePoint
 
@@ -38,7 +40,7 @@ class InteractionMeter:
         meter.prepare({"training": Probes.of((images, labels))})
         measurement = meter.measure(model)
 
-    Measuring leaves no trace: the model's weights, buffers and modes and the global random states come back as they were.
+    Measuring leaves no trace: a copy of the model is measured, and the global random states come back as they were.
 
     Args:
         task: Runs the model and says what is explained; classification if left out.
@@ -51,6 +53,7 @@ class InteractionMeter:
         forward_context: In which forwards run, such as an autocast, for ``trainer_precision``, which does nothing without.
         chance_level: Whether evidence is also asked about other targets of the same inputs.
         seed: Seed of the global random states while the model runs.
+        trainer: The Trainer of the run, of which the steps of modules see a stand-in; ``None`` if there is none.
 
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
@@ -72,7 +75,9 @@ class InteractionMeter:
         forward_context: ForwardContext | None = None,
         chance_level: bool = True,
         seed: int = 0,
+        trainer: Any = None,
     ) -> None:
+        self.trainer = trainer
         self.task = Classification() if task is None else task
         self.players = players
         self.baseline = Zeros() if baseline is None else baseline
@@ -133,15 +138,14 @@ class InteractionMeter:
         """
         if self.players is None and probes:
             self.players = default_players(next(iter(probes.values())).groups[0].inputs)
-        games = {name: self._game(part, probes, sample) for name, part in probes.items()}
-        for name, game in games.items():
-            split = Split(game, self.extraction, self.ranks, self.chance_level)
-            with leave_no_trace(nn.Identity() if model is None else model, split.probes.device, self.seed):
-                if model is not None:
-                    with moved_to(split.probes.device, model):
-                        game.check(model)
+        with self._undisturbed(model, probes) as shadow:
+            for name, part in probes.items():
+                game = self._game(part, probes, sample)
+                if shadow is not None:
+                    game = self._checked(game, shadow, name)
+                split = Split(game, self.extraction, self.ranks, self.chance_level, self.trainer)
                 self._prepared[name] = self.evidence.prepare(split)
-            self._splits[name] = split
+                self._splits[name] = split
         return self
 
     def measure(self, model: nn.Module, time_point: TimePoint | None = None) -> Measurement:
@@ -165,10 +169,35 @@ class InteractionMeter:
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""
-        device = next((split.probes.device for split in self._splits.values()), torch.device("cpu"))
-        with leave_no_trace(model, device, self.seed):
-            self.interactions, *ratings = self._extracted(model)
-            return {name: self._facts(name, [rating[name] for rating in ratings]) for name in self._splits}
+        probes = {name: split.probes for name, split in self._splits.items()}
+        with self._undisturbed(model, probes) as shadow:
+            assert shadow is not None
+            self.interactions, *ratings = self._extracted(shadow)
+            exact = {name: split.game.exact_losses(shadow) for name, split in self._splits.items()}
+            return {name: self._facts(name, [rating[name] for rating in ratings], exact[name]) for name in self._splits}
+
+    @contextmanager
+    def _undisturbed(self, model: nn.Module | None, probes: Mapping[str, Probes]) -> Iterator[nn.Module | None]:
+        """Run the body with a copy of a model, if there is one, and leave no trace."""
+        device = next((part.device for part in probes.values()), torch.device("cpu"))
+        if model is None:
+            with preserve_random_state(device, self.seed):
+                yield None
+        else:
+            with shadowed(model, device, self.seed, self.trainer) as shadow:
+                yield shadow
+
+    def _checked(self, game: Game, model: nn.Module, name: str) -> Game:
+        """Find out whether model, task and probes fit, and whether rows may be scored together."""
+        game.check(model)
+        try:
+            reason = needs_rows_alone(game, model)
+        except CompanyError as error:
+            raise ValueError(f"{name} probes: {error}") from error
+        if not reason:
+            return game
+        warnings.warn(f"{name} probes are measured row by row, which takes long: {reason}", stacklevel=2)
+        return replace(game, batch_size=1)
 
     def _extracted(self, model: nn.Module) -> list[dict[str, Interactions]]:
         """Extract interactions of the model and of its raters on every split, with a single sum over ranks."""
@@ -183,7 +212,7 @@ class InteractionMeter:
         whole = (from_columns(total.reshape(part.shape)) for total, part in zip(totals, columns, strict=True))
         return [{name: next(whole) for name in of_model} for of_model in own]
 
-    def _facts(self, name: str, ratings: Sequence[Interactions]) -> SplitMeasurement:
+    def _facts(self, name: str, ratings: Sequence[Interactions], exact_losses: Tensor | None) -> SplitMeasurement:
         weights = self.evidence.weigh(
             self.interactions[name],
             self.extraction.threshold,
@@ -191,7 +220,8 @@ class InteractionMeter:
             ratings=ratings,
             counterpart=next((other for key, other in self.interactions.items() if key != name), None),
         )
-        return facts_of(self.interactions[name], weights, self.extraction.threshold, self.task, self._splits[name].probes)
+        probes, threshold = self._splits[name].probes, self.extraction.threshold
+        return facts_of(self.interactions[name], weights, threshold, self.task, probes, exact_losses)
 
     def _game(self, part: Probes, probes: Mapping[str, Probes], sample: Probes | None) -> Game:
         assert self.players is not None

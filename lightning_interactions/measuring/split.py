@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lightning_interactions.evidence import ProbeGame
 from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.steps import on_stage
 from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.isolation import moved_to
 from lightning_interactions.records import Interactions
@@ -47,10 +49,12 @@ class Split(ProbeGame):
         extraction: How values are rewritten as interactions.
         ranks: The processes that share the probes out.
         chance_level: Whether there are games with other targets.
+        trainer: The Trainer of the run, of which the steps of models see a stand-in.
     """
 
-    def __init__(self, game: Game, extraction: Extraction, ranks: Ranks, chance_level: bool) -> None:
+    def __init__(self, game: Game, extraction: Extraction, ranks: Ranks, chance_level: bool, trainer: Any = None) -> None:
         self.game = game
+        self.trainer = trainer
         self.extraction = extraction
         self.ranks = ranks
         self.chance_level = chance_level
@@ -68,14 +72,14 @@ class Split(ProbeGame):
     def with_other_targets(self) -> "list[Split]":
         """Return the same with other targets; see :class:`ProbeGame`."""
         games = self.game.with_other_targets() if self.chance_level else []
-        return [Split(game, self.extraction, self.ranks, self.chance_level) for game in games]
+        return [Split(game, self.extraction, self.ranks, self.chance_level, self.trainer) for game in games]
 
     def own_interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
         """Extract a model's interactions on this rank's inputs, of all or of some rows."""
         asked = range(len(self.probes)) if rows is None else rows
         # Values come group by group, which need not be the order asked for.
         numbers, place = torch.tensor(asked[self.ranks.rank :: self.ranks.size], dtype=torch.long).sort()
-        with moved_to(self.probes.device, model):
+        with moved_to(self.probes.device, model), on_stage(model, self.trainer):
             values = self.game.select(numbers).values(model)[place.argsort()].to(self.dtype)
         finite = values.isfinite().all(dim=1)
         found = extract_interactions(

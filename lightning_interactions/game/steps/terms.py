@@ -156,10 +156,11 @@ class LossTerm:
         if self.function in OVER_CLASSES and not targets.is_floating_point():
             classes = targets.reshape(rows, -1)
             counts = classes != self.options["ignore_index"]
-            weight: Tensor | None = self.options["weight"]
+            weight = self.options["weight"]
             if weight is None:
                 return counts.sum(dim=1).float()
-            return (weight.to(targets.device)[torch.where(counts, classes, 0)] * counts).sum(dim=1)
+            of_classes: Tensor = weight.to(targets.device)[torch.where(counts, classes, 0)]
+            return (of_classes * counts).sum(dim=1)
         elements = 1 if self.function in OF_WHOLE_ROWS else targets[0].numel()
         if self.function in OVER_CLASSES:  # Probabilities as targets: the classes of a position count once.
             elements //= targets.shape[-1]
@@ -194,7 +195,7 @@ class LossTerm:
     def logits(self, outputs: Tensor) -> Tensor:
         """Turn what the loss takes into logits: probabilities of labels into their log-odds."""
         if self.function is F.binary_cross_entropy:
-            outputs = outputs.log().clamp(min=-LARGEST_LOG) - (-outputs).log1p().clamp(min=-LARGEST_LOG)
+            return outputs.log().clamp(min=-LARGEST_LOG) - (-outputs).log1p().clamp(min=-LARGEST_LOG)
         return outputs
 
     def _arranged(self, elements: Tensor, num_rows: int) -> Tensor:
