@@ -16,7 +16,7 @@ from lightning_interactions.analysis import detect_phases, explain_second_phase,
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest
 from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
-from lightning_interactions.game.baselines import Baseline
+from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.players import Players
 from lightning_interactions.game.tasks import Classification, Task
 from lightning_interactions.measuring.isolation import leave_no_trace
@@ -30,6 +30,9 @@ from lightning_interactions.references.internals import steps_logged
 __all__ = ["InteractionMonitor"]
 
 STATE_VERSION = 1
+
+BASELINE_SAMPLE = 256
+"""So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
 
 
 class InteractionMonitor(Callback):
@@ -160,7 +163,8 @@ class InteractionMonitor(Callback):
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._loggers.begin(now.epoch, now.step)
-        self._prepare(trainer, pl_module, self._keeper.find)
+        sample_size = 0 if isinstance(self.meter.baseline, (Zeros, Constant)) else BASELINE_SAMPLE
+        self._prepare(trainer, pl_module, partial(self._keeper.find, sample_size=sample_size))
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin)
@@ -170,7 +174,7 @@ class InteractionMonitor(Callback):
 
         A checkpoint of the last step of an epoch is resumed in the next epoch, without the end of the one before.
         """
-        self._keeper.watch(TRAINING, batch)
+        self._watch(pl_module, TRAINING, batch)
         self._measure_within_epoch(trainer, pl_module, steps_logged(trainer) - 1)
 
     def on_train_batch_end(
@@ -184,8 +188,8 @@ class InteractionMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first batches of held-out data that cannot be indexed."""
-        if dataloader_idx == 0 and not trainer.sanity_checking:
-            self._keeper.watch(HELD_OUT, batch)
+        if not trainer.sanity_checking:
+            self._watch(pl_module, HELD_OUT, batch, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure if the schedule asks for it, log the numbers, and tell the callbacks that listen."""
@@ -326,10 +330,10 @@ class InteractionMonitor(Callback):
         if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
             self.evidence.fit(trainer, pl_module, self.task)
 
-    def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[[Trainer], None]) -> None:
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[..., None]) -> None:
         """Prepare each split that has probes now and is not prepared yet."""
         with leave_no_trace(pl_module, pl_module.device, self.probes.seed):
-            find_probes(trainer)
+            find_probes(trainer, pl_module)
         probes = self._keeper.probes
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
             return
@@ -341,6 +345,13 @@ class InteractionMonitor(Callback):
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
+
+    def _watch(self, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
+        """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""
+        self._keeper.watch(split, batch, dataloader_idx)
+        if self._keeper.unchecked:
+            with leave_no_trace(pl_module, pl_module.device, self.probes.seed):
+                self._keeper.check_first(pl_module)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse to go on with a run whose measurements were made in another way."""

@@ -1,33 +1,45 @@
 """The probes of a run: from a saved state, from the user, or from the Trainer's loaders."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_interactions.callbacks.sources import Source, copied, training_source, validation_source
 from lightning_interactions.game.tasks import Task
+from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.measuring.loading import CannotLoadError, num_samples, rows_of_batches
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING
-from lightning_interactions.measuring.probes import (
-    ProbeSampling,
-    candidate_indices,
-    choose_probes,
-    load_samples,
-    sampled_indices,
-    without_seen,
-)
-from lightning_interactions.records import Probes
-from lightning_interactions.records.trees import map_leaves
-from lightning_interactions.references.internals import to_device
+from lightning_interactions.measuring.probes import ProbeSampling, first_probes, without_seen
+from lightning_interactions.records import ProbeGroup, Probes, Rows
+from lightning_interactions.references.transfer import transfer
 
 __all__ = ["ProbeKeeper", "digest"]
 
 FAST_DEV_RUN_PROBES = 2
+
+MAX_LOOKED_AT = 256
+"""At least so many inputs are loaded to find probes that reference models have not seen (if there are)."""
+
+NO_VALIDATION = (
+    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is no loss gap; "
+    "pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), to have them"
+)
+
+
+@dataclass
+class _Passing:
+    """The first batches of data that can only be watched as they pass."""
+
+    batch_size: int | None
+    batches: list[Any] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    checked: bool = False
 
 
 class ProbeKeeper:
@@ -41,6 +53,7 @@ class ProbeKeeper:
         probes: The probes of each split, once they are there.
         sample: The training inputs that were looked at to choose them, for baseline values; ``None`` where the probes were
             saved or given.
+        dataloader_idx: Which validation loader the held-out probes come from, as ``validation_step`` may be told.
         refused: Fingerprints of inputs that must not be probes.
     """
 
@@ -50,8 +63,8 @@ class ProbeKeeper:
         self.probes: dict[str, Probes] = {}
         self.sample: Probes | None = None
         self.refused: Collection[str] = ()
-        self._passing: dict[str, list[tuple[Any, Any]]] = {}
-        self._passed: dict[str, int] = {}
+        self.dataloader_idx = 0
+        self._passing: dict[str, _Passing] = {}
         self._saved_digests: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -62,43 +75,81 @@ class ProbeKeeper:
         """Whether some split's data can only be watched as it passes, and has not passed yet."""
         return bool(self._passing)
 
-    def find(self, trainer: Trainer) -> None:
-        """Get the probes of every split that has none yet; iterable data is left to :meth:`watch`.
+    @property
+    def unchecked(self) -> bool:
+        """Whether a first batch has passed that nobody has looked at; see :meth:`check_first`."""
+        return any(passing.batches and not passing.checked for passing in self._passing.values())
+
+    def find(self, trainer: Trainer, model: LightningModule, sample_size: int = 0) -> None:
+        """Get the probes of every split that has none yet; data without an index is left to :meth:`watch`.
+
+        Args:
+            trainer: The Trainer of the run, at the start of training.
+            model: The module that is measured; batches go through its transfer hooks.
+            sample_size: How many training inputs baseline values are chosen by, at least; 0 if the probes are enough.
 
         Raises:
-            MisconfigurationException: If reference models were trained on a probe that was handed in, or there are
-                several training loaders.
+            MisconfigurationException: If reference models were trained on a probe that was handed in, or all validation
+                loaders repeat training data.
             ValueError: If a loader gives no usable input, or the task finds no inputs and targets in its batches.
         """
-        self._passing, self._passed = {}, {}
-        for split, find_loader in {TRAINING: _training_loader, HELD_OUT: _validation_loader}.items():
-            given = self.sampling.given(split)
-            if split in self.probes:
-                self._take_up(split, self.probes[split], trainer.strategy.root_device)
-            elif given is not None:
-                limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(given)
-                self._take_up(split, given.select(range(min(limit, len(given)))), trainer.strategy.root_device)
-            elif self.sampling.number(split):
-                self._draw(trainer, split, find_loader(trainer))
+        self._passing = {}
+        with preserve_random_state(trainer.strategy.root_device, self.sampling.seed):
+            for split, find_source in {TRAINING: training_source, HELD_OUT: validation_source}.items():
+                given = self.sampling.given(split)
+                if split in self.probes:
+                    self._take_up(split, self.probes[split], trainer.strategy.root_device)
+                elif given is not None:
+                    limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(given)
+                    self._take_up(split, given.select(range(min(limit, len(given)))), trainer.strategy.root_device)
+                elif self.sampling.number(split):
+                    source = find_source(trainer)
+                    if source is None:
+                        rank_zero_warn(NO_VALIDATION)
+                        continue
+                    if split == HELD_OUT:
+                        self.dataloader_idx = source.dataloader_idx
+                    more = sample_size if split == TRAINING and not trainer.fast_dev_run else 0
+                    self._draw(trainer, model, split, source, more)
 
-    def watch(self, split: str, batch: Any) -> None:
-        """Keep the first inputs of data that can only be watched as it passes."""
-        if split in self._passing and not self._complete(split):
-            inputs, targets = (map_leaves(_copy, tree) for tree in self.task.unpack(batch))
-            self._passing[split].append((inputs, targets))
-            self._passed[split] = self._passed.get(split, 0) + len(Probes.of((inputs, targets)))
+    def watch(self, split: str, batch: Any, dataloader_idx: int = 0) -> None:
+        """Keep the first inputs of data that can only be watched as it passes: batches as the hooks of transfer gave them."""
+        passing = self._passing.get(split)
+        if passing is not None and not self._complete(split) and (split == TRAINING or dataloader_idx == self.dataloader_idx):
+            own = self._explicit
+            size = len(ProbeGroup.of(*self.task.unpack(batch))) if own else num_samples(batch, passing.batch_size)
+            passing.batches.append(copied(batch))
+            passing.sizes.append(size)
 
-    def take_complete(self, trainer: Trainer) -> None:
+    def check_first(self, model: LightningModule) -> dict[str, Probes]:
+        """Look at the first batch that has passed of each split, once, so that errors come before the first optimizer step.
+
+        Args:
+            model: The module that is measured.
+
+        Returns:
+            The inputs of these batches, from which probes will be made.
+
+        Raises:
+            ValueError: If the task finds no inputs and targets in a batch.
+        """
+        first = {split: passing for split, passing in self._passing.items() if passing.batches and not passing.checked}
+        for passing in first.values():
+            passing.checked = True
+        return {split: self._read(model, passing.batches[:1], passing.sizes[:1]) for split, passing in first.items()}
+
+    def take_complete(self, trainer: Trainer, model: LightningModule) -> None:
         """Make probes of what has passed, of splits of which as many inputs have passed as were asked for."""
-        self._take(trainer, {split: self._complete(split) for split in self._passing})
+        self._take(trainer, model, {split: self._complete(split) for split in self._passing})
 
-    def take_passed(self, trainer: Trainer) -> None:
+    def take_passed(self, trainer: Trainer, model: LightningModule) -> None:
         """Make probes of what has passed, however many inputs these are."""
-        self._take(trainer, {split: bool(passed) for split, passed in self._passing.items()})
+        self._take(trainer, model, {split: bool(passing.batches) for split, passing in self._passing.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the probes as trees of tensors on the CPU, or where they are made of other containers their digests alone."""
         return {
+            "dataloader_idx": self.dataloader_idx,
             "probes": {split: probes.to_state() for split, probes in self.probes.items()},
             "digests": {split: digest(probes) for split, probes in self.probes.items()},
         }
@@ -108,52 +159,97 @@ class ProbeKeeper:
         saved = state_dict.get("probes", {})
         self.probes = {split: Probes.from_state(state) for split, state in saved.items() if state is not None}
         self.sample = None
+        self.dataloader_idx = state_dict.get("dataloader_idx", 0)
         self._saved_digests = {split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes}
 
+    @property
+    def _explicit(self) -> bool:
+        """Whether the task finds inputs and targets by its own ``unpack`` alone."""
+        return type(self.task).read is Task.read
+
     def _complete(self, split: str) -> bool:
-        return self._passed.get(split, 0) >= self.sampling.number(split)
+        return sum(self._passing[split].sizes) >= self.sampling.number(split)
 
-    def _draw(self, trainer: Trainer, split: str, loader: Any | None) -> None:
-        if loader is None:
-            rank_zero_warn(
-                "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is "
-                "no loss gap; pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), to have them"
-            )
+    def _draw(self, trainer: Trainer, model: LightningModule, split: str, source: Source, sample_size: int) -> None:
+        number = self._number(trainer, split)
+        samples = source.samples(trainer, number, self.sampling.seed)
+        if samples is None:
+            self._watch_later(split, source)
             return
-        num_batches = trainer.num_training_batches if split == TRAINING else trainer.num_val_batches[0]
-        pool = sampled_indices(loader, num_batches)
-        if pool is None:
-            self._passing[split] = []
-            return
-        if trainer.world_size > 1:
-            pools: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(pools, pool)
-            pool = sorted(set().union(*pools))
-        assert isinstance(loader, DataLoader)
-        indices = candidate_indices(pool, self._number(trainer, split), torch.Generator().manual_seed(self.sampling.seed))
-        if not indices:
+        if not len(samples):
             raise ValueError(f"probes: expected {self.sampling.number(split)} {split} inputs, the loader gives none")
-        self._accept(trainer, split, Probes.of(self.task.unpack(to_device(trainer, load_samples(loader, indices)))))
+        most = max(MAX_LOOKED_AT, 8 * number)
+        batches, sizes = list[Any](), list[int | None]()
+        candidates: Probes | None = None
+        found = 0
+        try:
+            # Of batches of unknown size, two tell how large they are; inputs that reference models have seen are replaced.
+            while found < number and len(samples) and (candidates is None or len(candidates) < most):
+                loaded, own = samples.load(2 if samples.unknown_sizes and candidates is None else number - found)
+                batches += [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
+                sizes += own
+                candidates = self._read(model, batches, sizes)
+                found = sum(fingerprint not in self.refused for fingerprint in candidates.fingerprints)
+            assert candidates is not None
+            sample = candidates
+            if len(sample) < sample_size and len(samples):
+                loaded, own = samples.load(sample_size - len(sample))
+                more = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
+                sample = self._read(model, batches + more, sizes + own)
+        except CannotLoadError as error:
+            rank_zero_info(f"InteractionMonitor: {error}, so the first {split} inputs that pass become probes")
+            self._watch_later(split, source)
+            return
+        self._accept(trainer, split, candidates, sample)
 
-    def _take(self, trainer: Trainer, ready: dict[str, bool]) -> None:
+    def _watch_later(self, split: str, source: Source) -> None:
+        batch_size = getattr(source.parts[0], "batch_size", None)
+        self._passing[split] = _Passing(batch_size if isinstance(batch_size, int) else None)
+
+    def _read(self, model: LightningModule, batches: Sequence[Any], sizes: Sequence[int | None]) -> Probes:
+        """Find inputs and targets in batches that the transfer hooks have seen."""
+        try:
+            rows = rows_of_batches(batches, sizes)
+        except ValueError:
+            if not self._explicit:
+                raise
+            # A task that unpacks batches itself finds rows where nobody else does.
+            rows = [Rows(batch, 0, {}) for batch in batches]
+        return Probes.joined(*(self.task.read(model, own) for own in rows))
+
+    def _take(self, trainer: Trainer, model: LightningModule, ready: dict[str, bool]) -> None:
         for split, ready_here in ready.items():
             if trainer.strategy.reduce_boolean_decision(ready_here, all=True):
-                self._accept(trainer, split, Probes.of(*self._passing.pop(split)))
+                passing = self._passing.pop(split)
+                candidates = self._read(model, passing.batches, passing.sizes)
+                self._accept(trainer, split, candidates, candidates)
 
-    def _accept(self, trainer: Trainer, split: str, candidates: Probes) -> None:
+    def _accept(self, trainer: Trainer, split: str, candidates: Probes, sample: Probes) -> None:
         """Choose among candidates, the same on every rank: those of the first one, whatever the others' datasets do."""
         candidates = without_seen(candidates, self.refused, split)
         if trainer.world_size > 1:
-            candidates = trainer.strategy.broadcast(candidates.to("cpu")).to(candidates.device)
-        self.probes[split] = choose_probes(candidates, self._number(trainer, split), split)
+            both = trainer.strategy.broadcast((candidates.to("cpu"), sample.to("cpu")))
+            candidates, sample = (own.to(candidates.device) for own in both)
+        self.probes[split] = first_probes(candidates, self._number(trainer, split), split)
         if split == TRAINING:
-            self.sample = candidates
+            self.sample = sample
         saved = self._saved_digests.pop(split, None)
         if saved is not None and saved != digest(self.probes[split]):
             raise MisconfigurationException(
                 f"InteractionMonitor: expected the same {split} probes as in the run that is gone on with, got others: their "
                 "inputs are not the same whenever they are loaded; make batches of tuples, lists and dicts, which are saved "
                 "with the run, or hand probes in with probes=ProbeSampling(training=(inputs, targets))"
+            )
+        if {TRAINING, HELD_OUT} <= self.probes.keys():
+            self._warn_of_equal_splits()
+
+    def _warn_of_equal_splits(self) -> None:
+        known = set(self.probes[TRAINING].fingerprints)
+        held_out = self.probes[HELD_OUT].fingerprints
+        if len(held_out) > 1 and known.issuperset(held_out):
+            rank_zero_warn(
+                f"InteractionMonitor: all {len(held_out)} held-out probes are training probes, too, so nothing is held out; "
+                "validate on other inputs"
             )
 
     def _number(self, trainer: Trainer, split: str) -> int:
@@ -174,33 +270,3 @@ class ProbeKeeper:
 def digest(probes: Probes) -> str:
     """Return a hash of the probes' inputs in their order."""
     return hashlib.sha256("".join(probes.fingerprints).encode()).hexdigest()
-
-
-def _training_loader(trainer: Trainer) -> Any:
-    loader = trainer.train_dataloader
-    if isinstance(loader, (dict, list, tuple)):
-        raise MisconfigurationException(
-            "InteractionMonitor: expected one training loader, got several; hand the probes in with "
-            "probes=ProbeSampling(training=(inputs, targets))"
-        )
-    return loader
-
-
-def _validation_loader(trainer: Trainer) -> Any | None:
-    """Return the first validation loader; ``None`` if the run has none."""
-    if not trainer.enable_validation:
-        return None
-    if trainer.val_dataloaders is None:
-        # Lightning sets it up later where validation does not run in the first epoch; the set-up happens only once.
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, dict):
-        loaders = list(loaders.values())
-    return (loaders[0] if loaders else None) if isinstance(loaders, (list, tuple)) else loaders
-
-
-def _copy(_name: str, leaf: Any) -> Any:
-    """Copy a tensor of a batch that goes on to be used."""
-    return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf

@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FunctionType, ModuleType
+from types import BuiltinMethodType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,20 @@ def _reachable(roots: tuple[object, ...]) -> Iterator[object]:
             for cell in item.__closure__ or ():
                 with suppress(ValueError):  # a cell that has not been filled yet
                     todo.append(cell.cell_contents)
+        elif isinstance(item, (MethodType, BuiltinMethodType)):
+            todo.append(item.__self__)
         else:
-            todo.append(getattr(item, "__self__", None))
-            todo.extend(getattr(item, "__dict__", {}).values())
+            # Not by getattr: an object may answer it with a file that it opens when it is first asked.
+            todo.extend(_attributes(item))
+
+
+def _attributes(item: object) -> Iterator[object]:
+    with suppress(AttributeError):
+        yield from list(object.__getattribute__(item, "__dict__").values())
+    for kind in type(item).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            slot = kind.__dict__.get(name)
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):  # one that was never set
+                    yield slot.__get__(item)

@@ -1,32 +1,37 @@
 """Probe inputs: chosen once, without touching what training will draw."""
 
-import copy
-import itertools
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.loading import cut, has_own_batches
 from lightning_interactions.records import Probes
 
-__all__ = ["ProbeSampling", "candidate_indices", "choose_probes", "load_samples", "sampled_indices", "without_seen"]
+__all__ = ["Draw", "ProbeSampling", "first_probes", "known_classes", "without_seen"]
 
-MIN_CANDIDATES = 256
-"""At least this many inputs are looked at, to choose probes and to average baseline values over (if there are)."""
+OWN_BATCHES = 4
+"""Probes come from so many batches of a sampler of the user's own, or from more."""
 
 
 @dataclass(frozen=True)
 class ProbeSampling:
     """Which inputs are measured.
 
+    They are drawn at random among what the loaders' samplers give in an epoch, and only they are loaded. The draw is stratified
+    by class where the classes are known without loading a sample: tensor datasets, datasets with a sequence ``targets`` or
+    ``labels``, and subsets of these. Of data without an index the first inputs that pass are taken.
+
     Attributes:
         training: Number of training inputs, drawn from what the training loader gives; or ``(inputs, targets)`` to measure
             instead, as the model takes them.
-        held_out: Number of inputs of the first validation loader, 0 to leave held-out data alone; or ``(inputs, targets)``.
+        held_out: Number of inputs of the first validation loader that does not repeat training data, 0 to leave held-out data
+            alone; or ``(inputs, targets)``.
         seed: Seed of the draw.
 
     Raises:
@@ -71,48 +76,115 @@ class ProbeSampling:
         return None if isinstance(asked, int) else Probes.of((asked[0], asked[1]))
 
 
-def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
-    """List the dataset indices that a loader's sampler gives in one epoch, and leave the sampler as it was.
+class Draw:
+    """The order in which a loader's samples are taken for probes: at random, by a generator of our own.
 
-    Runs under the caller's random state: save and restore that around the call.
+    Where the classes are known without loading a sample, the first ones are stratified: every class gets its share of them, to
+    within one. Samples of which the user's own sampler makes batches, such as texts of similar length, stay together: some
+    of each of :data:`OWN_BATCHES` batches, or of more where these are small.
 
     Args:
         loader: The loader that training or validation iterates over.
-        num_batches: How many batches of an epoch are used, infinity for all.
-
-    Returns:
-        Sorted indices without repetitions; ``None`` where the data can only be watched as it passes (iterable datasets,
-        loaders without a batch sampler, samplers without an end or that cannot be copied).
+        batches: What :func:`~lightning_interactions.measuring.loading.sampled_batches` gives for it.
+        num_probes: How many will be taken at first.
+        generator: Decides the order.
     """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-        return None
-    if num_batches == float("inf") and not hasattr(loader.batch_sampler, "__len__"):
-        return None
-    # A copy, so that a sampler's own generator does not advance; the dataset behind it is shared, not copied.
-    shared = {id(loader.dataset): loader.dataset}
+
+    def __init__(
+        self, loader: DataLoader[Any], batches: Sequence[Sequence[int]], num_probes: int, generator: torch.Generator
+    ) -> None:
+        self._by_one = loader.batch_sampler is None
+        self._size = 1 if self._by_one else loader.batch_size or 1
+        self._own: deque[list[int]] | None = None
+        if has_own_batches(loader):
+            together = _unrepeated(batches)
+            self._share = -(-num_probes // OWN_BATCHES)
+            self._own = deque(_shuffled(together[place], generator) for place in _order(len(together), generator))
+            self._left = sum(map(len, self._own))
+            return
+        pool = _shuffled(sorted({index for batch in batches for index in batch}), generator)
+        classes = known_classes(loader.dataset)
+        first = list[int]() if classes is None else _stratified(classes[torch.tensor(pool, dtype=torch.long)], num_probes)
+        chosen = set(first)
+        self._pool = deque([pool[place] for place in first] + [one for place, one in enumerate(pool) if place not in chosen])
+        self._left = len(self._pool)
+
+    def __len__(self) -> int:
+        """How many samples are left."""
+        return self._left
+
+    def take(self, number: int) -> list[list[int]]:
+        """Take the next samples, as batches to be loaded; fewer if there are no more."""
+        number = min(number, self._left)
+        self._left -= number
+        if self._own is None:
+            taken = [self._pool.popleft() for _ in range(number)]
+            return [[index] for index in taken] if self._by_one else cut(taken, self._size)
+        parts: list[list[int]] = []
+        while number:
+            batch = self._own.popleft()
+            # Not all of one size, so that two batches tell which axis is the row.
+            share = min(number, len(batch), self._share + len(parts) % 2)
+            parts.append(batch[:share])
+            number -= share
+            if batch[share:]:
+                self._own.append(batch[share:])
+        return parts
+
+
+def known_classes(dataset: object) -> torch.Tensor | None:
+    """The class of each sample, where it is known without loading one; ``None`` elsewhere.
+
+    That is so for tensor datasets, for datasets with a sequence ``targets`` or ``labels`` of their length, and for subsets and
+    concatenations of these.
+    """
+    if isinstance(dataset, Subset):
+        whole = known_classes(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [known_classes(part) for part in dataset.datasets]
+        return torch.cat([part for part in parts if part is not None]) if all(part is not None for part in parts) else None
+    if isinstance(dataset, TensorDataset):
+        return _as_classes(dataset.tensors[-1], len(dataset)) if len(dataset.tensors) > 1 else None
+    # What is stored as it is: a property might open a file.
+    stored = (vars(dataset).get(name) for name in ("targets", "labels")) if hasattr(dataset, "__dict__") else ()
+    sequence = next((own for own in stored if isinstance(own, (list, tuple, np.ndarray, torch.Tensor))), None)
+    return None if sequence is None or not isinstance(dataset, Sized) else _as_classes(sequence, len(dataset))
+
+
+def _as_classes(targets: Any, length: int) -> torch.Tensor | None:
     try:
-        batches: Iterable[Any] = copy.deepcopy(loader.batch_sampler, shared)
-        if num_batches != float("inf"):
-            batches = itertools.islice(batches, int(num_batches))
-        return sorted({int(index) for batch in batches for index in batch})
-    except TypeError:
-        # A sampler that cannot be copied, or whose indices are no integers: watch its batches pass.
+        flat = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
         return None
+    if flat.numel() != length or not flat.ndim or flat.is_complex() or not bool((flat == flat.long()).all()):
+        return None
+    return flat.detach().reshape(-1).cpu().long()
 
 
-def load_samples(loader: DataLoader[Any], indices: Sequence[int]) -> Any:
-    """Load these samples as one batch, through the loader's dataset and collate function."""
-    dataset = loader.dataset
-    with preserve_generators(dataset, loader.collate_fn):
-        if hasattr(dataset, "__getitems__"):
-            return loader.collate_fn(dataset.__getitems__(list(indices)))
-        return loader.collate_fn([dataset[index] for index in indices])
+def _stratified(classes: torch.Tensor, number: int) -> list[int]:
+    """Positions of so many samples, each class in proportion; in their order."""
+    number = min(number, len(classes))
+    places = (torch.arange(number) * 2 + 1) * len(classes) // max(2 * number, 1)
+    return sorted(classes.argsort(stable=True)[places].tolist())
 
 
-def candidate_indices(pool: Sequence[int], num_probes: int, generator: torch.Generator) -> list[int]:
-    """Draw the indices of the candidates, from which :func:`choose_probes` takes a stratified part."""
-    order = torch.randperm(len(pool), generator=generator, device="cpu")[: max(MIN_CANDIDATES, 8 * num_probes)]
-    return [pool[position] for position in order.tolist()]
+def _order(length: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(length, generator=generator, device="cpu").tolist()
+
+
+def _shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
+    return [items[place] for place in _order(len(items), generator)]
+
+
+def _unrepeated(batches: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Leave out samples of earlier batches."""
+    seen = set[int]()
+    parts = []
+    for batch in batches:
+        parts.append([index for index in dict.fromkeys(batch) if index not in seen])
+        seen.update(batch)
+    return [part for part in parts if part]
 
 
 def without_seen(candidates: Probes, refused: Collection[str], what: str) -> Probes:
@@ -144,12 +216,12 @@ def without_seen(candidates: Probes, refused: Collection[str], what: str) -> Pro
     return candidates
 
 
-def choose_probes(candidates: Probes, num_probes: int, what: str) -> Probes:
-    """Choose probes among candidates, stratified by class: every class gets its share of them, to within one probe.
+def first_probes(candidates: Probes, num_probes: int, what: str) -> Probes:
+    """Take the first of some inputs for probes; all if there are fewer than asked for, with a warning.
 
     Args:
-        candidates: Inputs with targets; integer classes are stratified, other targets are taken as they come.
-        num_probes: How many to choose; all if there are fewer, with a warning.
+        candidates: Inputs with targets.
+        num_probes: How many to take.
         what: Name of the split for messages.
 
     Raises:
@@ -159,16 +231,4 @@ def choose_probes(candidates: Probes, num_probes: int, what: str) -> Probes:
         raise ValueError(f"probes: expected {num_probes} {what} inputs, the loader gives none")
     if len(candidates) < num_probes:
         warnings.warn(f"probes: {num_probes} {what} inputs asked for, {len(candidates)} used: there are no more", stacklevel=2)
-        num_probes = len(candidates)
-    classes = _classes(candidates)
-    order = torch.arange(len(candidates)) if classes is None else classes.argsort(stable=True)
-    return candidates.select(order[(torch.arange(num_probes) * 2 + 1) * len(candidates) // (2 * num_probes)])
-
-
-def _classes(probes: Probes) -> torch.Tensor | None:
-    """The class of each probe; ``None`` if targets are not one whole number each."""
-    targets = [list(group.targets.leaves.values()) for group in probes.groups]
-    if not all(len(own) == 1 and own[0].numel() == len(own[0]) for own in targets):
-        return None
-    flat = torch.cat([own[0].reshape(-1).cpu() for own in targets])
-    return flat if bool((flat == flat.long()).all()) else None
+    return candidates if len(candidates) <= num_probes else candidates.select(range(num_probes))

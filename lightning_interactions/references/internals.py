@@ -1,17 +1,53 @@
 """What Lightning keeps under private names and we need: all of it is here, and each has a test."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
-__all__ = ["share_hyperparameters", "steps_logged", "to_device"]
+__all__ = [
+    "batch_hook_owner",
+    "in_hook",
+    "is_sequential",
+    "share_hyperparameters",
+    "steps_logged",
+    "training_loaders",
+    "validation_loaders",
+]
 
 
-def to_device(trainer: Trainer, batch: Any) -> Any:
-    """Convert and move a batch as the Trainer does before a step, the hooks of module and data module included."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch)
+def batch_hook_owner(trainer: Trainer, hook: str) -> object:
+    """Return the module or data module of which the Trainer calls a batch-transfer hook."""
+    selector = trainer._data_connector._datahook_selector
+    assert selector is not None  # It is there as soon as the Trainer has a module.
+    return selector.get_instance(hook)
+
+
+@contextmanager
+def in_hook(module: LightningModule, hook: str) -> Iterator[None]:
+    """Let a module know which of its hooks runs, as the Trainer does."""
+    before = module._current_fx_name
+    try:
+        module._current_fx_name = hook
+        yield
+    finally:
+        module._current_fx_name = before
+
+
+def training_loaders(trainer: Trainer) -> CombinedLoader | None:
+    """Return the loaders of training, with the number of batches of each that are used as limits."""
+    return trainer.fit_loop._combined_loader
+
+
+def validation_loaders(trainer: Trainer) -> CombinedLoader | None:
+    """Return the loaders of the validation during training; ``None`` if they are not set up or there are none."""
+    return trainer.fit_loop.epoch_loop.val_loop._combined_loader
+
+
+def is_sequential(loaders: CombinedLoader) -> bool:
+    """Whether the batches of several loaders come one after the other, not together."""
+    return loaders._mode == "sequential"
 
 
 def steps_logged(trainer: Trainer) -> int:

@@ -20,7 +20,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.probes import sampled_indices
+from lightning_interactions.measuring.loading import load_batches, sampled_indices, worker_settings
 from lightning_interactions.records import Rows, fingerprints
 
 __all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
@@ -111,12 +111,7 @@ def loader_of_part(
         drop_last=(loader.drop_last or new_single) and not in_order,
         generator=generator,
         num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        prefetch_factor=loader.prefetch_factor,
+        **worker_settings(loader),
         persistent_workers=loader.persistent_workers and not in_order,
     )
 
@@ -140,7 +135,7 @@ def _in_proportion(num_samples: int, part: int, whole: int) -> int:
 
 
 def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -> None:
-    """Load some samples twice, and refuse data that is augmented at random.
+    """Load some samples twice, where the loader reads them, and refuse data that is augmented at random.
 
     Args:
         loader: The loader; its dataset's generators stay as they are.
@@ -151,8 +146,8 @@ def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -
         MisconfigurationException: If an input is not the same both times.
     """
     some = pool[:: max(1, len(pool) // REPEATED)]
-    with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader):
-        batches = [loader.collate_fn([loader.dataset[index] for index in some]) for _ in range(2)]
+    with preserve_random_state(torch.device("cpu"), seed=0):
+        batches = [load_batches(loader, [some], seed)[0] for seed in range(2)]
     first, second = (fingerprints(Rows.of(task.unpack(batch)[0])) for batch in batches)
     different = sum(one != other for one, other in zip(first, second, strict=True))
     if different:

@@ -16,7 +16,7 @@ from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import leave_no_trace
 from lightning_interactions.records import Probes, Rows, fingerprints
-from lightning_interactions.references.internals import to_device
+from lightning_interactions.references.transfer import transfer
 
 __all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
 
@@ -163,7 +163,7 @@ def _scored(
         Scores in float64 and targets of each batch, on the CPU.
     """
     for batch in loader:
-        inputs, targets = task.unpack(to_device(trainer, batch))
+        inputs, targets = task.unpack(transfer(trainer, model, batch))
         if note_inputs is not None:
             note_inputs(inputs)
         with trainer.precision_plugin.forward_context():

@@ -1,0 +1,328 @@
+"""Loading samples as the user's loader would: through a copy of it, where it reads, with what it collates."""
+
+import collections
+import copy
+import itertools
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
+
+from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.records import Rows, fingerprints
+from lightning_interactions.records.trees import describe_tree, is_list, walk
+
+__all__ = [
+    "CannotLoadError",
+    "cut",
+    "has_own_batches",
+    "load_batches",
+    "num_samples",
+    "reads_in_workers",
+    "repeats",
+    "rows_of_batches",
+    "sampled_batches",
+    "sampled_indices",
+    "worker_settings",
+]
+
+COMPARED = 8
+"""So many samples at the same index are compared to find out whether two datasets are the same data."""
+
+
+class CannotLoadError(Exception):
+    """A loader of which a copy does not give the samples that it is asked for; its batches can be watched as they pass."""
+
+
+def reads_in_workers(loader: DataLoader[Any]) -> bool:
+    """Whether samples are read in other processes than this one."""
+    return loader.num_workers > 0
+
+
+def has_own_batches(loader: DataLoader[Any]) -> bool:
+    """Whether the user's own sampler decides which samples come together in a batch, such as those of similar length."""
+    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+
+
+def worker_settings(loader: DataLoader[Any]) -> dict[str, Any]:
+    """Return the arguments that say where and how samples are read, but for the number of workers."""
+    return {
+        "collate_fn": loader.collate_fn,
+        "pin_memory": loader.pin_memory,
+        "timeout": loader.timeout,
+        "worker_init_fn": loader.worker_init_fn,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "prefetch_factor": loader.prefetch_factor,
+    }
+
+
+def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
+    """List the dataset indices of the batches that a loader's sampler gives in one epoch, and leave the sampler as it was.
+
+    Runs under the caller's random state: save and restore that around the call.
+
+    Args:
+        loader: The loader that training or validation iterates over.
+        num_batches: How many batches of an epoch are used, infinity for all.
+
+    Returns:
+        Indices of each batch; of each sample alone where a sample is a batch (``batch_size=None``). ``None`` where the data can
+        only be watched as it passes (iterable datasets, samplers without an end or that cannot be copied).
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if num_batches == float("inf") and not hasattr(sampler, "__len__"):
+        return None
+    # A copy, so that a sampler's own generator does not advance; the dataset behind it is shared, not copied.
+    try:
+        batches: Iterable[Any] = copy.deepcopy(sampler, {id(loader.dataset): loader.dataset})
+    except Exception:  # Whatever it holds that cannot be copied: open files, locks, running generators.
+        return None
+    if num_batches != float("inf"):
+        batches = itertools.islice(batches, int(num_batches))
+    try:
+        return [[int(batch)] if loader.batch_sampler is None else [int(index) for index in batch] for batch in batches]
+    except (TypeError, ValueError):  # Indices that are no integers.
+        return None
+
+
+def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
+    """List the dataset indices of :func:`sampled_batches`, sorted and without repetitions."""
+    batches = sampled_batches(loader, num_batches)
+    return None if batches is None else sorted({index for batch in batches for index in batch})
+
+
+def cut(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cut indices into batches no larger than the loader's, of two different sizes if they can be.
+
+    What follows the size over two batches is the row, see :func:`rows_of_batches`; a whole batch would not tell.
+    """
+    batches, rest = [], list(indices)
+    while len(rest) >= 2 * batch_size:
+        batches.append(rest[:batch_size])
+        rest = rest[batch_size:]
+    # Two rows are only cut where others of two rows are there to be told apart from one.
+    larger = len(rest) // 2 + (len(rest) > 2 or not batches)
+    return [part for part in (*batches, rest[:larger], rest[larger:]) if part]
+
+
+def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed: int = 0) -> list[Any]:
+    """Load these batches, in this order, through a copy of a loader: its dataset, workers, collate function and settings.
+
+    Samples are read where the loader reads them: a dataset may open its file where it is first read, or be ready only after
+    ``worker_init_fn``. Generators that hang on the loader and are reachable from this process keep their state; the
+    global ones are the caller's to keep.
+
+    Args:
+        loader: A loader of a dataset with indices. Its state, workers and generators stay as they are.
+        batches: Dataset indices of each batch; one each if the loader makes no batches.
+        seed: Seed of what workers draw.
+
+    Raises:
+        CannotLoadError: If the loader's class gives other batches than those asked for.
+        ValueError: If its workers cannot be started once more.
+    """
+    lists = [list(batch) for batch in batches]
+    if not lists:
+        return []
+    # Another iterator that hangs on it may be the one that training is going to read from.
+    if any(isinstance(value, Iterator) for name, value in vars(loader).items() if name != "_iterator"):
+        raise CannotLoadError(f"{type(loader).__name__} keeps an iterator of its own")
+    own = copy.copy(loader)
+    # Past DataLoader.__setattr__, which lets nobody change these.
+    vars(own).update(
+        batch_sampler=None if loader.batch_sampler is None else lists,
+        sampler=[index for batch in lists for index in batch],
+        generator=torch.Generator().manual_seed(seed),
+        num_workers=min(loader.num_workers, len(lists)),
+        persistent_workers=False,
+        in_order=True,
+        _iterator=None,
+    )
+    with preserve_generators(loader):
+        loaded = list(itertools.islice(_started(own), len(lists) + 1))
+    if len(loaded) != len(lists):
+        raise CannotLoadError(f"{type(loader).__name__} gives {len(loaded)} batches where {len(lists)} were asked for")
+    return loaded
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start reading, without the warnings that the user's loader has given or will give itself."""
+    with warnings.catch_warnings():
+        for message in ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded"):
+            warnings.filterwarnings("ignore", message)
+        try:
+            return iter(loader)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            if not loader.num_workers:
+                raise
+            raise ValueError(
+                f"probes: the {loader.num_workers} workers that read samples cannot be started ({error}); let the dataset open "
+                "files where it first reads from them, or leave them out in __getstate__, or hand the probes in with "
+                "probes=ProbeSampling(training=(inputs, targets))"
+            ) from error
+
+
+def rows_of_batches(batches: Sequence[Any], sizes: Sequence[int | None]) -> list[Rows]:
+    """Find out which axis of which leaf is the row: the first one that follows the number of samples over all batches.
+
+    Where each sample gives several rows (two views, crops), the axis follows a multiple. Batches of one size (or of
+    an unknown one) tell less: the first axis of that length is taken, or of a single sample that makes a batch the first axis
+    of the first tensor.
+
+    Args:
+        batches: Trees of tensors of one kind, which may have different lengths or widths.
+        sizes: Number of samples in each batch; ``None`` where a batch is of unknown size.
+
+    Returns:
+        The rows of each batch, all with the same axes; leaves that follow in none of their axes are shared.
+
+    Raises:
+        ValueError: If no tensor follows, or not all that do in the same proportion.
+    """
+    trees = [dict(walk(batch)) for batch in batches]
+    known = [_first_length(tree) if size is None else size for tree, size in zip(trees, sizes, strict=True)]
+    shapes = {name: [_shape(tree.get(name)) for tree in trees] for name in trees[0]}
+    told_apart = len(set(known)) > 1
+    axes = _axes(shapes, known)
+    if told_apart and axes:
+        _refuse_multiples(shapes, known, axes, batches[0])
+    tensors = {name for name, leaf in trees[0].items() if isinstance(leaf, Tensor)}
+    if not tensors & axes.keys():
+        if told_apart:
+            known = [size * _multiple(shapes, known, tensors) for size in known]
+        elif set(known) == {1}:
+            known = [_first_length(tree) for tree in trees]
+        axes = _axes(shapes, known)
+    if not tensors & axes.keys() or 0 in known:
+        raise ValueError(
+            f"probes: expected batches with a tensor that has a row for each sample, got {describe_tree(batches[0])} for "
+            f"{sizes[0]} samples; write a collate function that stacks or pads them, or hand the probes in with "
+            "probes=ProbeSampling(training=(inputs, targets))"
+        )
+    if told_apart:
+        _refuse_lists(trees, known, batches[0])
+    return [Rows(batch, size, axes) for batch, size in zip(batches, known, strict=True)]
+
+
+def num_samples(batch: Any, batch_size: int | None) -> int:
+    """How many samples a batch has that has passed: as many as its loader makes batches of if one of its tensors agrees."""
+    leaves = dict(walk(batch))
+    if batch_size is not None and any(batch_size in leaf.shape for leaf in leaves.values() if isinstance(leaf, Tensor)):
+        return batch_size
+    return _first_length(leaves)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape)
+    return (len(leaf),) if is_list(leaf) else ()
+
+
+def _first_length(tree: dict[str, Any]) -> int:
+    return next((len(leaf) for leaf in tree.values() if isinstance(leaf, Tensor) and leaf.ndim), 0)
+
+
+def _axes(shapes: dict[str, list[tuple[int, ...]]], sizes: Sequence[int]) -> dict[str, int]:
+    """The first axis of each leaf that is as long as each batch is large; leaves without one are left out."""
+    found = {}
+    for name, own in shapes.items():
+        axis = next((axis for axis in range(min(map(len, own))) if [shape[axis] for shape in own] == list(sizes)), None)
+        if axis is not None:
+            found[name] = axis
+    return found
+
+
+def _multiple(shapes: dict[str, list[tuple[int, ...]]], sizes: Sequence[int], tensors: set[str]) -> int:
+    """How many rows each sample gives; 0 if no tensor follows a multiple of the sizes."""
+    for name, own in shapes.items():
+        for axis in range(min(map(len, own)) if name in tensors else 0):
+            multiple, rest = divmod(own[0][axis], sizes[0])
+            if multiple > 1 and not rest and [shape[axis] for shape in own] == [multiple * size for size in sizes]:
+                return multiple
+    return 0
+
+
+def _refuse_multiples(shapes: dict[str, list[tuple[int, ...]]], sizes: Sequence[int], axes: dict[str, int], batch: Any) -> None:
+    others = {name: own for name, own in shapes.items() if name not in axes}
+    multiple = _multiple(others, sizes, set(others))
+    if multiple:
+        raise ValueError(
+            f"probes: expected as many rows in all tensors, got {describe_tree(batch)}, where some have one row for each of "
+            f"{sizes[0]} samples and others {multiple}; write a collate function that keeps them on an axis of their own, "
+            "[samples, rows of a sample, ...]"
+        )
+
+
+def _refuse_lists(trees: Sequence[dict[str, Any]], sizes: Sequence[int], batch: Any) -> None:
+    """Refuse a list of one tensor (or tree) for each row: rows of it cannot be masked or repeated."""
+    counts: list[dict[str, set[str]]] = []
+    for tree in trees:
+        children: dict[str, set[str]] = collections.defaultdict(set)
+        for name in tree:
+            parts = name.split(".")
+            for place, part in enumerate(parts):
+                children[".".join(parts[:place])].add(part)
+        counts.append(children)
+    for name, own in counts[0].items():
+        if all(map(str.isdecimal, own)) and [len(other.get(name, ())) for other in counts] == list(sizes):
+            raise ValueError(
+                f"probes: expected tensors with a row for each sample, got a list of {len(own)} at {name!r} in "
+                f"{describe_tree(batch)}; write a collate function that stacks or pads them"
+            )
+
+
+def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: Any, other_pool: Sequence[int]) -> bool:
+    """Whether a loader gives samples that training gives, too.
+
+    That is so if both read from one dataset, also through subsets, at the same indices; or if they are datasets of the same
+    length that give the same samples at the same index.
+
+    Args:
+        training: The training loader.
+        training_pool: The indices that its sampler gives.
+        other: Another loader.
+        other_pool: The indices that that one's sampler gives.
+    """
+    own, others = _roots(training.dataset, training_pool), _roots(other.dataset, other_pool)
+    if own.keys() & others.keys():
+        return any(own[root] & others[root] for root in own.keys() & others.keys())
+    return _same_content(training, training_pool, other, other_pool)
+
+
+def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]:
+    """The indices in the datasets behind subsets and concatenations, by the identity of these datasets."""
+    if isinstance(dataset, Subset):
+        own = list(dataset.indices)
+        return _roots(dataset.dataset, (own[index] for index in indices))
+    if isinstance(dataset, ConcatDataset):
+        found: dict[int, set[int]] = collections.defaultdict(set)
+        sorted_indices = sorted(index % len(dataset) for index in indices)
+        start = 0
+        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
+            inside = (index - start for index in sorted_indices if start <= index < end)
+            for root, indices_of_root in _roots(part, list(inside)).items():
+                found[root] |= indices_of_root
+            start = end
+        return found
+    return {id(dataset): {int(index) for index in indices}}
+
+
+def _same_content(training: DataLoader[Any], training_pool: Sequence[int], other: DataLoader[Any], pool: Sequence[int]) -> bool:
+    lengths = [len(loader.dataset) if hasattr(loader.dataset, "__len__") else None for loader in (training, other)]
+    both = sorted(set(training_pool) & set(pool))
+    if lengths[0] is None or lengths[0] != lengths[1] or len(both) < 2 or None in (training.batch_sampler, other.batch_sampler):
+        return False
+    batches = cut(both[:: max(1, len(both) // COMPARED)][:COMPARED], COMPARED)
+    sizes = list(map(len, batches))
+    try:
+        rows = [rows_of_batches(load_batches(loader, batches), sizes) for loader in (training, other)]
+    except (CannotLoadError, ValueError):  # Whatever cannot be loaded for this is not compared.
+        return False
+    first, second = ([digest for part in own for digest in fingerprints(part)] for own in rows)
+    return first == second and len(set(first)) > 1

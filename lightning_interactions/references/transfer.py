@@ -1,0 +1,58 @@
+"""Batches as the Trainer gives them to a validation step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.references.internals import batch_hook_owner, in_hook
+
+__all__ = ["transfer"]
+
+
+def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_idx: int = 0) -> Any:
+    """Convert and move a batch as the Trainer does before a validation step, the hooks of module and data module included.
+
+    The hooks are called on ``module``, which may be a copy of the Trainer's own, or on the data module where that one has
+    them. They see a Trainer that is validating, so what they do in training alone, such as augmentation, is left out. The
+    Trainer's stage, the data module's attributes and generators come back as they were; random states are the caller's to keep.
+
+    Args:
+        trainer: The Trainer of the run.
+        module: The module that is measured.
+        batch: A batch as the loader gives it.
+        dataloader_idx: Which of several loaders it comes from.
+
+    Returns:
+        The batch on the Trainer's device.
+    """
+    with _validating(trainer):
+        batch = trainer.precision_plugin.convert_input(batch)
+        for hook, arguments in {
+            "on_before_batch_transfer": (dataloader_idx,),
+            "transfer_batch_to_device": (trainer.strategy.root_device, dataloader_idx),
+            "on_after_batch_transfer": (dataloader_idx,),
+        }.items():
+            owner = batch_hook_owner(trainer, hook)
+            # Anything but the Trainer's own module is its data module.
+            owner = module if owner is trainer.lightning_module else owner
+            with in_hook(module, hook):
+                batch = getattr(owner, hook)(batch, *arguments)
+    return batch
+
+
+@contextmanager
+def _validating(trainer: Trainer) -> Iterator[None]:
+    stage, data_module = trainer.state.stage, trainer.datamodule
+    attributes = {} if data_module is None else vars(data_module).copy()
+    with preserve_generators(data_module):
+        try:
+            trainer.validating = True
+            yield
+        finally:
+            trainer.state.stage = stage
+            if data_module is not None:
+                vars(data_module).clear()
+                vars(data_module).update(attributes)
