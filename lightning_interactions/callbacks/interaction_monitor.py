@@ -14,16 +14,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
 from lightning_interactions.callbacks.loggers import Loggers, Logging
-from lightning_interactions.callbacks.probes import ProbeKeeper, digest
+from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline, Constant, Zeros
 from lightning_interactions.game.players import Players
-from lightning_interactions.game.tasks import Classification, Task
-from lightning_interactions.measuring.isolation import leave_no_trace
+from lightning_interactions.game.steps import OwnStep
+from lightning_interactions.game.tasks import Task
+from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
-from lightning_interactions.records import History, Interactions, LabelIssues, Phase, Probes, SecondPhase, TimePoint
+from lightning_interactions.records import History, Interactions, LabelIssues, Phase, SecondPhase, TimePoint
 from lightning_interactions.references import FittedEvidence
 from lightning_interactions.references.internals import steps_logged
 
@@ -43,8 +44,8 @@ class InteractionMonitor(Callback):
 
     Args:
         players: The input variables. 3x3 patches of images and features of tables if left out.
-        task: Where batches have inputs and targets, what is explained and what is minimised; classification of batches
-            ``(inputs, targets)`` by logits if left out.
+        task: What is explained and what is minimised; :class:`~lightning_interactions.tasks.OwnStep` if left out, which finds
+            that out from the module's own step.
         evidence: What decides "generalizable"; :class:`~lightning_interactions.evidence.ParameterNoise` if left out. Evidence
             of :mod:`lightning_interactions.references` fits itself when training starts.
         baseline: What masked players are replaced with; zeros if left out.
@@ -100,7 +101,7 @@ class InteractionMonitor(Callback):
             logging=(logging, Logging),
         )
         self.players = players
-        self.task = Classification() if task is None else task
+        self.task = OwnStep() if task is None else task
         self.evidence = ParameterNoise() if evidence is None else evidence
         self.baseline = baseline
         self.probes = ProbeSampling() if probes is None else probes
@@ -112,6 +113,7 @@ class InteractionMonitor(Callback):
         self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
         self._tells_evidence = evidence is None
+        self._saved_task: dict[str, Any] = {}
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(EveryNEpochs() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
@@ -153,6 +155,7 @@ class InteractionMonitor(Callback):
                 f"{now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
+        self.task.begin(self._saved_task)
         known = self.meter.settings
         self._check_settings({name: value for name, value in known.items() if name != "players" or self.players is not None})
         self._fit_evidence(trainer, pl_module, anew=not self.history)
@@ -174,7 +177,7 @@ class InteractionMonitor(Callback):
 
         A checkpoint of the last step of an epoch is resumed in the next epoch, without the end of the one before.
         """
-        self._watch(pl_module, TRAINING, batch)
+        self._watch(trainer, pl_module, TRAINING, batch)
         self._measure_within_epoch(trainer, pl_module, steps_logged(trainer) - 1)
 
     def on_train_batch_end(
@@ -189,7 +192,7 @@ class InteractionMonitor(Callback):
     ) -> None:
         """Keep the first batches of held-out data that cannot be indexed."""
         if not trainer.sanity_checking:
-            self._watch(pl_module, HELD_OUT, batch, dataloader_idx)
+            self._watch(trainer, pl_module, HELD_OUT, batch, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure if the schedule asks for it, log the numbers, and tell the callbacks that listen."""
@@ -235,14 +238,16 @@ class InteractionMonitor(Callback):
         """
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-        asked = Probes.of((inputs, targets)).to(model.device)
+        trainer = model._trainer if isinstance(model._trainer, Trainer) else None
+        with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
+            asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
         if not len(asked):
             raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
         if not bool(rows.any()):
             return LabelIssues(*torch.full((3, len(rows)), torch.nan, dtype=torch.float64))
-        meter = self._new_meter(model._trainer if isinstance(model._trainer, Trainer) else None, alone=True)
+        meter = self._new_meter(trainer, alone=True)
         meter.players, meter.baseline_values = self.meter.players, self.meter.baseline_values
         held_out = self._keeper.probes.get(HELD_OUT) if isinstance(self.evidence, InputAgreement) else None
         with_held_out = {} if held_out is None else {HELD_OUT: held_out.to(model.device)}
@@ -257,6 +262,7 @@ class InteractionMonitor(Callback):
         final, baseline = self.final_interactions, self.meter.baseline_values
         return {
             "version": STATE_VERSION,
+            "task": self.task.state_dict(),
             "history": self.history.to_dict(),
             "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
@@ -275,6 +281,7 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: expected a state of version {STATE_VERSION} in the checkpoint, got version "
                 f"{state_dict.get('version')}; go on with the version of this package that wrote it, or without this callback"
             )
+        self._saved_task = state_dict["task"]
         self.history = History.from_dict(state_dict["history"])
         final = state_dict["final_interactions"]
         self.final_interactions = None if final is None else Interactions(**final)
@@ -300,6 +307,7 @@ class InteractionMonitor(Callback):
             forward_context=context,
             chance_level=not alone,
             seed=self.probes.seed,
+            trainer=trainer,
         )
 
     @property
@@ -310,7 +318,7 @@ class InteractionMonitor(Callback):
 
     def _forget(self) -> None:
         """Begin anew."""
-        self.history, self.final_interactions = History(), None
+        self.history, self.final_interactions, self._saved_task = History(), None, {}
         self.meter = self._new_meter()
         self._timetable.load_state_dict({})
         self._keeper.load_state_dict({})
@@ -332,8 +340,8 @@ class InteractionMonitor(Callback):
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[..., None]) -> None:
         """Prepare each split that has probes now and is not prepared yet."""
-        with leave_no_trace(pl_module, pl_module.device, self.probes.seed):
-            find_probes(trainer, pl_module)
+        with shadowed(pl_module, pl_module.device, self.probes.seed, trainer) as shadow:
+            find_probes(trainer, shadow)
         probes = self._keeper.probes
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
             return
@@ -346,12 +354,12 @@ class InteractionMonitor(Callback):
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
 
-    def _watch(self, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
+    def _watch(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""
         self._keeper.watch(split, batch, dataloader_idx)
         if self._keeper.unchecked:
-            with leave_no_trace(pl_module, pl_module.device, self.probes.seed):
-                self._keeper.check_first(pl_module)
+            with shadowed(pl_module, pl_module.device, self.probes.seed, trainer) as shadow:
+                self._keeper.check_first(shadow)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse to go on with a run whose measurements were made in another way."""

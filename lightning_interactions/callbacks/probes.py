@@ -11,15 +11,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.callbacks.sources import Source, copied, training_source, validation_source
+from lightning_interactions.game.steps import disagreement
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import CannotLoadError, num_samples, rows_of_batches
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING
 from lightning_interactions.measuring.probes import ProbeSampling, first_probes, without_seen
 from lightning_interactions.records import ProbeGroup, Probes, Rows
+from lightning_interactions.records.trees import map_leaves
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["ProbeKeeper", "digest"]
+__all__ = ["ProbeKeeper", "digest", "moved"]
 
 FAST_DEV_RUN_PROBES = 2
 
@@ -66,6 +68,7 @@ class ProbeKeeper:
         self.dataloader_idx = 0
         self._passing: dict[str, _Passing] = {}
         self._saved_digests: dict[str, str] = {}
+        self._compared = False
 
     def __repr__(self) -> str:
         return f"ProbeKeeper({self.sampling!r}, {self.probes!r})"
@@ -93,15 +96,21 @@ class ProbeKeeper:
                 loaders repeat training data.
             ValueError: If a loader gives no usable input, or the task finds no inputs and targets in its batches.
         """
-        self._passing = {}
+        self._passing, self._compared = {}, False
         with preserve_random_state(trainer.strategy.root_device, self.sampling.seed):
             for split, find_source in {TRAINING: training_source, HELD_OUT: validation_source}.items():
                 given = self.sampling.given(split)
+                device = trainer.strategy.root_device
                 if split in self.probes:
-                    self._take_up(split, self.probes[split], trainer.strategy.root_device)
+                    saved = self.probes[split].to(device)
+                    for group in saved.groups:  # A task that runs the module's step finds out again what it says.
+                        if not self._explicit:
+                            self.task.read(model, group.inputs)
+                    self._take_up(split, saved)
                 elif given is not None:
-                    limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(given)
-                    self._take_up(split, given.select(range(min(limit, len(given)))), trainer.strategy.root_device)
+                    probes = self.task.given(model, *(moved(tree, device) for tree in given))
+                    limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(probes)
+                    self._take_up(split, probes.select(range(min(limit, len(probes)))))
                 elif self.sampling.number(split):
                     source = find_source(trainer)
                     if source is None:
@@ -215,7 +224,13 @@ class ProbeKeeper:
                 raise
             # A task that unpacks batches itself finds rows where nobody else does.
             rows = [Rows(batch, 0, {}) for batch in batches]
-        return Probes.joined(*(self.task.read(model, own) for own in rows))
+        found = [self.task.read(model, own) for own in rows]
+        if self._explicit and not self._compared:
+            self._compared = True
+            said = disagreement(self.task, model, batches[0], found[0])
+            if said:
+                rank_zero_warn(f"InteractionMonitor: {said}; if that is not meant, mend the task, or leave it out")
+        return Probes.joined(*(group for probes in found for group in probes.groups))
 
     def _take(self, trainer: Trainer, model: LightningModule, ready: dict[str, bool]) -> None:
         for split, ready_here in ready.items():
@@ -255,7 +270,7 @@ class ProbeKeeper:
     def _number(self, trainer: Trainer, split: str) -> int:
         return FAST_DEV_RUN_PROBES if trainer.fast_dev_run else self.sampling.number(split)
 
-    def _take_up(self, split: str, probes: Probes, device: torch.device) -> None:
+    def _take_up(self, split: str, probes: Probes) -> None:
         """Use probes that were saved or handed in; they are as the model takes them, so no transfer hook sees them."""
         seen = [row for row, fingerprint in enumerate(probes.fingerprints) if fingerprint in self.refused]
         if seen:
@@ -264,7 +279,12 @@ class ProbeKeeper:
                 f"handed in or saved (first rows: {seen[:5]}), so their weights would be no evidence; use other probes, or "
                 "reference models trained on other data"
             )
-        self.probes[split] = probes.to(device)
+        self.probes[split] = probes
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    """Move the tensors of a tree to a device."""
+    return map_leaves(lambda _name, leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, tree)
 
 
 def digest(probes: Probes) -> str:

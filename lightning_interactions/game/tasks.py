@@ -1,7 +1,7 @@
 """Tasks: where a batch has its inputs and targets, how the model runs on them, what is explained and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,9 @@ class Task(ABC):
 
     loss_unit: str = ""
     """Unit of the loss, for labels."""
+
+    is_ready: bool = True
+    """Whether inputs and targets can be told apart without a model."""
 
     largest_batch: int | None = None
     """Most rows that may be run together; ``None`` for any number."""
@@ -115,6 +118,14 @@ class Task(ABC):
         """
         return None
 
+    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
+        """Return by how much the label of a row is more likely than any other class, nats, where :attr:`has_classes`.
+
+        Raises:
+            TypeError: If there are no classes.
+        """
+        raise TypeError(f"{self!r}: expected a task with one class a row, which has margins, got one without classes")
+
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"] | None:
         """Return what training minimises as a function of the outputs, where it is no function of the score.
 
@@ -132,13 +143,41 @@ class Task(ABC):
         """Make of :meth:`exact_losses` of all rows that are measured together losses whose mean is that of training."""
         return losses[:, 0] / losses[:, 1].mean()
 
+    def begin(self, state: Mapping[str, Any] | None = None) -> None:  # noqa: B027 - most tasks find nothing out
+        """Forget what was found out about another model; go on with what is saved, if anything is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was found out and must stay the same in a run that is gone on with, in primitives."""
+        return {}
+
+    def rows(self, batch: Any) -> Rows:
+        """Take a whole batch for rows, for :meth:`read`; without names where only :meth:`unpack` knows them."""
+        try:
+            return Rows.of(batch)
+        except ValueError:
+            return Rows(batch, 0, {})
+
     def inputs(self, batch: Any) -> Rows:
         """Find the inputs of a batch, as :meth:`read` does, without running a model."""
         return Rows.of(self.unpack(batch)[0])
 
+    def given(self, model: nn.Module, inputs: Any, targets: Any) -> Probes:
+        """Take inputs and targets that are handed in, as the model takes them, on its device."""
+        return Probes.of((inputs, targets))
+
     def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Run the model and score its outputs, ``[rows]`` in float32 or wider."""
         return self.score(widened(self.forward(model, inputs)), targets)
+
+    def mean_loss(self, model: nn.Module, probes: Probes) -> float:
+        """Compute the mean loss of rows, as exactly as the task knows it; rows whose loss is not finite count, too."""
+        if type(self).exact_losses is not Task.exact_losses:
+            outputs = ((widened(self.forward(model, group.inputs.tree)), group.targets.tree) for group in probes.groups)
+            exact = [self.exact_losses(*own) for own in outputs]
+            return float(self.reduce_exact(torch.cat([one.double().cpu() for one in exact if one is not None])).mean())
+        scores = [self.scores(model, group.inputs.tree, group.targets.tree).double().cpu() for group in probes.groups]
+        losses = [self.losses(own, group.targets) for own, group in zip(scores, probes.groups, strict=True)]
+        return float(torch.cat(losses).mean())
 
     def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
         """Apply the loss to the rows with finite scores.

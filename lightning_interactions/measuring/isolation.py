@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import nn
 
 from lightning_interactions.game.steps import on_stage
 from lightning_interactions.measuring.shadow import shadow_of
+
+Module = TypeVar("Module", bound=nn.Module)
 
 __all__ = ["moved_to", "preserve_random_state", "shadowed"]
 
@@ -55,7 +57,7 @@ def moved_to(device: torch.device, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def shadowed(model: nn.Module, device: torch.device, seed: int, trainer: Any = None) -> Iterator[nn.Module]:
+def shadowed(model: Module, device: torch.device, seed: int, trainer: Any = None) -> Iterator[Module]:
     """Run the body with a copy of a model in evaluation mode, on a stage, without gradients, and leave no trace in the model.
 
     Random states and the gradient mode come back as they were, also when the body raises. Compiled modules run eagerly in the

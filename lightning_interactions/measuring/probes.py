@@ -70,10 +70,10 @@ class ProbeSampling:
         asked = getattr(self, split)
         return asked if isinstance(asked, int) else 0
 
-    def given(self, split: str) -> Probes | None:
-        """The probes of a split that are given; ``None`` if they are to be drawn."""
+    def given(self, split: str) -> tuple[Any, Any] | None:
+        """The inputs and targets of a split that are given; ``None`` if they are to be drawn."""
         asked = getattr(self, split)
-        return None if isinstance(asked, int) else Probes.of((asked[0], asked[1]))
+        return None if isinstance(asked, int) else (asked[0], asked[1])
 
 
 class Draw:

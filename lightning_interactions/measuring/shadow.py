@@ -5,13 +5,15 @@ import functools
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 __all__ = ["Shadow", "shadow_of"]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 COMPILED = ("_compiler_ctx", "forward", "training_step", "validation_step", "test_step", "predict_step")
 """What Lightning hangs on a compiled module: closures on the module itself."""
@@ -27,7 +29,7 @@ HOOKS = (
 
 
 @dataclass
-class Shadow:
+class Shadow(Generic[Module]):
     """A copy of a module.
 
     Attributes:
@@ -35,11 +37,11 @@ class Shadow:
         shared: Attributes that could not be copied and are the module's own, each with the reason.
     """
 
-    module: nn.Module
+    module: Module
     shared: dict[str, str] = field(default_factory=dict)
 
 
-def shadow_of(model: nn.Module) -> Shadow:
+def shadow_of(model: Module) -> Shadow[Module]:
     """Copy a module with all that its steps could change: weights, buffers, submodules, plain attributes, hooks.
 
     Tensors with a history, such as a carried hidden state, become detached copies, and lists of past losses become empty.
@@ -110,13 +112,13 @@ def _reachable(model: nn.Module) -> Iterator[Any]:
             todo.extend(value for name, value in vars(item).items() if name != "_trainer")
 
 
-def _copied(module: nn.Module, memo: dict[int, Any], shared: dict[str, str], path: str) -> nn.Module:
+def _copied(module: Module, memo: dict[int, Any], shared: dict[str, str], path: str) -> Module:
     """Copy a module attribute by attribute, and share what cannot be copied."""
     if id(module) in memo:
-        known: nn.Module = memo[id(module)]
+        known: Module = memo[id(module)]
         return known
     if _copies_itself(module):
-        copied: nn.Module = _or_shared(module, memo, shared, path)
+        copied: Module = _or_shared(module, memo, shared, path)
         return copied
     new = module.__class__.__new__(module.__class__)
     memo[id(module)] = new

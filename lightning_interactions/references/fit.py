@@ -8,7 +8,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.game.steps import OwnStep
+from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records.describe import describe
 from lightning_interactions.references.folds import Plan, make_plans
@@ -16,7 +17,7 @@ from lightning_interactions.references.loaders import check_repeatable, sampler_
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.screening import SEED_OFFSET, undisputed
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining
-from lightning_interactions.references.trainer import ReferenceTrainer, accelerator
+from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
 __all__ = ["fit_ensemble", "fit_reference_models"]
 
@@ -46,7 +47,7 @@ def fit_reference_models(
         data: Held-out data: a loader, or a data module with a ``reference_dataloader()``, which
             :class:`~lightning_interactions.references.HoldOutDataModule` makes of any other. With ``folds`` the run's own
             training data: its loader, or its data module.
-        task: The task that the monitor explains; classification if left out.
+        task: The task that the monitor explains; the module's own step if left out.
         folds: Number of parts for cross-fitting, at least 2: models of a part are trained on all the others.
         num_models: How many to train; with ``folds``, for each. 3 if left out, 6 with ``folds``.
         vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number. Any
@@ -69,7 +70,7 @@ def fit_reference_models(
     training = ReferenceTraining() if training is None else training
     datamodule = data if isinstance(data, LightningDataModule) else None
     with preserve_random_state(accelerator(), training.seed):
-        task = Classification() if task is None else task
+        task = OwnStep() if task is None else task
         loader = _set_up_loader(data, folds)
     return fit_ensemble(model, loader, datamodule, ensemble, task, training, resume_from)
 
@@ -95,8 +96,10 @@ def fit_ensemble(
         resume_from: File of finished models, if there is to be one.
     """
     with preserve_random_state(accelerator(), training.seed):
-        screens = ensemble.screens(task)
         pool = _checked_pool(loader, ensemble, task)
+        if pool is not None and ensemble.folds is not None and not task.is_ready:
+            introduce(task, model, loader, datamodule, pool, training)
+        screens = ensemble.screens(task)
         plans = _plans(pool, ensemble, task, training)
         screening_plans = _plans(pool, ensemble.to_screen, task, training, SEED_OFFSET) if screens else []
         arguments = training.trainer_arguments(stops=bool(plans[0].stopping))
@@ -114,7 +117,7 @@ def fit_ensemble(
             repeatable=ensemble.folds is not None,
             saved=saved,
         )
-        if screening_plans and pool is not None and isinstance(task, Classification):
+        if screening_plans and pool is not None:
             plans = _plans(undisputed(trainer, task, pool, screening_plans), ensemble, task, training)
         models, seen = trainer.fit(plans)
         return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)

@@ -21,7 +21,7 @@ from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import load_batches, sampled_indices, worker_settings
-from lightning_interactions.records import Rows, fingerprints
+from lightning_interactions.records import fingerprints
 
 __all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
 
@@ -148,7 +148,7 @@ def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -
     some = pool[:: max(1, len(pool) // REPEATED)]
     with preserve_random_state(torch.device("cpu"), seed=0):
         batches = [load_batches(loader, [some], seed)[0] for seed in range(2)]
-    first, second = (fingerprints(Rows.of(task.unpack(batch)[0])) for batch in batches)
+    first, second = (fingerprints(task.inputs(batch)) for batch in batches)
     different = sum(one != other for one, other in zip(first, second, strict=True))
     if different:
         raise MisconfigurationException(

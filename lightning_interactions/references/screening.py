@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_interactions.game.tasks import Classification
+from lightning_interactions.game.tasks import Task, widened
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.trainer import ReferenceTrainer
 
@@ -18,14 +18,14 @@ LEAST_MARGIN = -1.0
 """Mean margin under which a label is disputed: some other class is more likely by odds of e to 1."""
 
 
-def undisputed(trainer: ReferenceTrainer, task: Classification, pool: Sequence[int], plans: Sequence[Plan]) -> list[int]:
+def undisputed(trainer: ReferenceTrainer, task: Task, pool: Sequence[int], plans: Sequence[Plan]) -> list[int]:
     """Return the samples whose labels are not disputed by models that have not seen them.
 
     Models that have learned nothing are not sure enough to dispute a label.
 
     Args:
         trainer: Trains the models.
-        task: Has the margin of a label.
+        task: Has classes, and the margin of a label.
         pool: Dataset indices of all the data.
         plans: Plans of the models that score the samples; as many for each sample.
 
@@ -34,9 +34,7 @@ def undisputed(trainer: ReferenceTrainer, task: Classification, pool: Sequence[i
     """
 
     def margin(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        outputs = task.forward(model, inputs)
-        narrow = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dtype.itemsize < 4
-        return task.margin(outputs.float() if narrow else outputs, targets)
+        return task.margin(widened(task.forward(model, inputs)), targets)
 
     models, _ = trainer.fit(plans)
     margins: dict[int, list[float]] = {index: [] for index in pool}

@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_interactions.evidence.reference_models import votes_needed
-from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.game.tasks import Task
 
 __all__ = ["Ensemble", "ReferenceTraining", "in_run"]
 
@@ -124,7 +124,7 @@ class Ensemble:
         Raises:
             MisconfigurationException: If that is asked for, and the task has no classes.
         """
-        has_classes = isinstance(task, Classification)
+        has_classes = task.has_classes
         if self.screen_labels and not has_classes:
             raise MisconfigurationException(
                 f"reference models: screen_labels=True needs a task with classes, a tasks.Classification, got {task!r}; leave "

@@ -24,7 +24,10 @@ from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
 from lightning_interactions.references.watching import KeepBestWeights, ScoreInputs, SeenInputs
 
-__all__ = ["ReferenceTrainer", "accelerator"]
+__all__ = ["ReferenceTrainer", "accelerator", "introduce"]
+
+INTRODUCED = 5
+"""So many samples tell a task what a module's step does."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,22 @@ class ReferenceTrainer:
             _quiet(),
         ):
             yield
+
+
+def introduce(
+    task: Task,
+    model: LightningModule,
+    loader: Any,
+    datamodule: LightningDataModule | None,
+    pool: Sequence[int],
+    training: ReferenceTraining,
+) -> None:
+    """Let a task that runs the module's own step see a few samples, before it is asked what it explains."""
+    arguments = training.trainer_arguments(stops=False)
+    trainer = ReferenceTrainer(model, task, loader, datamodule, training, arguments, repeatable=False, saved=None)
+    with trainer._undisturbed(training.seed):
+        fresh = fresh_copy(model, training.factory)
+    trainer.scores(fresh, pool[:INTRODUCED], task.scores)
 
 
 @contextmanager

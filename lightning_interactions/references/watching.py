@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
-from lightning_interactions.measuring.isolation import leave_no_trace
-from lightning_interactions.records import Probes, Rows, fingerprints
+from lightning_interactions.measuring.isolation import shadowed
+from lightning_interactions.records import Probes, fingerprints
 from lightning_interactions.references.transfer import transfer
 
 __all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
@@ -39,12 +39,16 @@ class SeenInputs(Callback):
     def __init__(self, task: Task, most: int | None = None) -> None:
         self.task = task
         self.most = most
+        self.introduced = False
         self.fingerprints: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the inputs down."""
-        inputs, _ = self.task.unpack(batch)
-        self.fingerprints.update(fingerprints(Rows.of(inputs)))
+        if not self.introduced:
+            with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
+                self.task.read(shadow, self.task.rows(batch))
+            self.introduced = True
+        self.fingerprints.update(fingerprints(self.task.inputs(batch)))
         if self.most is not None and len(self.fingerprints) > self.most:
             raise MisconfigurationException(
                 f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
@@ -105,15 +109,13 @@ class KeepBestWeights(Callback):
             trainer.should_stop = True
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        note = None if self.fingerprints else self._note
-        with _undisturbed(pl_module, self.loader):
-            batches = _scored(trainer, pl_module, self.loader, self.task, self.task.scores, note)
-            # Targets of one shape are one group, and the task's loss sees all of a group at once.
-            losses = [self.task.losses(group.inputs.tree, group.targets) for group in Probes.of(*batches).groups]
-            return torch.cat(losses).mean().item()
-
-    def _note(self, inputs: Any) -> None:
-        self.fingerprints.update(fingerprints(Rows.of(inputs)))
+        with _undisturbed(trainer, pl_module, self.loader) as shadow:
+            parts = list(_read(trainer, shadow, self.loader, self.task))
+            if not self.fingerprints:
+                self.fingerprints.update(digest for probes in parts for digest in probes.fingerprints)
+            probes = Probes.joined(*(group for part in parts for group in part.groups))
+            with trainer.precision_plugin.forward_context():
+                return self.task.mean_loss(shadow, probes)
 
 
 class ScoreInputs(Callback):
@@ -137,35 +139,24 @@ class ScoreInputs(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
         trainer.should_stop = True
-        with _undisturbed(pl_module, self.loader):
-            batches = _scored(trainer, pl_module, self.loader, self.task, self.score)
-            self.scores = torch.cat([scores for scores, _ in batches])
+        with _undisturbed(trainer, pl_module, self.loader) as shadow:
+            scores = []
+            for probes in _read(trainer, shadow, self.loader, self.task):
+                with trainer.precision_plugin.forward_context():
+                    scores += [
+                        self.score(shadow, group.inputs.tree, group.targets.tree).double().cpu() for group in probes.groups
+                    ]
+            self.scores = torch.cat(scores)
 
 
 @contextmanager
-def _undisturbed(model: LightningModule, loader: DataLoader[Any]) -> Iterator[None]:
+def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[Any]) -> Iterator[LightningModule]:
     """Leave model and generators as they were; random transforms give the same inputs at every look."""
-    with leave_no_trace(model, model.device, seed=0), preserve_generators(loader):
-        yield
+    with shadowed(model, model.device, 0, trainer) as shadow, preserve_generators(loader):
+        yield shadow
 
 
-def _scored(
-    trainer: Trainer,
-    model: LightningModule,
-    loader: DataLoader[Any],
-    task: Task,
-    score: Scorer,
-    note_inputs: Callable[[Any], object] | None = None,
-) -> Iterator[tuple[Tensor, Any]]:
-    """Score all batches of a loader in the Trainer's precision.
-
-    Yields:
-        Scores in float64 and targets of each batch, on the CPU.
-    """
+def _read(trainer: Trainer, model: LightningModule, loader: DataLoader[Any], task: Task) -> Iterator[Probes]:
+    """Find inputs and targets in all batches of a loader."""
     for batch in loader:
-        inputs, targets = task.unpack(transfer(trainer, model, batch))
-        if note_inputs is not None:
-            note_inputs(inputs)
-        with trainer.precision_plugin.forward_context():
-            scores = score(model, inputs, targets)
-        yield scores.double().cpu(), Rows.of(targets).to("cpu").tree
+        yield task.read(model, task.rows(transfer(trainer, model, batch)))

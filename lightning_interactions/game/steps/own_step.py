@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lightning_interactions.game.steps.calls import LOSSES, LossCall, intercepted
 from lightning_interactions.game.steps.stage import StandInTrainer, on_stage
 from lightning_interactions.game.steps.terms import LossTerm
-from lightning_interactions.game.tasks import Classification, Task
+from lightning_interactions.game.tasks import Task
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.trees import describe_tree, map_leaves, walk
 
-__all__ = ["OwnStep"]
+__all__ = ["OwnStep", "disagreement"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -102,8 +102,7 @@ class OwnStep(Task):
 
     def __init__(self) -> None:
         self.dataloader_idx = 0
-        self._reading: Reading | None = None
-        self._axes: Mapping[str, int] = {}
+        self.begin()
 
     def __repr__(self) -> str:
         return "OwnStep()"
@@ -120,6 +119,11 @@ class OwnStep(Task):
         return self._reading
 
     @property
+    def is_ready(self) -> bool:  # type: ignore[override]
+        """Whether a batch was read."""
+        return self._reading is not None
+
+    @property
     def explains(self) -> str:
         """What is explained, in words; empty before a batch was read."""
         return "" if self._reading is None else self._reading.said
@@ -129,13 +133,36 @@ class OwnStep(Task):
         """Whether there is a loss; always so."""
         return True
 
+    def begin(self, state: Mapping[str, Any] | None = None) -> None:
+        """Forget what was found out about another module; of a saved run, explain the same loss."""
+        self._reading: Reading | None = None
+        self._axes: Mapping[str, int] = {}
+        self._saved = dict(state or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which loss of which step is explained."""
+        return self._saved if self._reading is None else {"step": self._reading.step, "call": self._reading.call}
+
+    def rows(self, batch: Any) -> Rows:
+        """Take a whole batch for rows, on the axes of the batches that were read before."""
+        sizes = {
+            leaf.shape[self._axes[name]]
+            for name, leaf in walk(batch)
+            if name in self._axes and isinstance(leaf, Tensor) and leaf.ndim > self._axes[name]
+        }
+        return Rows(batch, sizes.pop(), self._axes) if len(sizes) == 1 else Rows.of(batch)
+
+    def given(self, model: nn.Module, inputs: Any, targets: Any) -> Probes:
+        """Take a batch ``(inputs, targets)`` that is handed in."""
+        return self.read(model, Rows.of((inputs, targets)))
+
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         """Refuse: what the targets are is only known by running the step; see :meth:`read`."""
         raise TypeError("OwnStep: expected a call of read(model, batch), which runs the module's step, got unpack(batch)")
 
     def inputs(self, batch: Any) -> Rows:
-        """Take the inputs of a batch of which others were read before."""
-        return Rows.of(batch).with_aside(self.reading.aside)
+        """Take the inputs of a batch; all of it if no other was read before."""
+        return self.rows(batch).with_aside(frozenset() if self._reading is None else self._reading.aside)
 
     def read(self, model: nn.Module, batch: Rows) -> Probes:
         """Run the step on a batch, and take the whole batch for inputs and what its loss gets for targets.
@@ -176,9 +203,7 @@ class OwnStep(Task):
     def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the logit of the label minus the largest other one, nats, where there are classes."""
         task = self.reading.term.task
-        if not isinstance(task, Classification):
-            raise TypeError(f"OwnStep: expected a step with one class a row, got {self.reading.said}")
-        return task.margin(self.reading.term.logits(outputs), targets)
+        return super().margin(outputs, targets) if task is None else task.margin(self.reading.term.logits(outputs), targets)
 
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
         """Return the sum of each row's losses and its weight in a mean, as the step's loss function computes them."""
@@ -294,9 +319,10 @@ def _find(task: OwnStep, model: nn.Module, batch: Rows) -> Reading:
         ValueError: If there is none.
     """
     tried = []
-    for name in STEPS:
+    saved = task.state_dict()
+    for name in [saved["step"]] if saved else STEPS:
         if _step(model, name) is not None:
-            choice = _Choice(task, model, batch, name)
+            choice = _Choice(task, model, batch, name, saved.get("call"))
             reading = choice.reading()
             if reading is not None:
                 return reading
@@ -312,10 +338,11 @@ class _Choice:
         model: The module.
         batch: A batch.
         step: Name of the step.
+        only: Number of the only loss to choose; any if ``None``.
     """
 
-    def __init__(self, task: OwnStep, model: nn.Module, batch: Rows, step: str) -> None:
-        self.task, self.model, self.batch, self.step = task, model, batch, step
+    def __init__(self, task: OwnStep, model: nn.Module, batch: Rows, step: str, only: int | None) -> None:
+        self.task, self.model, self.batch, self.step, self.only = task, model, batch, step, only
         self.run = task.run(model, step, batch.tree)
         self.reasons: list[str] = []
         if not self.run.calls:
@@ -331,6 +358,8 @@ class _Choice:
         alone = {row: self.task.run(self.model, self.step, self.batch.select([row]).tree) for row in some}
         found = []
         for number, call in enumerate(self.run.calls):
+            if self.only not in (None, number):
+                continue
             of_rows = {row: run.calls[number] for row, run in alone.items() if len(run.calls) > number}
             if len(of_rows) < len(alone):
                 error = next((run.error for run in alone.values() if run.error is not None), None)
@@ -384,6 +413,33 @@ class _Choice:
             self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: they depend on the other rows")
             return None, ALONE
         return (replace(ragged, flattened=True) if term is None else term), ALONE
+
+
+def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> str:
+    """Compare the loss of a task of the user's own with what the module's step says on the same batch.
+
+    Args:
+        task: A task that is not :class:`OwnStep`.
+        model: A Lightning module in evaluation mode, on a stage.
+        batch: A whole batch.
+        probes: Its inputs and targets as the task found them.
+
+    Returns:
+        Both numbers in words if they differ; empty if they agree, or the step says no number.
+    """
+    here = task.mean_loss(model, probes)
+    name = next((name for name in STEPS if _step(model, name) is not None), None)
+    if name is None or here != here:
+        return ""
+    run = OwnStep().run(model, name, batch)
+    own = _own_loss(run, here)
+    terms = [float(call.result) for call in run.calls if call.result is not None and call.result.numel() == 1]
+    said = {call.name: float(call.result) for call in run.calls if call.result is not None and call.result.numel() == 1}
+    said |= {} if own is None else {"a loss of its own": own}
+    if not said or any(_equal(one, here, torch.float32) for one in (*terms, *said.values())):
+        return ""
+    there = " and ".join(f"{what} {number:.6g}" for what, number in said.items())
+    return f"{task!r} gives a loss of {here:.6g} on the first batch of probes, where {name} gives {there}"
 
 
 def _is_concatenation(term: LossTerm, whole: LossCall, alone: Sequence[LossCall]) -> bool:

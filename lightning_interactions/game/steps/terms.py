@@ -136,6 +136,8 @@ class LossTerm:
         if self.task is None:
             return -score
         loss = self.task.loss(score, targets)
+        if loss is None:
+            return None
         return loss * self.weights(targets).mean().to(score) if self.reduction in ("sum", "batchmean") else loss
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
@@ -155,12 +157,15 @@ class LossTerm:
         rows = len(targets)
         if self.function in OVER_CLASSES and not targets.is_floating_point():
             classes = targets.reshape(rows, -1)
-            counts = classes != self.options["ignore_index"]
+            counts: Tensor = classes != self.options["ignore_index"]
             weight = self.options["weight"]
-            if weight is None:
-                return counts.sum(dim=1).float()
-            of_classes: Tensor = weight.to(targets.device)[torch.where(counts, classes, 0)]
-            return (of_classes * counts).sum(dim=1)
+            of_classes: Tensor = (
+                torch.ones_like(classes, dtype=torch.float32)
+                if weight is None
+                else weight.to(targets.device)[torch.where(counts, classes, 0)]
+            )
+            row_weights: Tensor = (of_classes * counts).sum(dim=1)
+            return row_weights
         elements = 1 if self.function in OF_WHOLE_ROWS else targets[0].numel()
         if self.function in OVER_CLASSES:  # Probabilities as targets: the classes of a position count once.
             elements //= targets.shape[-1]
