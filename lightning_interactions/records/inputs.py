@@ -81,7 +81,7 @@ class Rows:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that have these rows, by name: ``[rows, ...]``, whatever their axis."""
         return {
-            name: leaf.movedim(self.axes[name], 0)
+            name: leaf.movedim(self.axes[name], 0) if self.axes[name] else leaf
             for name, leaf in walk(self.tree)
             if name in self.axes and isinstance(leaf, Tensor)
         }
@@ -138,7 +138,9 @@ class Rows:
             raise ValueError(f"inputs: expected names among {list(self.tensors)}, got {sorted(unknown)}")
 
         def replaced(name: str, leaf: Any) -> Any:
-            return leaves[name].movedim(0, self.axes[name]) if name in leaves else leaf
+            if name not in leaves:
+                return leaf
+            return leaves[name].movedim(0, self.axes[name]) if self.axes[name] else leaves[name]
 
         return self._map(replaced, self.num_rows)
 

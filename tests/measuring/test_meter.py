@@ -226,7 +226,7 @@ def test_probe_settings_know_what_is_given_and_how_many_are_drawn() -> None:
     assert [sampling.number(name) for name in (TRAINING, HELD_OUT)] == [7, 0]
     given = sampling.given(HELD_OUT)
     assert given is not None
-    assert len(given) == 3
+    assert [len(tree) for tree in given] == [3, 3]
     assert sampling.given(TRAINING) is None
     assert repr(sampling) == "ProbeSampling(training=7, held_out=Probes(3 of torch.float32 (3, 2)), seed=5)"
 

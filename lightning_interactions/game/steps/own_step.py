@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_interactions.game.steps.calls import LOSSES, LossCall, intercepted
-from lightning_interactions.game.steps.stage import StandInTrainer, on_stage
+from lightning_interactions.game.steps.stage import StandInTrainer, as_found, on_stage
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.records import ProbeGroup, Probes, Rows
@@ -53,6 +53,7 @@ class Reading:
         needs_grad: Whether the step computes gradients.
         clones: Whether the step writes into its batch.
         outputs_depend_on_targets: Whether the outputs are others for other targets.
+        keeps_state: Whether the step changes what hangs on the module, such as counters, metrics or a hidden state.
         said: What is explained, and how it compares with the step's own loss, in words.
     """
 
@@ -64,12 +65,13 @@ class Reading:
     needs_grad: bool
     clones: bool
     outputs_depend_on_targets: bool
+    keeps_state: bool
     said: str
 
 
 @dataclass(frozen=True)
 class Run:
-    """A step that ran once: its loss calls, what it returned and logged, its error, and whether it wrote into its batch."""
+    """A step that ran once: its loss calls, what it returned and logged, its error, and what it changed."""
 
     calls: Sequence[LossCall]
     returned: Any
@@ -77,6 +79,7 @@ class Run:
     error: Exception | None
     needs_grad: bool
     writes: bool
+    keeps_state: bool
 
 
 class OwnStep(Task):
@@ -108,25 +111,19 @@ class OwnStep(Task):
         return "OwnStep()"
 
     @property
-    def reading(self) -> Reading:
-        """What was found out about the step.
-
-        Raises:
-            RuntimeError: Before a batch was read.
-        """
-        if self._reading is None:
-            raise RuntimeError("OwnStep: expected a batch that was read before, got none; call read(model, batch) first")
-        return self._reading
+    def readings(self) -> tuple[Reading, ...]:
+        """What was found out about the step, one for each structure of batches."""
+        return tuple(self._readings.values())
 
     @property
     def is_ready(self) -> bool:  # type: ignore[override]
         """Whether a batch was read."""
-        return self._reading is not None
+        return bool(self._readings)
 
     @property
     def explains(self) -> str:
         """What is explained, in words; empty before a batch was read."""
-        return "" if self._reading is None else self._reading.said
+        return "; ".join(dict.fromkeys(reading.said for reading in self.readings))
 
     @property
     def knows_loss(self) -> bool:
@@ -134,14 +131,14 @@ class OwnStep(Task):
         return True
 
     def begin(self, state: Mapping[str, Any] | None = None) -> None:
-        """Forget what was found out about another module; of a saved run, explain the same loss."""
-        self._reading: Reading | None = None
-        self._axes: Mapping[str, int] = {}
+        """Forget what was found out about another module; of a saved run, explain the same losses."""
+        self._readings: dict[str, Reading] = {}
+        self._axes: dict[str, int] = {}
         self._saved = dict(state or {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which loss of which step is explained."""
-        return self._saved if self._reading is None else {"step": self._reading.step, "call": self._reading.call}
+        """Return which loss of which step is explained, for each structure of batches."""
+        return self._saved | {key: {"step": one.step, "call": one.call} for key, one in self._readings.items()}
 
     def rows(self, batch: Any) -> Rows:
         """Take a whole batch for rows, on the axes of the batches that were read before."""
@@ -161,8 +158,9 @@ class OwnStep(Task):
         raise TypeError("OwnStep: expected a call of read(model, batch), which runs the module's step, got unpack(batch)")
 
     def inputs(self, batch: Any) -> Rows:
-        """Take the inputs of a batch; all of it if no other was read before."""
-        return self.rows(batch).with_aside(frozenset() if self._reading is None else self._reading.aside)
+        """Take the inputs of a batch; all of it if no other of its structure was read before."""
+        reading = self._readings.get(_structure(batch))
+        return self.rows(batch).with_aside(frozenset() if reading is None else reading.aside)
 
     def read(self, model: nn.Module, batch: Rows) -> Probes:
         """Run the step on a batch, and take the whole batch for inputs and what its loss gets for targets.
@@ -174,11 +172,13 @@ class OwnStep(Task):
         Raises:
             ValueError: If there is no step, its loss is not understood, or cannot be told apart by rows.
         """
-        self._axes = batch.axes
-        if self._reading is None:
-            self._take(_find(self, model, batch))
-        rows = batch.with_aside(self.reading.aside)
-        groups = [self._targets(model, part) for part in self._of_equal_counts(model, rows)]
+        self._axes = {**batch.axes, **self._axes}
+        structure = _structure(batch.tree)
+        if structure not in self._readings:
+            self._take(structure, _find(self, model, batch, self._saved.get(structure)))
+        reading = self._readings[structure]
+        rows = batch.with_aside(reading.aside)
+        groups = [self._with_targets(model, reading, part) for part in self._of_equal_counts(model, reading, rows)]
         kept = [group for group in groups if len(group)]
         if not kept:
             raise ValueError(
@@ -188,39 +188,49 @@ class OwnStep(Task):
         return Probes.joined(*kept)
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:
-        """Run the step up to its loss, and return the outputs that the loss gets, ``[rows, ...]``."""
-        call = self.call(model, inputs)
-        return self.reading.term.rows(call, self._num_rows(inputs))[0]
+        """Run the step up to its loss, and return the outputs that the loss gets, ``[rows, ...]``.
+
+        Raises:
+            ValueError: If the step does not get there, or batches of this structure were not read.
+        """
+        reading = self._readings.get(_structure(inputs))
+        if reading is None:
+            raise ValueError(f"OwnStep: expected a batch like one that was read, got {describe_tree(inputs)}")
+        num_rows = next(
+            leaf.shape[self._axes[name]] for name, leaf in walk(inputs) if name in self._axes and isinstance(leaf, Tensor)
+        )
+        return reading.term.rows(self.call(model, reading, inputs), num_rows)[0]
 
     def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return what is explained; see the class."""
-        return self.reading.term.score(outputs, targets)
+        term, own = self._term(targets)
+        return term.score(outputs, own)
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"] | None:
         """Return the loss of each row as a function of its score; see :class:`Task`."""
-        return self.reading.term.loss(score, targets)
+        term, own = self._term(targets)
+        return term.loss(score, own)
 
     def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the logit of the label minus the largest other one, nats, where there are classes."""
-        task = self.reading.term.task
-        return super().margin(outputs, targets) if task is None else task.margin(self.reading.term.logits(outputs), targets)
+        term, own = self._term(targets)
+        return super().margin(outputs, own) if term.task is None else term.task.margin(term.logits(outputs), own)
 
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
         """Return the sum of each row's losses and its weight in a mean, as the step's loss function computes them."""
-        term = self.reading.term
-        return torch.stack([term.losses(outputs, targets), term.weights(targets).to(outputs)], dim=1)
+        term, own = self._term(targets)
+        return torch.stack([term.losses(outputs, own), term.weights(own).to(outputs)], dim=1)
 
     def reduce_exact(self, losses: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
         """Give each row its part of the loss of all rows together; see :class:`Task`."""
-        return self.reading.term.by_row(losses[:, 0], losses[:, 1])
+        return self.readings[0].term.by_row(losses[:, 0], losses[:, 1])
 
-    def call(self, model: nn.Module, tree: Any) -> LossCall:
+    def call(self, model: nn.Module, reading: Reading, tree: Any) -> LossCall:
         """Run the step up to the loss that is explained.
 
         Raises:
             ValueError: If the step ends before it.
         """
-        reading = self.reading
         if reading.clones:
             tree = map_leaves(_cloned, tree)
         step = _step(model, reading.step)
@@ -229,7 +239,8 @@ class OwnStep(Task):
                 f"OwnStep: expected a Lightning module with a {reading.step}, got {type(model).__name__}; pass a task of your "
                 "own for models of other kinds"
             )
-        with torch.set_grad_enabled(reading.needs_grad), intercepted(stop_at=reading.call) as calls:
+        unchanged = as_found(model) if reading.keeps_state else nullcontext()
+        with unchanged, torch.set_grad_enabled(reading.needs_grad), intercepted(stop_at=reading.call) as calls:
             step(*self.arguments(step, tree))
         if len(calls) <= reading.call:
             raise ValueError(
@@ -256,7 +267,12 @@ class OwnStep(Task):
             copied = map_leaves(_cloned, tree)
             leaves = [leaf for _, leaf in walk(copied) if isinstance(leaf, Tensor)]
             versions = [leaf._version for leaf in leaves]
-            with _logging_to(model, logged), torch.set_grad_enabled(needs_grad), intercepted() as calls:
+            with (
+                as_found(model) as changes,
+                _logging_to(model, logged),
+                torch.set_grad_enabled(needs_grad),
+                intercepted() as calls,
+            ):
                 try:
                     returned = step(*self.arguments(step, copied))
                 except Exception as raised:
@@ -264,65 +280,81 @@ class OwnStep(Task):
             if error is None or calls:
                 break
         writes = [leaf._version for leaf in leaves] != versions
-        return Run(calls, returned, logged, error, needs_grad, writes)
+        return Run(calls, returned, logged, error, needs_grad, writes, bool(changes))
 
-    def _take(self, reading: Reading) -> None:
-        self._reading = reading
-        task = reading.term.task
+    def _take(self, structure: str, reading: Reading) -> None:
+        """Keep what was found out; all that is asked of a task follows from the first structure of batches.
+
+        Raises:
+            ValueError: If something else would be explained of these batches than of others.
+        """
+        first = next(iter(self._readings.values()), reading)
+        if type(first.term.task) is not type(reading.term.task):
+            raise ValueError(
+                f"OwnStep: expected the same to be explained of all batches, got {first.said} for some and {reading.said} for "
+                "others; pass a task of your own"
+            )
+        self._readings[structure] = reading
+        task = first.term.task
         self.score_is_log_odds = task is not None and task.score_is_log_odds
         self.score_depends_on_targets = task is None or task.score_depends_on_targets
         self.has_classes = task is not None and task.has_classes
         self.loss_unit = "" if task is None else task.loss_unit
-        self.largest_batch = 1 if reading.rows_alone else None
-        self.outputs_depend_on_targets = reading.outputs_depend_on_targets
+        self.largest_batch = 1 if any(one.rows_alone for one in self.readings) else None
+        self.outputs_depend_on_targets = any(one.outputs_depend_on_targets for one in self.readings)
 
-    def _targets(self, model: nn.Module, rows: Rows) -> ProbeGroup:
+    def _term(self, targets: Any) -> tuple[LossTerm, Tensor]:
+        """Say which loss targets belong to: those of other structures than the first are marked by its number."""
+        if isinstance(targets, Tensor):
+            return self.readings[0].term, targets
+        ((number, own),) = targets.items()
+        return self.readings[int(number)].term, own
+
+    def _with_targets(self, model: nn.Module, reading: Reading, rows: Rows) -> ProbeGroup:
         """Find the targets of rows with equally many elements, and leave out rows without any that counts."""
-        reading = self.reading
         if reading.rows_alone:
-            alone = [reading.term.rows(self.call(model, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
+            alone = [reading.term.rows(self.call(model, reading, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
             targets = torch.cat(alone)
         else:
-            targets = reading.term.rows(self.call(model, rows.tree), len(rows))[1]
-        group = ProbeGroup(rows, Rows.of(targets.clone(), len(rows)))
+            targets = reading.term.rows(self.call(model, reading, rows.tree), len(rows))[1].clone()
+        number = self.readings.index(reading)
+        group = ProbeGroup(rows, Rows.of({str(number): targets} if number else targets, len(rows)))
         counts = reading.term.weights(targets) > 0
         return group if bool(counts.all()) else group.select(counts)
 
-    def _of_equal_counts(self, model: nn.Module, rows: Rows) -> list[Rows]:
+    def _of_equal_counts(self, model: nn.Module, reading: Reading, rows: Rows) -> list[Rows]:
         """Part rows by how many elements of the loss are theirs, where a batch's elements are on one axis.
 
         Raises:
             ValueError: If the elements of a batch are not those of its rows alone.
         """
-        term = self.reading.term
-        if len(rows) == 1 or not term.flattened:
+        if len(rows) == 1 or not reading.term.flattened:
             return [rows]
-        alone = [self.call(model, rows.select([row]).tree) for row in range(len(rows))]
+        alone = [self.call(model, reading, rows.select([row]).tree) for row in range(len(rows))]
         counts = torch.tensor([len(one.outputs) for one in alone])
-        if not self.reading.rows_alone and not _is_concatenation(term, self.call(model, rows.tree), alone):
+        if not reading.rows_alone and not _is_concatenation(reading.term, self.call(model, reading, rows.tree), alone):
             raise ValueError(
-                f"OwnStep: expected the elements of {term} to be those of rows alone, {counts.tolist()}, one row after the "
-                "other, got others; pass a task of your own, or a loader of batch size 1"
+                f"OwnStep: expected the elements of {reading.term} to be those of rows alone, {counts.tolist()}, one row after "
+                "the other, got others; pass a task of your own, or a loader of batch size 1"
             )
         return [rows.select(counts == count) for count in counts.unique()]
 
-    def _num_rows(self, tree: Any) -> int:
-        return next(
-            leaf.shape[self._axes[name]] for name, leaf in walk(tree) if name in self._axes and isinstance(leaf, Tensor)
-        )
+
+def _structure(tree: Any) -> str:
+    """Name the leaves of a batch."""
+    return ", ".join(name for name, _ in walk(tree))
 
 
-def _find(task: OwnStep, model: nn.Module, batch: Rows) -> Reading:
-    """Find the loss to explain in a module's steps.
+def _find(task: OwnStep, model: nn.Module, batch: Rows, saved: Mapping[str, Any] | None) -> Reading:
+    """Find the loss to explain in a module's steps, or the one that was explained before.
 
     Raises:
         ValueError: If there is none.
     """
     tried = []
-    saved = task.state_dict()
-    for name in [saved["step"]] if saved else STEPS:
+    for name in STEPS if saved is None else [saved["step"]]:
         if _step(model, name) is not None:
-            choice = _Choice(task, model, batch, name, saved.get("call"))
+            choice = _Choice(task, model, batch, name, None if saved is None else saved["call"])
             reading = choice.reading()
             if reading is not None:
                 return reading
@@ -381,6 +413,7 @@ class _Choice:
             needs_grad=self.run.needs_grad,
             clones=self.run.writes,
             outputs_depend_on_targets=False,
+            keeps_state=self.run.keeps_state,
             said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
         )
         aside, depends = _roles(self.task, reading, self.model, self.batch)
@@ -433,10 +466,9 @@ def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> st
         return ""
     run = OwnStep().run(model, name, batch)
     own = _own_loss(run, here)
-    terms = [float(call.result) for call in run.calls if call.result is not None and call.result.numel() == 1]
     said = {call.name: float(call.result) for call in run.calls if call.result is not None and call.result.numel() == 1}
     said |= {} if own is None else {"a loss of its own": own}
-    if not said or any(_equal(one, here, torch.float32) for one in (*terms, *said.values())):
+    if not said or any(_equal(one, here, torch.float32) for one in said.values()):
         return ""
     there = " and ".join(f"{what} {number:.6g}" for what, number in said.items())
     return f"{task!r} gives a loss of {here:.6g} on the first batch of probes, where {name} gives {there}"
@@ -470,18 +502,14 @@ def _roles(task: OwnStep, reading: Reading, model: nn.Module, batch: Rows) -> tu
         The leaves that are no inputs: they reach the targets alone, or nothing; and whether a leaf that reaches the targets
         reaches the outputs, too.
     """
-    probe = OwnStep()
-    probe.dataloader_idx = task.dataloader_idx
-    probe._axes = batch.axes
-    probe._take(reading)
-    before = probe.call(model, batch.tree)
+    before = task.call(model, reading, batch.tree)
     reaches_outputs, reaches_targets, reaches_nothing = set(), set(), set()
     for name, leaf in list(batch.tensors.items())[:MOST_PERTURBED]:
         other = _other(leaf)
         if torch.equal(other, leaf):
             continue
         try:
-            after = probe.call(model, batch.replace({name: other}).tree)
+            after = task.call(model, reading, batch.replace({name: other}).tree)
         except Exception:  # An index that is out of range: it does not matter for what.
             reaches_outputs.add(name)
             continue

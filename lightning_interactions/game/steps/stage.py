@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["StandInTrainer", "on_stage"]
+__all__ = ["StandInTrainer", "as_found", "on_stage"]
 
 _ALONE: dict[str, Any] = {
     "current_epoch": 0,
@@ -165,6 +165,51 @@ def on_stage(model: nn.Module, trainer: Any = None, log: Callable[[str, Any], ob
                     vars(part)[name] = attributes[name]
                 else:
                     vars(part).pop(name, None)
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[list[str]]:
+    """Give a module what hangs on it back after the body: attributes, lists and dicts of them, and buffers.
+
+    Yields:
+        Names of what the body changed, filled when it ends.
+    """
+    changes: list[str] = []
+    before = [(module, {name: (value, _content(value)) for name, value in vars(module).items()}) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield changes
+    finally:
+        for module, attributes in before:
+            for name in [name for name in vars(module) if name not in attributes]:
+                changes.append(name)
+                del vars(module)[name]
+            for name, (value, content) in attributes.items():
+                if vars(module).get(name) is not value:
+                    changes.append(name)
+                    vars(module)[name] = value
+                if content is not None and _differs(value, content):
+                    changes.append(name)
+                    value.clear()
+                    value.update(content) if isinstance(value, dict) else value.extend(content)
+        for buffer, version, content in buffers:
+            if buffer._version != version:
+                changes.append("buffer")
+                buffer.copy_(content)
+
+
+def _content(value: Any) -> Any:
+    """Copy a plain list or dict."""
+    return copy.copy(value) if type(value) in (list, dict) else None
+
+
+def _differs(value: Any, content: Any) -> bool:
+    """Whether a list or dict has other items than its copy."""
+    if len(value) != len(content):
+        return True
+    if isinstance(value, dict):
+        return any(name not in value or value[name] is not item for name, item in content.items())
+    return any(one is not other for one, other in zip(value, content, strict=True))
 
 
 def _doings(trainer: Any, log: Callable[[str, Any], object]) -> dict[str, Any]:
