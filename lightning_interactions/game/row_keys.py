@@ -17,9 +17,6 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MOST_ENTRIES = 2**23
 """Entries that are looked at together: 64 MiB as integers."""
 
-MOST_ROWS = 2**14
-"""Rows that are remembered: more than there are probes."""
-
 
 def row_keys(inputs: Rows) -> Int[Tensor, " rows"]:
     """Number rows by the content of all of their tensors; rows of equal content have equal numbers."""
@@ -33,23 +30,28 @@ def tensor_keys(rows: Tensor) -> Int[Tensor, " rows"]:
     """Number the rows of a tensor ``[rows, ...]`` by their content.
 
     The number is a random sum of the bits modulo 2^64: exact, and so the same on every device and in every order. Two given
-    rows that differ have equal numbers with a probability below 1e-9.
+    rows that differ have equal numbers with a probability below 1e-13.
     """
     if not len(rows) or not rows.numel():
         return torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     bits = rows.detach().reshape(len(rows), -1)
     if bits.is_complex():
         bits = torch.view_as_real(bits).flatten(1)
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = bits.contiguous().view(kinds[bits.element_size()])
+    # In short pieces: of a wide number that ends in many zero bits only few bits of the product would be left.
+    bits = bits.contiguous().view(torch.uint8 if bits.element_size() == 1 else torch.int16)
     weights = _weights(bits.shape[1], bits.device)
     return torch.cat([(part.long() * weights).sum(dim=1) for part in bits.split(max(1, MOST_ENTRIES // bits.shape[1]))])
 
 
 class RowMemory:
-    """What was found out about rows, by their content."""
+    """What was found out about rows, by their content.
 
-    def __init__(self) -> None:
+    Args:
+        most: Forget the oldest when there is more than this; nothing if left out.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
         self._found: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -63,6 +65,9 @@ class RowMemory:
 
     def recall(self, inputs: Rows, find: Callable[[Rows], Tensor]) -> Tensor:
         """Return what is known of rows, ``[rows, ...]`` on their device; the rest is found out first, each row once."""
+        if self.most is not None:
+            for key in list(self._found)[: max(0, len(self._found) - self.most)]:
+                del self._found[key]
         keys, place = row_keys(inputs).unique(return_inverse=True)
         first = torch.full_like(keys, len(inputs)).scatter_reduce(0, place, torch.arange(len(place)).to(place), "amin")
         numbers = keys.tolist()
@@ -84,8 +89,6 @@ class RowMemory:
 
     def _keep(self, keys: Int[Tensor, " rows"], found: Tensor) -> None:
         self._found.update(zip(keys.tolist(), found.cpu(), strict=True))
-        for key in list(self._found)[: max(0, len(self._found) - MOST_ROWS)]:
-            del self._found[key]
 
 
 def _in_dtype(leaf: Tensor, dtype: torch.dtype) -> Tensor:

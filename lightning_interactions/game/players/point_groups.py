@@ -18,6 +18,9 @@ __all__ = ["PointGroups"]
 TRIES = 5
 """Starts of k-means before there is one cluster less."""
 
+MOST_CLOUDS = 2**14
+"""Clouds whose clusters are remembered: more than there are probes."""
+
 
 class PointGroups(OneLeaf):
     """Clusters of neighbouring points, found by k-means in each cloud, in the order of their first coordinate.
@@ -67,7 +70,7 @@ class PointGroups(OneLeaf):
         self.seed = seed
         self.valid = valid
         self.padded = padded
-        self._found = RowMemory()
+        self._found = RowMemory(MOST_CLOUDS)
 
     @property
     def expects(self) -> str:

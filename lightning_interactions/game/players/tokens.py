@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_interactions.game.baselines import Baseline, Token, Zeros
 from lightning_interactions.game.players.base import NOBODY, OneLeaf
 from lightning_interactions.game.players.choice import Choice, Some
-from lightning_interactions.game.players.padding import check_positions, real_positions
+from lightning_interactions.game.players.padding import check_positions, names_padding, real_positions
 from lightning_interactions.game.players.vocabulary import Vocabulary
 from lightning_interactions.records import Rows
 
@@ -59,11 +59,12 @@ class Words(OneLeaf):
 
     def leaves(self, inputs: Rows) -> tuple[str]:
         """Name the masked tensor; see :class:`~lightning_interactions.players.Players`."""
-        beside = (self.words, self.valid, self.padded)
-        if self.leaf is None and any(isinstance(name, str) for name in beside):
+        if self.leaf is None:
+            beside = (self.words, self.valid, self.padded)
             fitting = [name for name, leaf in inputs.leaves.items() if name not in beside and self.fits(leaf)]
-            if len(fitting) == 1:
-                return (fitting[0],)
+            candidates = [name for name in fitting if not names_padding(name)]
+            if len(candidates) == 1:
+                return (candidates[0],)
         return super().leaves(inputs)
 
     def num_players(self, inputs: Rows) -> int:

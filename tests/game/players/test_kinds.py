@@ -36,6 +36,7 @@ def integers(*shape: int, low: int = 1, high: int = 13) -> Tensor:
 LENGTHS = torch.tensor([9, 3, 1, 7])
 MASK = (torch.arange(9) < LENGTHS[:, None]).long()
 IDS = integers(ROWS, 9) * MASK
+PAIRS = torch.arange(9).expand(ROWS, -1) // 2
 
 CASES: dict[str, tuple[Players, Any]] = {
     "images": (ImagePatches(2, 2), random(ROWS, 3, 7, 5)),
@@ -47,17 +48,17 @@ CASES: dict[str, tuple[Players, Any]] = {
     "features": (FeatureGroups(), random(ROWS, 6)),
     "features of two tables": (FeatureGroups(leaf=("x", "c")), {"x": random(ROWS, 3), "c": integers(ROWS, 2)}),
     "one-hot": (FeatureGroups(one_hot=[[1, 4], [2, 3]]), random(ROWS, 6)),
-    "groups across tables": (FeatureGroups({"a": [0, 3], "b": [1, 2, 4]}, ("x", "c")), {"x": random(ROWS, 3), "c": integers(ROWS, 2)}),
+    "groups": (FeatureGroups({"a": [0, 3], "b": [1, 2, 4]}, ("x", "c")), {"x": random(ROWS, 3), "c": integers(ROWS, 2)}),
     "tokens": (Tokens(4), IDS),
     "tokens with a mask": (Tokens(4, choice=Evenly()), {"input_ids": IDS, "attention_mask": MASK}),
     "tokens of a tokenizer": (Tokens(3, tokenizer=WORD_PIECE, stop_words=["the"]), {"input_ids": IDS, "attention_mask": MASK}),
-    "embeddings": (Tokens(3, words="words"), {"x": random(ROWS, 9, 5), "words": torch.arange(9).expand(ROWS, -1) // 2, "lengths": LENGTHS}),
+    "embeddings": (Tokens(3, words="words"), {"x": random(ROWS, 9, 5), "words": PAIRS, "lengths": LENGTHS}),
     "series": (TimeSegments(4), random(ROWS, 2, 9)),
     "series, time first": (TimeSegments(4), {"x": random(ROWS, 9, 2), "lengths": LENGTHS}),
     "signals": (TimeSegments(4), {"x": random(ROWS, 9), "key_padding_mask": ~MASK.bool()}),
     "points": (PointGroups(4), random(ROWS, 12, 3)),
     "points last": (PointGroups(4), {"x": random(ROWS, 3, 9), "lengths": LENGTHS}),
-    "a function": (CustomPlayers(lambda x: torch.arange(6) % 3 - 1, 2), random(ROWS, 4, 6)),
+    "a function": (CustomPlayers(lambda _x: torch.arange(6) % 3 - 1, 2), random(ROWS, 4, 6)),
     "a function of rows": (CustomPlayers(lambda x: (x > 0).long() - (x > 1).long() * 2, 2), random(ROWS, 8)),
     "some patches": (Some(ImagePatches(3, 3), 4), random(ROWS, 3, 7, 5)),
     "some features": (Some(FeatureGroups(leaf=("x", "c")), 3, AtRandom(5)), {"x": random(ROWS, 3), "c": integers(ROWS, 2)}),

@@ -28,5 +28,7 @@ WORD_PIECE = Tokenizer(
     unk="[UNK]",
 )
 BYTE_LEVEL = Tokenizer(["<eos>", "The", "Ġplay", "ing", "Ġdog", "s", ",", "Ġthe", "Ġ"], ("<eos>",), unk="<eos>")
-SENTENCE_PIECE = Tokenizer(["<s>", "</s>", "<pad>", "▁The", "▁play", "ing", "▁dog", "s", ","], ("<s>", "</s>", "<pad>"), pad="<pad>")
+SENTENCE_PIECE = Tokenizer(
+    ["<s>", "</s>", "<pad>", "▁The", "▁play", "ing", "▁dog", "s", ","], ("<s>", "</s>", "<pad>"), pad="<pad>"
+)
 SUFFIX = Tokenizer(["<pad>", "play", "ing</w>", "dog</w>", "the</w>", ",</w>"], ("<pad>",), pad="<pad>")
