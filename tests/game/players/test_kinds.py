@@ -170,3 +170,18 @@ def test_the_default_baseline_fits(players: Players, inputs: Rows) -> None:
         value = baseline.of_rows(baseline.value([leaf]), leaf)
         assert value.dtype == leaf.dtype
         assert torch.broadcast_shapes(value.shape, leaf.shape) == leaf.shape
+
+
+@KINDS
+def test_the_axis_of_the_rows_and_targets_beside_them_do_not_matter(players: Players, inputs: Rows) -> None:
+    moved = Rows.of({"": inputs.tree} if isinstance(inputs.tree, Tensor) else dict(inputs.tree))
+    last = {name: leaf.movedim(0, -1) for name, leaf in moved.leaves.items()}
+    tree = last[""] if isinstance(inputs.tree, Tensor) else last
+    other = Rows(tree, len(inputs), {name: leaf.ndim - 1 for name, leaf in inputs.leaves.items()})
+    for name, own in owners(players, inputs).items():
+        assert torch.equal(owners(players, other)[name], own)
+    if not isinstance(inputs.tree, Tensor):
+        first = players.leaves(inputs)[0]
+        beside = Rows.of({**inputs.tree, "target": inputs.leaves[first]}).with_aside({"target"})
+        assert players.leaves(beside) == players.leaves(inputs)
+        assert torch.equal(owners(players, beside)[first], owners(players, inputs)[first])
