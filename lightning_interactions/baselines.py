@@ -1,5 +1,29 @@
 """Baseline values: what a masked player is replaced with."""
 
-from lightning_interactions.game.baselines import Baseline, Constant, TrainingMean, Zeros
+from lightning_interactions.game.baselines import (
+    Baseline,
+    Blur,
+    Centroid,
+    Constant,
+    MeanEmbedding,
+    MostFrequent,
+    Token,
+    TrainingMean,
+    TrainingSample,
+    Typical,
+    Zeros,
+)
 
-__all__ = ["Baseline", "Constant", "TrainingMean", "Zeros"]
+__all__ = [
+    "Baseline",
+    "Blur",
+    "Centroid",
+    "Constant",
+    "MeanEmbedding",
+    "MostFrequent",
+    "Token",
+    "TrainingMean",
+    "TrainingSample",
+    "Typical",
+    "Zeros",
+]

@@ -1,5 +1,43 @@
 """Kinds of players: what the input variables of a model are, and how to mask them."""
 
-from lightning_interactions.game.players import FeatureGroups, ImagePatches, LeafPlayers, Players, default_players
+from lightning_interactions.game.players import (
+    AssignedPlayers,
+    AtRandom,
+    ByAttribution,
+    Choice,
+    CustomPlayers,
+    Evenly,
+    FeatureGroups,
+    ImagePatches,
+    LeafPlayers,
+    Masking,
+    OneLeaf,
+    Players,
+    PointGroups,
+    Some,
+    TimeSegments,
+    Tokens,
+    Words,
+    default_players,
+)
 
-__all__ = ["FeatureGroups", "ImagePatches", "LeafPlayers", "Players", "default_players"]
+__all__ = [
+    "AssignedPlayers",
+    "AtRandom",
+    "ByAttribution",
+    "Choice",
+    "CustomPlayers",
+    "Evenly",
+    "FeatureGroups",
+    "ImagePatches",
+    "LeafPlayers",
+    "Masking",
+    "OneLeaf",
+    "Players",
+    "PointGroups",
+    "Some",
+    "TimeSegments",
+    "Tokens",
+    "Words",
+    "default_players",
+]

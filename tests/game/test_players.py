@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions.functional.coalitions import coalition_masks
-from lightning_interactions.game.players import FeatureGroups, ImagePatches, LeafPlayers, Players, default_players
+from lightning_interactions.game.players import FeatureGroups, ImagePatches, LeafPlayers, Players
 from lightning_interactions.records import Rows
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
@@ -231,7 +231,7 @@ def test_one_leaf_is_masked_and_the_others_travel_along(players: Players, leaf: 
     for name, tensor in masked.leaves.items():
         expected = mask(type(players)(*kind_of(players)), tensor, coalitions, tensor.new_zeros(())) if name == leaf else tensor
         assert torch.equal(tensor, expected)
-        assert (tensor is rows.leaves[name]) == (name != leaf)
+        assert (tensor.data_ptr() == rows.leaves[name].data_ptr()) == (name != leaf)
 
 
 def kind_of(players: Players) -> tuple[object, ...]:
@@ -269,34 +269,3 @@ def test_players_of_ones_own_name_their_leaf_and_their_assignment() -> None:
     belongs_to = player_map(Steps(), series)
     assert torch.equal(belongs_to, torch.arange(4)[:, None].expand(4, 3))
     assert repr(Steps("0")) == "Steps(leaf='0')"
-
-
-# Defaults
-
-
-def test_images_get_nine_patches_and_tables_their_features() -> None:
-    assert repr(default_players(Rows.of(IMAGES))) == repr(ImagePatches(3, 3))
-    assert repr(default_players(Rows.of(TABLE))) == repr(FeatureGroups())
-    assert repr(default_players(Rows.of(TABLE.double()))) == repr(FeatureGroups())
-    for batch, players in (
-        ({"image": IMAGES, "ids": torch.zeros(2, 3, 7, 5, dtype=torch.long)}, ImagePatches(3, 3, leaf="image")),
-        ((torch.zeros(2), TABLE), FeatureGroups(leaf="1")),
-    ):
-        assert repr(default_players(Rows.of(batch))) == repr(players)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "got"),
-    [
-        (torch.zeros(2, 3, 4), "torch.float32 (2, 3, 4)"),
-        (torch.zeros(2, 3, 4, 5, 6), "torch.float32 (2, 3, 4, 5, 6)"),
-        (torch.zeros(7), "torch.float32 (7,)"),
-        (torch.zeros(2, 3, dtype=torch.long), "torch.int64 (2, 3)"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "torch.uint8 (2, 3, 8, 8)"),
-        ({"image": IMAGES, "table": TABLE}, "image: torch.float32 (2, 3, 7, 5); table: torch.float32 (2, 6)"),
-    ],
-)
-def test_other_inputs_get_the_error_that_names_the_setting(inputs: object, got: str) -> None:
-    with pytest.raises(ValueError, match=r"players: .*; pass players=, .*unpack") as caught:
-        default_players(Rows.of(inputs))
-    assert f"got {got}; " in str(caught.value)

@@ -1,17 +1,23 @@
-"""What every kind of players can do, and what those share that mask one tensor of the inputs."""
+"""What every kind of players can do, and what those share that say to whom each entry of an input belongs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lightning_interactions.game.baselines import Baseline, Zeros
+from lightning_interactions.game.players.padding import names_padding
 from lightning_interactions.records import Rows
 from lightning_interactions.records.describe import describe
 from lightning_interactions.records.trees import describe_tree
 
-__all__ = ["LeafPlayers", "Players"]
+__all__ = ["NOBODY", "AssignedPlayers", "LeafPlayers", "Masking", "OneLeaf", "Players"]
+
+NOBODY = -1
+"""Entries that belong to no player stay as they are."""
 
 
 class Players(ABC):
@@ -40,24 +46,115 @@ class Players(ABC):
     def mask(self, inputs: Rows, coalitions: Bool[Tensor, "inputs players"], baseline: Mapping[str, Tensor]) -> Rows:
         """Keep the players of one coalition for each row and replace the others with the baseline value.
 
-        Every entry of an input belongs to one player: what replaces it does not depend on the other players. So a player
-        whose masking changes nothing when all others are there never changes anything.
+        Every entry of an input belongs to one player, or to nobody: what replaces it does not depend on the other players. So
+        a player whose masking changes nothing when all others are there never changes anything. What belongs to nobody stays
+        as it is in every coalition.
 
         Args:
             inputs: Some rows.
             coalitions: True for the players that stay, one row for each input.
-            baseline: For each masked tensor a baseline value that broadcasts to one row of it.
+            baseline: For each masked tensor a baseline value that broadcasts to one row of it, or one with a value for each
+                row, ``[inputs, ...]``.
 
         Returns:
             Masked inputs of the same shapes.
         """
 
+    def masking(self, inputs: Rows, baseline: Mapping[str, Tensor]) -> "Masking":
+        """Prepare rows to be masked many times; what does not depend on coalitions is found out once.
 
-class LeafPlayers(Players):
-    """Players of one tensor, each entry of which belongs to one player, the same in every row.
+        Args:
+            inputs: Some rows.
+            baseline: As for :meth:`mask`.
+        """
+        return Masking(self, inputs, baseline)
+
+    def playing(self, model: object, run: object, inputs: Rows) -> AbstractContextManager[None]:
+        """Return a context for the evaluation of some rows; ``run(rows)`` runs the model on rows."""
+        return nullcontext()
+
+    def names(self, inputs: Rows) -> tuple[str, ...]:
+        """Name the players for reports, in their order."""
+        return tuple(f"player {player}" for player in range(self.num_players(inputs)))
+
+    def default_baseline(self, inputs: Rows) -> Baseline:
+        """Return what masked players of this kind are replaced with if nobody says it."""
+        return Zeros()
+
+    def summary(self, inputs: Rows) -> str:
+        """Say in one line which players some inputs have."""
+        tensors = {name: inputs.leaves[name] for name in self.leaves(inputs)}
+        return f"{self.num_players(inputs)} players of {describe_tree(tensors)}: {self!r}"
+
+
+class Masking:
+    """Rows that are masked many times.
 
     Args:
-        leaf: Name of the tensor among the inputs, such as ``"image"``; the only one that fits if left out.
+        players: The input variables.
+        inputs: Some rows.
+        baseline: For each masked tensor a baseline value that broadcasts to one row of it, or one with a value for each row.
+    """
+
+    def __init__(self, players: Players, inputs: Rows, baseline: Mapping[str, Tensor]) -> None:
+        self.players = players
+        self.inputs = inputs
+        self.baseline = dict(baseline)
+
+    def masked(self, rows: Int[Tensor, " masked"], coalitions: Bool[Tensor, "masked players"]) -> Rows:
+        """Mask some of the rows.
+
+        Args:
+            rows: Which, by number; a row may be asked for many times.
+            coalitions: True for the players that stay, one row for each number.
+        """
+        return self.players.mask(self.inputs.select(rows), coalitions, self._own_baseline(rows))
+
+    def _own_baseline(self, rows: Int[Tensor, " masked"]) -> dict[str, Tensor]:
+        ndims = {name: leaf.ndim for name, leaf in self.inputs.leaves.items()}
+        return {
+            name: value[rows.to(value.device)] if value.ndim == ndims.get(name) and len(value) == len(self.inputs) else value
+            for name, value in self.baseline.items()
+        }
+
+
+class AssignedPlayers(Players):
+    """Players to whom the entries of one tensor or several are assigned."""
+
+    @abstractmethod
+    def assignments(self, inputs: Rows) -> dict[str, Int[Tensor, "..."]]:
+        """Say which player each entry of the masked tensors belongs to; -1 for nobody.
+
+        Returns:
+            For each masked tensor ``[inputs, ...]`` numbers with as many axes that broadcast to it: the first is 1 long if
+            they are the same in every row.
+        """
+
+    def mask(self, inputs: Rows, coalitions: Bool[Tensor, "inputs players"], baseline: Mapping[str, Tensor]) -> Rows:
+        """Replace the entries of players that are not in the coalition; see :class:`Players`."""
+        return _masked(inputs, self.assignments(inputs), coalitions, baseline)
+
+    def masking(self, inputs: Rows, baseline: Mapping[str, Tensor]) -> Masking:
+        """Assign the entries once; see :class:`Players`."""
+        return _AssignedMasking(self, inputs, baseline)
+
+
+class _AssignedMasking(Masking):
+    def __init__(self, players: AssignedPlayers, inputs: Rows, baseline: Mapping[str, Tensor]) -> None:
+        super().__init__(players, inputs, baseline)
+        self._assignments = {name: own.to(inputs.device) for name, own in players.assignments(inputs).items()}
+
+    def masked(self, rows: Int[Tensor, " masked"], coalitions: Bool[Tensor, "masked players"]) -> Rows:
+        own = {name: one if len(one) == 1 else one[rows.to(one.device)] for name, one in self._assignments.items()}
+        return _masked(self.inputs.select(rows), own, coalitions, self._own_baseline(rows))
+
+
+class OneLeaf(AssignedPlayers):
+    """Players of one tensor.
+
+    Args:
+        leaf: Name of the tensor among the inputs, such as ``"image"``; the only one that fits if left out. Tensors whose name
+            says that they tell padding, such as ``attention_mask``, are no candidates beside others.
     """
 
     def __init__(self, leaf: str | None = None) -> None:
@@ -72,10 +169,6 @@ class LeafPlayers(Players):
     def fits(self, tensor: Tensor) -> bool:
         """Say whether a tensor ``[inputs, ...]`` has such players."""
 
-    @abstractmethod
-    def assignment(self, tensor: Tensor) -> Int[Tensor, "..."]:
-        """Say which player each entry of a row belongs to; broadcasts to one row from the right."""
-
     def leaves(self, inputs: Rows) -> tuple[str]:
         """Name the masked tensor; see :class:`Players`."""
         tensors = inputs.leaves
@@ -86,6 +179,7 @@ class LeafPlayers(Players):
                 )
             return (self.leaf,)
         fitting = [name for name, tensor in tensors.items() if self.fits(tensor)]
+        fitting = [name for name in fitting if not names_padding(name)] or fitting
         if len(fitting) != 1:
             raise ValueError(
                 f"players: {self!r} expects {self.expects}, the only one of the inputs, got {describe_tree(inputs.tree)}"
@@ -93,15 +187,56 @@ class LeafPlayers(Players):
             )
         return (fitting[0],)
 
-    def num_players(self, inputs: Rows) -> int:
-        """Count the players; see :class:`Players`."""
-        return int(self.assignment(inputs.leaves[self.leaves(inputs)[0]]).max()) + 1
+    def tensor(self, inputs: Rows) -> Tensor:
+        """Return the masked tensor."""
+        return inputs.leaves[self.leaves(inputs)[0]]
 
-    def mask(self, inputs: Rows, coalitions: Bool[Tensor, "inputs players"], baseline: Mapping[str, Tensor]) -> Rows:
-        """Replace the entries of players that are not in the coalition; see :class:`Players`."""
+
+class LeafPlayers(OneLeaf):
+    """Players of one tensor, each entry of which belongs to one player or to nobody, the same in every row.
+
+    Args:
+        leaf: Name of the tensor among the inputs, such as ``"image"``; the only one that fits if left out.
+    """
+
+    @abstractmethod
+    def assignment(self, tensor: Tensor) -> Int[Tensor, "..."]:
+        """Say which player each entry of a row belongs to, -1 for nobody; broadcasts to one row from the right."""
+
+    def assignments(self, inputs: Rows) -> dict[str, Int[Tensor, "..."]]:
+        """Say which player each entry belongs to; see :class:`AssignedPlayers`."""
         (name,) = self.leaves(inputs)
         tensor = inputs.leaves[name]
-        assignment = self.assignment(tensor)
-        keep = coalitions[:, assignment.to(coalitions.device)]
-        keep = keep.reshape(len(tensor), *[1] * (tensor.ndim - 1 - assignment.ndim), *assignment.shape)
-        return inputs.replace({name: torch.where(keep, tensor, baseline[name])})
+        own = self.assignment(tensor)
+        return {name: own.reshape([1] * (tensor.ndim - own.ndim) + list(own.shape))}
+
+    def num_players(self, inputs: Rows) -> int:
+        """Count the players; see :class:`Players`."""
+        return int(self.assignment(self.tensor(inputs)).max()) + 1
+
+
+def near_equal_groups(number: int, groups: int, device: torch.device | None = None) -> Int[Tensor, " number"]:
+    """Put so many neighbours into so many groups whose sizes differ by one at most."""
+    return torch.arange(number, device=device) * groups // number
+
+
+def joined_names(names: Sequence[str]) -> str:
+    """Name a group by its members, in short."""
+    return "+".join(names) if len(names) < 4 else f"{names[0]}…{names[-1]}"
+
+
+def _masked(
+    inputs: Rows,
+    assignments: Mapping[str, Int[Tensor, "..."]],
+    coalitions: Bool[Tensor, "inputs players"],
+    baseline: Mapping[str, Tensor],
+) -> Rows:
+    # The column behind the last player is that of nobody, who is in every coalition: it has the index -1.
+    stay = torch.cat([coalitions, coalitions.new_ones(len(coalitions), 1)], dim=1)
+    masked = {}
+    for name, assignment in assignments.items():
+        own = assignment.to(stay.device)
+        alike = len(own) == 1
+        keep = stay[:, own[0]] if alike else stay.gather(1, own.flatten(1) % stay.shape[1]).reshape(own.shape)
+        masked[name] = torch.where(keep, inputs.leaves[name], baseline[name])
+    return inputs.replace(masked)
