@@ -34,6 +34,10 @@ COMPARED = 8
 """So many samples at the same index are compared to find out whether two datasets are the same data."""
 
 
+KNOWN_WARNINGS = ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded", "Got pickle error")
+"""Beginnings of what torch warns of when a loader starts: too many workers, no accelerator, forks, what cannot be pickled."""
+
+
 class CannotLoadError(Exception):
     """A loader of which a copy does not give the samples that it is asked for; its batches can be watched as they pass."""
 
@@ -111,7 +115,9 @@ def cut(indices: Sequence[int], batch_size: int) -> list[list[int]]:
     return [part for part in (*batches, rest[:larger], rest[larger:]) if part]
 
 
-def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed: int = 0) -> list[Any]:
+def load_batches(
+    loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed: int = 0, max_workers: int | None = None
+) -> list[Any]:
     """Load these batches, in this order, through a copy of a loader: its dataset, workers, collate function and settings.
 
     Samples are read where the loader reads them: a dataset may open its file where it is first read, or be ready only after
@@ -122,6 +128,7 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
         loader: A loader of a dataset with indices. Its state, workers and generators stay as they are.
         batches: Dataset indices of each batch; one each if the loader makes no batches.
         seed: Seed of what workers draw.
+        max_workers: At most so many workers read, where the loader reads in workers; one a batch if left out.
 
     Raises:
         CannotLoadError: If the loader's class gives other batches than those asked for.
@@ -139,7 +146,7 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
         batch_sampler=None if loader.batch_sampler is None else lists,
         sampler=[index for batch in lists for index in batch],
         generator=torch.Generator().manual_seed(seed),
-        num_workers=min(loader.num_workers, len(lists)),
+        num_workers=min(loader.num_workers, len(lists), max_workers or len(lists)),
         persistent_workers=False,
         in_order=True,
         _iterator=None,
@@ -154,7 +161,7 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start reading, without the warnings that the user's loader has given or will give itself."""
     with warnings.catch_warnings():
-        for message in ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded"):
+        for message in KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message)
         try:
             return iter(loader)
