@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from lightning_interactions.measuring.loading import (
     CannotLoadError,
+    batch_size_of,
     has_own_batches,
     load_batches,
     repeats,
@@ -110,7 +111,7 @@ class Samples:
             return batches, sizes
         parts = [batches]
         for other, draw in zip(others, self._others, strict=True):
-            asked = sum(map(len, lists)) if _goes_along(loader, other) else other.batch_size or 1
+            asked = sum(map(len, lists)) if _goes_along(loader, other) else batch_size_of(other) or 1
             drawn = list(itertools.chain(*draw.take(asked)))
             if not drawn:
                 raise CannotLoadError("a loader gives no more samples")
@@ -180,7 +181,7 @@ def copied(tree: Any) -> Any:
 
 
 def _goes_along(first: Any, other: Any) -> bool:
-    return first.batch_size == other.batch_size and not has_own_batches(first) and not has_own_batches(other)
+    return batch_size_of(first) == batch_size_of(other) and not has_own_batches(first) and not has_own_batches(other)
 
 
 def _repeats(training: Source, other: Source) -> bool:

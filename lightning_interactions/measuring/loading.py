@@ -18,12 +18,13 @@ from lightning_interactions.records.trees import describe_tree, is_list, walk
 
 __all__ = [
     "CannotLoadError",
+    "batch_size_of",
     "cut",
     "has_own_batches",
     "load_batches",
-    "num_samples",
     "reads_in_workers",
     "repeats",
+    "row_axis",
     "rows_of_batches",
     "sampled_batches",
     "sampled_indices",
@@ -50,6 +51,12 @@ def reads_in_workers(loader: DataLoader[Any]) -> bool:
 def has_own_batches(loader: DataLoader[Any]) -> bool:
     """Whether the user's own sampler decides which samples come together in a batch, such as those of similar length."""
     return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int | None:
+    """How many samples a loader makes a batch of; ``None`` where that is no fixed number."""
+    size = getattr(loader.batch_sampler, "batch_size", None) if loader.batch_size is None else loader.batch_size
+    return size if isinstance(size, int) else None
 
 
 def worker_settings(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -217,12 +224,20 @@ def rows_of_batches(batches: Sequence[Any], sizes: Sequence[int | None]) -> list
     return [Rows(batch, size, axes) for batch, size in zip(batches, known, strict=True)]
 
 
-def num_samples(batch: Any, batch_size: int | None) -> int:
-    """How many samples a batch has that has passed: as many as its loader makes batches of if one of its tensors agrees."""
-    leaves = dict(walk(batch))
-    if batch_size is not None and any(batch_size in leaf.shape for leaf in leaves.values() if isinstance(leaf, Tensor)):
-        return batch_size
-    return _first_length(leaves)
+def row_axis(batch: Any, batch_size: int | None) -> tuple[str, int] | None:
+    """Find out from the first batch that passes which leaf and axis say how many samples a batch has.
+
+    Args:
+        batch: A whole batch.
+        batch_size: How many samples its loader makes batches of; ``None`` if that is not known.
+
+    Returns:
+        The first axis of that length; else the first one of the first tensor; ``None`` if no tensor has an axis.
+    """
+    shapes = {name: leaf.shape for name, leaf in walk(batch) if isinstance(leaf, Tensor) and leaf.ndim}
+    axes = ((name, axis, length) for name, shape in shapes.items() for axis, length in enumerate(shape))
+    agreeing = ((name, axis) for name, axis, length in axes if length == batch_size)
+    return next(agreeing, None) or next(((name, 0) for name in shapes), None)
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:

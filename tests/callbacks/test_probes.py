@@ -80,7 +80,9 @@ class Keeps(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self.keeper.watch_sanity_check(batch, dataloader_idx)
+        else:
             self.keeper.watch(HELD_OUT, batch, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -366,6 +368,20 @@ def test_batches_of_a_stream_are_kept_as_they_pass(tmp_path: Path) -> None:
     assert [group.inputs.leaves["0"].shape for group in probes.groups] == [(8, 2), (2, 3)]
     assert numbers_of(probes)[:8] == [0] * 4 + [2] * 4
     assert not keeps.keeper.waiting
+
+
+def test_a_last_batch_of_a_stream_may_be_smaller(tmp_path: Path) -> None:
+    stream = DataLoader(Stream(*torch.arange(20.0)[:, None].expand(20, 8)), batch_size=8)
+    (group,) = keep(tmp_path, stream, training=20).keeper.probes[TRAINING].groups
+    assert group.inputs.leaves[""][:, 0].tolist() == list(range(20))
+
+
+def test_a_validation_stream_shows_errors_in_the_sanity_check(tmp_path: Path) -> None:
+    keeps = Keeps(task=tasks.Classification())
+    x, y = tabular_data(8).tensors
+    with pytest.raises(ValueError, match="got dict of 2"):
+        keep(tmp_path, tabular_loader(), streamed({"x": x, "y": y}), callback=keeps, fit={"num_sanity_val_steps": 1})
+    assert list(keeps.keeper.probes) == [TRAINING]
 
 
 def test_a_stream_of_one_loader_makes_all_of_them_be_watched(tmp_path: Path) -> None:

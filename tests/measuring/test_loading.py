@@ -38,8 +38,8 @@ from lightning_interactions.measuring.loading import (
     CannotLoadError,
     cut,
     load_batches,
-    num_samples,
     repeats,
+    row_axis,
     rows_of_batches,
     sampled_batches,
     sampled_indices,
@@ -565,11 +565,12 @@ def test_batches_without_a_row_for_each_sample_are_an_error(make: Any) -> None:
         rows_of_batches([make(size) for size in (4, 2)], [4, 2])
 
 
-def test_the_number_of_samples_that_passed_is_that_of_the_loader() -> None:
-    assert num_samples((torch.zeros(9, 4, 2), torch.zeros(4)), batch_size=4) == 4
-    assert num_samples((torch.zeros(3, 2), torch.zeros(3)), batch_size=4) == 3
-    assert num_samples({"x": torch.zeros(5, 2)}, batch_size=None) == 5
-    assert num_samples(object(), batch_size=4) == 0
+def test_a_batch_that_passes_tells_by_the_loaders_batch_size_where_its_samples_are() -> None:
+    assert row_axis((torch.zeros(9, 4, 2), torch.zeros(4)), batch_size=4) == ("0", 1)
+    assert row_axis((torch.zeros(4, 4), torch.zeros(4)), batch_size=4) == ("0", 0)
+    assert row_axis((torch.zeros(3, 2), torch.zeros(3)), batch_size=4) == ("0", 0)
+    assert row_axis({"step": torch.tensor(4), "x": torch.zeros(5, 2)}, batch_size=None) == ("x", 0)
+    assert row_axis(object(), batch_size=4) is None
 
 
 # Loaders that give the same data

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 from lightning_interactions.measuring.loading import sampled_batches
 from lightning_interactions.measuring.probes import Draw, first_probes, known_classes, without_seen
@@ -75,6 +75,8 @@ def test_samples_are_taken_once_until_there_are_no_more() -> None:
 
 def test_batches_are_no_larger_than_the_loaders_and_of_two_sizes() -> None:
     assert list(map(len, draw(DataLoader(Unread(90), batch_size=32), 64).take(64))) == [32, 17, 15]
+    handed_in = BatchSampler(RandomSampler(range(90)), 32, drop_last=False)
+    assert list(map(len, draw(DataLoader(Unread(90), batch_sampler=handed_in), 64).take(64))) == [32, 17, 15]
     assert list(map(len, draw(DataLoader(Unread(90), batch_size=1), 3).take(3))) == [1, 1, 1]
     assert list(map(len, draw(DataLoader(Unread(90), batch_size=None), 3).take(3))) == [1, 1, 1]
 
