@@ -13,13 +13,14 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 
 from lightning_interactions.measuring.loading import (
     CannotLoadError,
+    batch_sampler_of,
     batch_size_of,
     has_own_batches,
     load_batches,
-    repeats,
     sampled_batches,
     sampled_indices,
 )
+from lightning_interactions.measuring.overlap import repeats
 from lightning_interactions.measuring.probes import Draw
 from lightning_interactions.records.trees import map_leaves
 from lightning_interactions.references.internals import is_sequential, training_loaders, validation_loaders
@@ -92,7 +93,7 @@ class Samples:
     @property
     def unknown_sizes(self) -> bool:
         """Whether a sample is a batch, of which only its tensors tell how many rows it has."""
-        return self._source.parts[0].batch_sampler is None
+        return batch_sampler_of(self._source.parts[0]) is None
 
     def load(self, number: int) -> tuple[list[Any], list[int | None]]:
         """Draw samples, and load them as batches.
@@ -105,7 +106,7 @@ class Samples:
         """
         loader, *others = self._source.parts
         lists = self._first.take(number)
-        sizes = [None if loader.batch_sampler is None else len(own) for own in lists]
+        sizes = [None if self.unknown_sizes else len(own) for own in lists]
         batches = load_batches(loader, lists, self._seed)
         if not others:
             return batches, sizes

@@ -10,29 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lightning_interactions.measuring.generators import preserve_generators
-from lightning_interactions.records import Rows, fingerprints
+from lightning_interactions.records import Rows
 from lightning_interactions.records.trees import describe_tree, is_list, walk
 
 __all__ = [
     "CannotLoadError",
+    "batch_sampler_of",
     "batch_size_of",
     "cut",
     "has_own_batches",
     "load_batches",
     "reads_in_workers",
-    "repeats",
     "row_axis",
     "rows_of_batches",
     "sampled_batches",
     "sampled_indices",
     "worker_settings",
 ]
-
-COMPARED = 8
-"""So many samples at the same index are compared to find out whether two datasets are the same data."""
 
 
 KNOWN_WARNINGS = ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded", "Got pickle error")
@@ -48,14 +45,25 @@ def reads_in_workers(loader: DataLoader[Any]) -> bool:
     return loader.num_workers > 0
 
 
+def batch_sampler_of(loader: DataLoader[Any]) -> Any | None:
+    """What decides which samples make a batch; ``None`` where a sample of the dataset is a batch.
+
+    A batch sampler in the place of the sampler asks the dataset itself for whole batches.
+    """
+    in_its_place = loader.sampler if isinstance(loader.sampler, BatchSampler) else None
+    return in_its_place if loader.batch_sampler is None else loader.batch_sampler
+
+
 def has_own_batches(loader: DataLoader[Any]) -> bool:
     """Whether the user's own sampler decides which samples come together in a batch, such as those of similar length."""
-    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    sampler = batch_sampler_of(loader)
+    return sampler is not None and type(sampler) is not BatchSampler
 
 
 def batch_size_of(loader: DataLoader[Any]) -> int | None:
     """How many samples a loader makes a batch of; ``None`` where that is no fixed number."""
-    size = getattr(loader.batch_sampler, "batch_size", None) if loader.batch_size is None else loader.batch_size
+    sampler = batch_sampler_of(loader)
+    size = getattr(sampler, "batch_size", None) if loader.batch_size is None else loader.batch_size
     return size if isinstance(size, int) else None
 
 
@@ -86,20 +94,34 @@ def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    of_batches = batch_sampler_of(loader)
+    sampler: Any = loader.sampler if of_batches is None else of_batches
     if num_batches == float("inf") and not hasattr(sampler, "__len__"):
         return None
-    # A copy, so that a sampler's own generator does not advance; the dataset behind it is shared, not copied.
+    # A copy, so that a sampler's own generator does not advance; the datasets behind it are shared, not copied.
     try:
-        batches: Iterable[Any] = copy.deepcopy(sampler, {id(loader.dataset): loader.dataset})
+        batches: Iterable[Any] = copy.deepcopy(sampler, {id(dataset): dataset for dataset in _datasets(loader.dataset)})
     except Exception:  # Whatever it holds that cannot be copied: open files, locks, running generators.
         return None
     if num_batches != float("inf"):
         batches = itertools.islice(batches, int(num_batches))
     try:
-        return [[int(batch)] if loader.batch_sampler is None else [int(index) for index in batch] for batch in batches]
+        return [[int(batch)] if of_batches is None else [int(index) for index in batch] for batch in batches]
     except (TypeError, ValueError):  # Indices that are no integers.
         return None
+
+
+def _datasets(dataset: Any) -> list[Any]:
+    """A dataset and those that it is made of."""
+    found, todo = list[Any](), [dataset]
+    while todo:
+        one = todo.pop()
+        if not any(one is known for known in found):
+            found.append(one)
+            parts = list(getattr(one, "__dict__", {}).values())
+            several = [part for part in parts if isinstance(part, (list, tuple)) and part and isinstance(part[0], Dataset)]
+            todo += [part for part in (*parts, *itertools.chain(*several)) if isinstance(part, Dataset)]
+    return found
 
 
 def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
@@ -145,13 +167,14 @@ def load_batches(
     if not lists:
         return []
     # Another iterator that hangs on it may be the one that training is going to read from.
-    if any(isinstance(value, Iterator) for name, value in vars(loader).items() if name != "_iterator"):
+    replaced = ("_iterator", "batch_sampler", "dataset", "sampler")
+    if any(isinstance(value, Iterator) for name, value in vars(loader).items() if name not in replaced):
         raise CannotLoadError(f"{type(loader).__name__} keeps an iterator of its own")
     own = copy.copy(loader)
     # Past DataLoader.__setattr__, which lets nobody change these.
     vars(own).update(
         batch_sampler=None if loader.batch_sampler is None else lists,
-        sampler=[index for batch in lists for index in batch],
+        sampler=[index for batch in lists for index in batch] if loader.sampler is not batch_sampler_of(loader) else lists,
         generator=torch.Generator().manual_seed(seed),
         num_workers=min(loader.num_workers, len(lists), max_workers or len(lists)),
         persistent_workers=False,
@@ -297,54 +320,3 @@ def _refuse_lists(trees: Sequence[dict[str, Any]], sizes: Sequence[int], batch: 
                 f"probes: expected tensors with a row for each sample, got a list of {len(own)} at {name!r} in "
                 f"{describe_tree(batch)}; write a collate function that stacks or pads them"
             )
-
-
-def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: Any, other_pool: Sequence[int]) -> bool:
-    """Whether a loader gives samples that training gives, too.
-
-    That is so if both read from one dataset, also through subsets, at the same indices; or if they are datasets of the same
-    length that give the same samples at the same index.
-
-    Args:
-        training: The training loader.
-        training_pool: The indices that its sampler gives.
-        other: Another loader.
-        other_pool: The indices that that one's sampler gives.
-    """
-    own, others = _roots(training.dataset, training_pool), _roots(other.dataset, other_pool)
-    if own.keys() & others.keys():
-        return any(own[root] & others[root] for root in own.keys() & others.keys())
-    return _same_content(training, training_pool, other, other_pool)
-
-
-def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]:
-    """The indices in the datasets behind subsets and concatenations, by the identity of these datasets."""
-    if isinstance(dataset, Subset):
-        own = list(dataset.indices)
-        return _roots(dataset.dataset, (own[index] for index in indices))
-    if isinstance(dataset, ConcatDataset):
-        found: dict[int, set[int]] = collections.defaultdict(set)
-        sorted_indices = sorted(index % len(dataset) for index in indices)
-        start = 0
-        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
-            inside = (index - start for index in sorted_indices if start <= index < end)
-            for root, indices_of_root in _roots(part, list(inside)).items():
-                found[root] |= indices_of_root
-            start = end
-        return found
-    return {id(dataset): {int(index) for index in indices}}
-
-
-def _same_content(training: DataLoader[Any], training_pool: Sequence[int], other: DataLoader[Any], pool: Sequence[int]) -> bool:
-    lengths = [len(loader.dataset) if hasattr(loader.dataset, "__len__") else None for loader in (training, other)]
-    both = sorted(set(training_pool) & set(pool))
-    if lengths[0] is None or lengths[0] != lengths[1] or len(both) < 2 or None in (training.batch_sampler, other.batch_sampler):
-        return False
-    batches = cut(both[:: max(1, len(both) // COMPARED)][:COMPARED], COMPARED)
-    sizes = list(map(len, batches))
-    try:
-        rows = [rows_of_batches(load_batches(loader, batches), sizes) for loader in (training, other)]
-    except (CannotLoadError, ValueError):  # Whatever cannot be loaded for this is not compared.
-        return False
-    first, second = ([digest for part in own for digest in fingerprints(part)] for own in rows)
-    return first == second and len(set(first)) > 1

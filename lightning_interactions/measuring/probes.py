@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from lightning_interactions.measuring.loading import batch_size_of, cut, has_own_batches
+from lightning_interactions.measuring.loading import batch_sampler_of, batch_size_of, cut, has_own_batches
 from lightning_interactions.records import Probes
 
 __all__ = ["Draw", "ProbeSampling", "first_probes", "known_classes", "without_seen"]
@@ -93,7 +93,7 @@ class Draw:
     def __init__(
         self, loader: DataLoader[Any], batches: Sequence[Sequence[int]], num_probes: int, generator: torch.Generator
     ) -> None:
-        self._by_one = loader.batch_sampler is None
+        self._by_one = batch_sampler_of(loader) is None
         self._size = 1 if self._by_one else batch_size_of(loader) or 1
         self._own: deque[list[int]] | None = None
         if has_own_batches(loader):

@@ -16,10 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import (
     BatchSampler,
-    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -27,9 +25,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
-    Subset,
     SubsetRandomSampler,
-    TensorDataset,
     WeightedRandomSampler,
     get_worker_info,
 )
@@ -38,7 +34,6 @@ from lightning_interactions.measuring.loading import (
     CannotLoadError,
     cut,
     load_batches,
-    repeats,
     row_axis,
     rows_of_batches,
     sampled_batches,
@@ -297,6 +292,32 @@ def test_samples_come_in_the_order_asked_for() -> None:
 def test_a_sample_that_is_a_batch_is_loaded_alone() -> None:
     loader: DataLoader[Any] = DataLoader(Numbered(), batch_size=None)
     assert [list(batch) for batch in load_batches(loader, [[7], [2]])] == [[torch.tensor([7.0]), 1], [torch.tensor([2.0]), 2]]
+
+
+def test_a_dataset_that_is_asked_for_whole_batches_is_asked_for_ours() -> None:
+    class Table(Numbered):
+        def __getitem__(self, index: Any) -> Any:
+            assert isinstance(index, list)
+            return {"x": torch.tensor(index)}
+
+    loader: DataLoader[Any] = DataLoader(Table(6), batch_size=None, sampler=BatchSampler(RandomSampler(range(6)), 4, False))
+    assert sampled_indices(loader, math.inf) == list(range(6))
+    assert [batch["x"].tolist() for batch in load_batches(loader, [[5, 1], [2]])] == [[5, 1], [2]]
+
+
+def test_a_sampler_of_the_data_behind_a_subset_does_not_copy_them() -> None:
+    class Behind(SequentialSampler):
+        def __init__(self, inner: Numbered) -> None:
+            super().__init__(inner)
+            self.inner = inner
+
+    class Wrapped(Numbered):
+        def __init__(self, inner: Numbered) -> None:
+            super().__init__(len(inner))
+            self.parts = [inner]
+
+    inner = Numbered(4)
+    assert sampled_indices(DataLoader(Wrapped(inner), sampler=Behind(inner)), math.inf) == [0, 1, 2, 3]
 
 
 def test_datasets_that_load_many_at_once_are_asked_once_a_batch() -> None:
@@ -571,57 +592,3 @@ def test_a_batch_that_passes_tells_by_the_loaders_batch_size_where_its_samples_a
     assert row_axis((torch.zeros(3, 2), torch.zeros(3)), batch_size=4) == ("0", 0)
     assert row_axis({"step": torch.tensor(4), "x": torch.zeros(5, 2)}, batch_size=None) == ("x", 0)
     assert row_axis(object(), batch_size=4) is None
-
-
-# Loaders that give the same data
-
-
-X, Y = torch.arange(24.0).reshape(12, 2), torch.arange(12) % 3
-DATA = TensorDataset(X, Y)
-
-
-def pool_of(loader: Any) -> list[int]:
-    found = sampled_indices(loader, math.inf)
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize(
-    ("training", "other", "expected"),
-    [
-        (DATA, DATA, True),
-        (Subset(DATA, range(8)), Subset(DATA, range(7, 12)), True),
-        (Subset(DATA, range(8)), Subset(DATA, range(8, 12)), False),
-        (Subset(DATA, range(6)), Subset(DATA, range(6, 12)), False),
-        (Subset(Subset(DATA, range(2, 12)), [0, 1]), Subset(DATA, [3]), True),
-        (Subset(Subset(DATA, range(2, 12)), [0, 1]), Subset(DATA, [0, 1]), False),
-        (DATA, Subset(DATA, [5]), True),
-        (ConcatDataset([Subset(DATA, range(4)), TensorDataset(X + 50, Y)]), Subset(DATA, [3]), True),
-        (ConcatDataset([Subset(DATA, range(4)), TensorDataset(X + 50, Y)]), Subset(DATA, [4]), False),
-        (DATA, TensorDataset(X.clone(), Y.clone()), True),
-        (DATA, TensorDataset(X + 1, Y), False),
-        (DATA, TensorDataset(X.repeat(2, 1), Y.repeat(2)), False),
-        (TensorDataset(torch.ones(9, 2), torch.ones(9)), TensorDataset(torch.ones(9, 2), torch.ones(9)), False),
-        (DATA, Numbered(12), False),
-    ],
-)
-def test_data_that_training_uses_are_noticed(training: Dataset[Any], other: Dataset[Any], expected: bool) -> None:
-    first, second = DataLoader(training, 4, shuffle=True), DataLoader(other, 3)
-    assert repeats(first, pool_of(first), second, pool_of(second)) is expected
-
-
-def test_samplers_may_share_a_dataset() -> None:
-    first, second = (DataLoader(DATA, 4, sampler=SubsetRandomSampler(part)) for part in (range(8), range(8, 12)))
-    assert not repeats(first, pool_of(first), second, pool_of(second))
-
-
-def test_padded_samples_of_a_second_instance_are_noticed() -> None:
-    class Words(Dataset[Tensor]):
-        def __len__(self) -> int:
-            return 10
-
-        def __getitem__(self, index: int) -> Tensor:
-            return torch.arange(1, index % 4 + 2)
-
-    loaders = [DataLoader(Words(), 3, collate_fn=lambda one: pad_sequence(one, batch_first=True)) for _ in range(2)]
-    assert repeats(loaders[0], pool_of(loaders[0]), loaders[1], pool_of(loaders[1]))
