@@ -1,7 +1,7 @@
 """What the batches of a split come from: one loader, or several whose batches come together."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from lightning_interactions.measuring.loading import (
     CannotLoadError,
@@ -55,9 +56,6 @@ class Source:
             seed: Seed of the draw.
         """
         pools: list[Any] = [sampled_batches(loader, number) for loader, number in _limited(self)]
-        for place, (loader, pool) in enumerate(zip(self.parts, pools, strict=True)):
-            if pool is not None and not has_own_batches(loader):
-                pools[place] = [sorted({index for batch in pool for index in batch})]
         if trainer.world_size > 1:
             every: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(every, pools)
@@ -193,8 +191,11 @@ def _repeats(training: Source, other: Source) -> bool:
     )
 
 
-def _pool(loader: Any, num_batches: float) -> list[int] | None:
+def _pool(loader: Any, num_batches: float) -> Sequence[int] | None:
     """What the sampler can give in a whole epoch: which part of it is used may be another one each time."""
+    sampler = getattr(batch_sampler_of(loader), "sampler", None) if isinstance(loader, DataLoader) else None
+    if isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is loader.dataset:
+        return range(len(loader.dataset))
     try:
         return sampled_indices(loader, len(loader))
     except TypeError:  # It has no length.
