@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from lightning_interactions import ProbeSampling, tasks
 from lightning_interactions.callbacks.probes import ProbeKeeper
 from lightning_interactions.game.tasks import Task
+from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from tests.callbacks.runs import TINY_SET_UP, few, quiet_trainer
@@ -45,8 +46,18 @@ class Validated(Idle):
 class WholeBatches(tasks.Classification):
     """The whole batch is the input, as it is for a module's own step."""
 
-    def read(self, model: torch.nn.Module, batch: Rows) -> ProbeGroup:
-        return ProbeGroup(batch, Rows.of(torch.zeros(len(batch))))
+    def read(self, model: torch.nn.Module, batch: Rows) -> Probes:
+        return Probes.joined(ProbeGroup(batch, Rows.of(torch.zeros(len(batch)))))
+
+
+class Pairs(tasks.Classification):
+    """Batches ``(inputs, targets)``, for modules without a ``forward``."""
+
+    def forward(self, model: torch.nn.Module, inputs: Any) -> Tensor:
+        return torch.zeros(len(inputs), 3)
+
+    def loss(self, score: Tensor, targets: Any) -> Tensor:
+        return torch.full_like(score, torch.nan)
 
 
 class Keeps(Callback):
@@ -66,7 +77,8 @@ class Keeps(Callback):
         self.after_find: Callable[[], object] = lambda: None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.keeper.find(trainer, pl_module, self.sample_size)
+        with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
+            self.keeper.find(trainer, shadow, self.sample_size)
         self.at_start = dict(self.keeper.probes)
         self.after_find()
         assert trainer.training
@@ -74,7 +86,8 @@ class Keeps(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.keeper.watch(TRAINING, batch)
         if self.keeper.unchecked:
-            self.keeper.check_first(pl_module)
+            with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
+                self.keeper.check_first(shadow)
         self.keeper.take_complete(trainer, pl_module)
 
     def on_validation_batch_start(
@@ -316,9 +329,9 @@ def test_a_task_that_unpacks_batches_needs_no_rows_of_them(tmp_path: Path) -> No
         def __init__(self, samples: list[Any]) -> None:
             self.x = torch.stack([inputs for inputs, _ in samples])
 
-    class Unboxes(tasks.Classification):
+    class Unboxes(Pairs):
         def unpack(self, batch: Any) -> Any:
-            return batch.x, torch.zeros(len(batch.x))
+            return batch.x, torch.zeros(len(batch.x), dtype=torch.long)
 
     probes = keep(tmp_path, DataLoader(Numbers(40), 16, collate_fn=Boxed), task=Unboxes()).at_start[TRAINING]
     assert len(probes) == 6
@@ -377,7 +390,7 @@ def test_a_last_batch_of_a_stream_may_be_smaller(tmp_path: Path) -> None:
 
 
 def test_a_validation_stream_shows_errors_in_the_sanity_check(tmp_path: Path) -> None:
-    keeps = Keeps(task=tasks.Classification())
+    keeps = Keeps(task=Pairs())
     x, y = tabular_data(8).tensors
     with pytest.raises(ValueError, match="got dict of 2"):
         keep(tmp_path, tabular_loader(), streamed({"x": x, "y": y}), callback=keeps, fit={"num_sanity_val_steps": 1})
@@ -405,7 +418,7 @@ def test_the_first_batch_of_a_stream_shows_errors_before_the_first_optimizer_ste
     model = PlainTabularClassifier()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
     x, y = tabular_data(8).tensors
-    monitor = few(held_out=0)
+    monitor = few(held_out=0, task=tasks.Classification())
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1)
     with pytest.raises(ValueError, match="got dict of 2"):
         trainer.fit(model, streamed({"x": x, "y": y}))
