@@ -184,11 +184,10 @@ def _goes_along(first: Any, other: Any) -> bool:
 
 
 def _repeats(training: Source, other: Source) -> bool:
-    pools = [[(part, _pool(part, number)) for part, number in _limited(source)] for source in (training, other)]
-    return any(
-        own_pool is not None and pool is not None and repeats(own, own_pool, part, pool)
-        for (own, own_pool), (part, pool) in itertools.product(*pools)
-    )
+    """Whether the rows of a source, which are the first loader's, come in training; what goes along with them may."""
+    first, pool = other.parts[0], _pool(other.parts[0], other.num_batches[0])
+    pools = ((part, _pool(part, number)) for part, number in _limited(training))
+    return pool is not None and any(own is not None and repeats(part, own, first, pool) for part, own in pools)
 
 
 def _pool(loader: Any, num_batches: float) -> Sequence[int] | None:
