@@ -191,7 +191,9 @@ class InteractionMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first batches of held-out data that cannot be indexed."""
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._keeper.watch_sanity_check(batch, dataloader_idx)
+        else:
             self._watch(trainer, pl_module, HELD_OUT, batch, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -640,17 +640,24 @@ def test_held_out_probes_are_there_from_the_start_whenever_validation_runs(tmp_p
     assert [measurement.held_out is None for measurement in monitor.history.measurements] == [False] * 3
 
 
-def test_several_training_loaders_need_probes_handed_in(tmp_path: Path) -> None:
+def test_several_training_loaders_need_a_task_of_the_users_own(tmp_path: Path) -> None:
     class TwoStreams(PlainTabularClassifier):
         def training_step(self, batch: Any, _batch_index: int) -> Tensor:
             return self.loss(batch["a"]) + self.loss(batch["b"])
 
+    class First(tasks.Classification):
+        def unpack(self, batch: Any) -> Any:
+            return batch["a"]
+
     loaders = {"a": tabular_loader(24), "b": tabular_loader(24, seed=1)}
-    with pytest.raises(MisconfigurationException, match="expected one training loader, got several"):
+    with pytest.raises(ValueError, match="got dict of 2"):
         fit(tmp_path, few(), model=TwoStreams(), train=loaders, val=None)
-    monitor = few(training=tabular_data(5).tensors, held_out=tabular_data(5, seed=1).tensors)
-    fit(tmp_path, monitor, model=TwoStreams(), train=loaders, val=None)
-    assert monitor.history.epochs == [0, 1, 2]
+    for monitor in (
+        few(training=tabular_data(5).tensors, held_out=tabular_data(5, seed=1).tensors),
+        few(task=First(), held_out=tabular_data(5, seed=1).tensors),
+    ):
+        fit(tmp_path, monitor, model=TwoStreams(), train=loaders, val=None)
+        assert monitor.history.epochs == [0, 1, 2]
 
 
 def test_probes_pass_the_modules_own_transfer_hooks(tmp_path: Path) -> None:
