@@ -1,0 +1,162 @@
+"""Every situation is trained with and without a monitor, and what was measured is compared with maths by hand."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from torch import Tensor
+
+from lightning_interactions import InteractionMonitor
+from tests.callbacks.runs import TINY_SET_UP, RecordingLogger, few
+from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
+from tests.situations.situation import Case, Situation, mean_loss
+from tests.situations.traces import Recorder, differences, everything
+
+pytestmark = [
+    *TINY_SET_UP,
+    # Python 3.12 and later says this where a loader forks its worker; so does every training run with workers there.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+    # What Lightning and torch say of these situations themselves.
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:`training_step` returned `None`"),
+    pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),
+]
+
+FILES = (losses, tables, batches, text, images, state, loaders, loops, refused)
+ALL = [situation for file in FILES for situation in file.SITUATIONS]
+PARAMETERS = [
+    pytest.param(situation, id=situation.name, marks=[pytest.mark.slow] if situation.slow else []) for situation in ALL
+]
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run."""
+
+    case: Case
+    trainer: Any
+    recorder: Recorder
+    trace: dict[str, Any]
+
+
+def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) -> Run:
+    """Build a situation from a seed, and train it for two epochs."""
+    seed_everything(0, verbose=False)
+    case = situation.build()
+    recorder, logger = Recorder(), RecordingLogger()
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "default_root_dir": root,
+        "max_epochs": 2,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "logger": logger,
+        "callbacks": [recorder] if monitor is None else [recorder, monitor],
+    }
+    given = [case.train] if hasattr(case.train, "prepare_data") else [case.train, case.val]
+    for _ in range(case.fits):
+        trainer = case.framework.Trainer(**{**options, **case.trainer})
+        trainer.fit(case.module, *given)
+    return Run(case, trainer, recorder, everything(trainer, case.module, recorder, logger))
+
+
+def monitored(case: Case) -> InteractionMonitor:
+    return few(**case.monitor)
+
+
+def test_no_two_situations_share_a_name() -> None:
+    assert len({situation.name for situation in ALL}) == len(ALL)
+
+
+def test_nine_of_ten_situations_need_no_argument() -> None:
+    needed = [situation.name for situation in ALL if situation.build().monitor]
+    assert len(needed) <= len(ALL) / 10, needed
+
+
+@pytest.mark.parametrize("situation", PARAMETERS)
+def test_the_oracle_agrees_with_the_step(situation: Situation, tmp_path: Path) -> None:
+    """What is checked here is the situation itself: without it, no failure of the next test means anything."""
+    run = train(situation, tmp_path, None)
+    case, module = run.case, run.case.module.eval()
+    if case.step_loss is None or case.refused is not None or not run.recorder.validated:
+        return
+    expected = []
+    with torch.no_grad():
+        for batch, _outputs in run.recorder.validated:
+            expected.append(mean_loss(case, module, batch) if case.step_loss == "mean" else case.step_loss(module, batch))
+    returned = [own_loss(outputs) for _batch, outputs in run.recorder.validated]
+    if None in returned:
+        returned = [run.recorder.metrics["val_loss"]]
+        expected = [torch.stack(expected).mean()]
+    assert [float(loss) for loss in expected] == pytest.approx(returned, rel=2e-5)
+
+
+@pytest.mark.parametrize("situation", PARAMETERS)
+def test_situation(situation: Situation, tmp_path: Path) -> None:
+    monitor = monitored(situation.build())
+    refused, warned = (getattr(situation.build(), name) for name in ("refused", "warned"))
+    if refused is not None:
+        kinds, words = refused
+        with pytest.raises(kinds, match=words):
+            train(situation, tmp_path, monitor)
+        assert not monitor.history
+        return
+    if warned is not None:
+        with pytest.warns(UserWarning, match=warned):
+            run = train(situation, tmp_path, monitor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            alone = train(situation, tmp_path, None)
+    else:
+        run, alone = train(situation, tmp_path, monitor), train(situation, tmp_path, None)
+    assert monitor.history.epochs == list(run.case.epochs)
+    check_numbers(run.case, monitor)
+    assert differences(run.trace, alone.trace) == []
+
+
+def check_numbers(case: Case, monitor: InteractionMonitor) -> None:
+    """Compare the last measurement with the oracle on the same rows."""
+    module = case.module.eval()
+    groups = monitor.state_dict()["probes"]["training"]
+    assert groups is not None, "the probes are no plain trees"
+    measured = monitor.history.measurements[-1].training
+    assert bool(measured.measured.all()), "some probes were left out"
+    with torch.no_grad():
+        answers = [case.oracle(module, group["inputs"]["tree"]) for group in groups]
+        scores, losses = (joined(parts) for parts in zip(*answers, strict=True))
+        empty = None
+        if case.empty is not None:
+            empty = joined([case.oracle(module, case.empty(group["inputs"]["tree"]))[0] for group in groups])
+    if scores is not None:
+        torch.testing.assert_close(measured.full_score.double(), scores, rtol=1e-4, atol=1e-4)
+    if empty is not None:
+        torch.testing.assert_close(measured.empty_score.double(), empty, rtol=1e-4, atol=1e-4)
+    if losses is None:
+        return
+    if not case.means_only:
+        # A float32 score of size s knows its loss to 1e-7 s.
+        torch.testing.assert_close(measured.loss.double(), losses, rtol=1e-5, atol=2e-6)
+    elif len(groups) == 1 and callable(case.step_loss):
+        with torch.no_grad():
+            together = float(case.step_loss(module, groups[0]["inputs"]["tree"]))
+        assert float(measured.loss.mean()) == pytest.approx(together, rel=2e-5)
+
+
+def joined(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known).double() if len(known) == len(parts) else None
+
+
+def own_loss(outputs: Any) -> float | None:
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get("loss")
+    return None if outputs is None or not math.isfinite(float(outputs)) else float(outputs)
