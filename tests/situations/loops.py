@@ -221,13 +221,48 @@ def falling_smoothing() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("two fits of one module with one monitor")
+def another_trainer(case: Case, trainer: Any, new_trainer: Any) -> Any:
+    trainer = new_trainer()
+    case.fit(trainer)
+    return trainer
+
+
+@situation("the same module is fitted once more, with another Trainer and the same monitor")
 def two_fits() -> Case:
-    # The second one is another run: the history begins anew, which is said.
-    return plain(Net(), fits=2, warned="begins|anew|another")
+    # It is another run: the history begins anew, which is said.
+    return plain(Net(), then=another_trainer, warned="another run")
 
 
-@situation("a fold of cross-validation, cut out of one dataset")
+@situation("the same Trainer goes on for more epochs")
+def more_epochs() -> Case:
+    def go_on(case: Case, trainer: Any, _new_trainer: Any) -> Any:
+        trainer.fit_loop.max_epochs += 1
+        case.fit(trainer)
+        return trainer
+
+    return plain(Net(), then=go_on, epochs=(0, 1, 2, 3))
+
+
+@situation("folds of one dataset, a module and a Trainer each, one monitor")
+def folds() -> Case:
+    data = table(24)
+
+    def split(first: int) -> list[DataLoader[Any]]:
+        held_out = list(range(first, first + 8))
+        return [
+            DataLoader(Subset(data, rows), batch_size=8)
+            for rows in ([row for row in range(24) if row not in held_out], held_out)
+        ]
+
+    def next_fold(case: Case, trainer: Any, new_trainer: Any) -> Any:
+        case.module, (case.train, case.val) = Net(), split(8)
+        return another_trainer(case, trainer, new_trainer)
+
+    train, val = split(0)
+    return Case(Net(), train, by_logits, val, empty=zero(0), then=next_fold, warned="another run")
+
+
+@situation("one fold of a dataset")
 def fold() -> Case:
     data = table(24)
     train, val = (DataLoader(Subset(data, rows), batch_size=8) for rows in (list(range(16)), list(range(16, 24))))

@@ -41,7 +41,8 @@ class Case:
         epochs: After how many epochs there are measurements.
         refused: Kinds of errors before training, and words in them.
         warned: Words of a warning.
-        fits: How often the Trainer fits.
+        then: What is done after the first fit, with this case, its Trainer and a function that makes another Trainer; the
+            Trainer of the last fit.
     """
 
     module: Any
@@ -57,7 +58,14 @@ class Case:
     epochs: tuple[int, ...] = (0, 1, 2)
     refused: tuple[tuple[type[Exception], ...], str] | None = None
     warned: str | None = None
-    fits: int = 1
+    then: Callable[["Case", Any, Callable[[], Any]], Any] | None = None
+
+    def fit(self, trainer: Any) -> None:
+        """Train with the loaders or the data module."""
+        if hasattr(self.train, "prepare_data"):
+            trainer.fit(self.module, datamodule=self.train)
+        else:
+            trainer.fit(self.module, self.train, self.val)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """State that a step or a forward changes: counters, metrics, lists, hidden state, hooks, averages, merges."""
 
+import threading
 from collections import deque
 from typing import Any
 
@@ -236,6 +237,47 @@ def averaged_weights() -> Case:
         return classified(module.average.module(batch[0]), batch[1])
 
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
+
+
+@situation("an average of the weights takes their place in validation")
+def swapped_weights() -> Case:
+    class Module(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shadow = {name: p.detach().clone() for name, p in self.net.named_parameters()}
+            self.kept: dict[str, Tensor] = {}
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            for name, p in self.net.named_parameters():
+                self.shadow[name].lerp_(p.detach(), 0.5)
+
+        def on_validation_epoch_start(self) -> None:
+            self.kept = {name: p.detach().clone() for name, p in self.net.named_parameters()}
+            self.net.load_state_dict(self.shadow)
+
+        def on_validation_epoch_end(self) -> None:
+            self.net.load_state_dict(self.kept)
+
+    # Measured are the weights of training, as they are between two hooks.
+    return plain(Module(), step_loss=None)
+
+
+@situation("attributes that cannot be copied")
+def not_copied() -> Case:
+    class Module(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock, self.file, self.batches = threading.Lock(), open(__file__, encoding="utf-8"), iter([1, 2])  # noqa: SIM115
+            self.numbers = (number for number in range(3))
+
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            with self.lock:
+                return F.cross_entropy(self(x), y)
+
+        def on_fit_end(self) -> None:
+            self.file.close()
+
+    return plain(Module())
 
 
 @situation("an adapter that merges into the weights on eval()")

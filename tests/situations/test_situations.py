@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions import InteractionMonitor
 from tests.callbacks.runs import TINY_SET_UP, RecordingLogger, few
 from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
-from tests.situations.traces import Recorder, differences, everything
+from tests.situations.traces import Recorder, differences, everything, trace
 
 pytestmark = [
     *TINY_SET_UP,
@@ -62,10 +62,14 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
         "logger": logger,
         "callbacks": [recorder] if monitor is None else [recorder, monitor],
     }
-    given = [case.train] if hasattr(case.train, "prepare_data") else [case.train, case.val]
-    for _ in range(case.fits):
-        trainer = case.framework.Trainer(**{**options, **case.trainer})
-        trainer.fit(case.module, *given)
+
+    def new_trainer() -> Any:
+        return case.framework.Trainer(**{**options, **case.trainer})
+
+    trainer = new_trainer()
+    case.fit(trainer)
+    if case.then is not None:
+        trainer = case.then(case, trainer, new_trainer)
     return Run(case, trainer, recorder, everything(trainer, case.module, recorder, logger))
 
 
@@ -80,6 +84,40 @@ def test_no_two_situations_share_a_name() -> None:
 def test_nine_of_ten_situations_need_no_argument() -> None:
     needed = [situation.name for situation in ALL if situation.build().monitor]
     assert len(needed) <= len(ALL) / 10, needed
+
+
+def change(module: Any, what: str) -> None:
+    """Leave a trace in a module."""
+    with torch.no_grad():
+        match what:
+            case "weight":
+                module.net[0].weight[0, 0] += 1e-6
+            case "gradient":
+                module.net[0].weight.grad = torch.zeros(8, 4)
+            case "counter":
+                module.calls += 1
+            case "tensor":
+                module.running.add_(1e-6)
+            case "key":
+                module.shapes[3,] = 1
+            case "mode":
+                module.net[1].eval()
+            case "hook":
+                module.net[1].register_forward_hook(print)
+            case "replaced":
+                module.running = nn.Parameter(module.running)
+
+
+@pytest.mark.parametrize("what", ["weight", "gradient", "counter", "tensor", "key", "mode", "hook", "replaced"])
+def test_a_trace_shows_what_has_changed(what: str) -> None:
+    """Without it, no equal traces mean anything."""
+    (situation,) = (one for one in state.SITUATIONS if one.name.startswith("counters"))
+    seed_everything(0, verbose=False)
+    module = situation.build().module
+    before = trace(module)
+    assert differences(trace(module), before) == []
+    change(module, what)
+    assert differences(trace(module), before)
 
 
 @pytest.mark.parametrize("situation", PARAMETERS)

@@ -96,6 +96,8 @@ def _of_object(thing: Any, within: frozenset[int]) -> Any:
     if type(thing).__module__.split(".")[0] in ("lightning", "pytorch_lightning") and not isinstance(thing, nn.Module):
         return type(thing).__name__
     held = {name: value for name, value in vars(thing).items() if name not in NOT_THE_USERS}
+    # Hooks are numbered through the whole process.
+    held = {name: list(value.values()) if "_hooks" in name else value for name, value in held.items()}
     return {type(thing).__name__: {name: trace(value, within) for name, value in held.items()}}
 
 
