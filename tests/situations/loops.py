@@ -52,7 +52,9 @@ def training_step_alone() -> Case:
             self.log("train_loss", loss, on_step=True, on_epoch=True)
             return loss
 
-    return Case(Module(), DataLoader(table(), batch_size=8, shuffle=True), by_logits, empty=zero(0))
+    return Case(
+        Module(), DataLoader(table(), batch_size=8, shuffle=True), by_logits, empty=zero(0), warned="no validation loader"
+    )
 
 
 @situation("the logged loss has another name, and is on top of a dict")
@@ -113,7 +115,7 @@ def manual_training_alone() -> Case:
             self.manual_backward(loss)
             optimizer.step()
 
-    return Case(Module(), DataLoader(table(), batch_size=8), by_logits, empty=zero(0))
+    return Case(Module(), DataLoader(table(), batch_size=8), by_logits, empty=zero(0), warned="no validation loader")
 
 
 @situation("sharpness-aware steps: two passes with a closure")

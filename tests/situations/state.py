@@ -277,7 +277,8 @@ def not_copied() -> Case:
         def on_fit_end(self) -> None:
             self.file.close()
 
-    return plain(Module())
+    # They are shared with what is measured, which is said.
+    return plain(Module(), warned="cannot be copied")
 
 
 @situation("an adapter that merges into the weights on eval()")

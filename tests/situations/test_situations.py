@@ -13,7 +13,7 @@ from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
 from lightning_interactions import InteractionMonitor
-from tests.callbacks.runs import TINY_SET_UP, RecordingLogger, few
+from tests.callbacks.runs import TINY_SET_UP, few
 from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
 from tests.situations.traces import Recorder, differences, everything, trace
@@ -49,7 +49,7 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
     """Build a situation from a seed, and train it for two epochs."""
     seed_everything(0, verbose=False)
     case = situation.build()
-    recorder, logger = Recorder(), RecordingLogger()
+    recorder = Recorder()
     options: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -59,7 +59,7 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "log_every_n_steps": 1,
-        "logger": logger,
+        "logger": False,
         "callbacks": [recorder] if monitor is None else [recorder, monitor],
     }
 
@@ -70,7 +70,7 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
     case.fit(trainer)
     if case.then is not None:
         trainer = case.then(case, trainer, new_trainer)
-    return Run(case, trainer, recorder, everything(trainer, case.module, recorder, logger))
+    return Run(case, trainer, recorder, everything(trainer, case.module, recorder))
 
 
 def monitored(case: Case) -> InteractionMonitor:
@@ -164,29 +164,35 @@ def test_situation(situation: Situation, tmp_path: Path) -> None:
 def check_numbers(case: Case, monitor: InteractionMonitor) -> None:
     """Compare the last measurement with the oracle on the same rows."""
     module = case.module.eval()
-    groups = monitor.state_dict()["probes"]["training"]
-    assert groups is not None, "the probes are no plain trees"
-    measured = monitor.history.measurements[-1].training
-    assert bool(measured.measured.all()), "some probes were left out"
-    with torch.no_grad():
-        answers = [case.oracle(module, group["inputs"]["tree"]) for group in groups]
-        scores, losses = (joined(parts) for parts in zip(*answers, strict=True))
-        empty = None
-        if case.empty is not None:
-            empty = joined([case.oracle(module, case.empty(group["inputs"]["tree"]))[0] for group in groups])
-    if scores is not None:
-        torch.testing.assert_close(measured.full_score.double(), scores, rtol=1e-4, atol=1e-4)
-    if empty is not None:
-        torch.testing.assert_close(measured.empty_score.double(), empty, rtol=1e-4, atol=1e-4)
-    if losses is None:
-        return
-    if not case.means_only:
-        # A float32 score of size s knows its loss to 1e-7 s.
-        torch.testing.assert_close(measured.loss.double(), losses, rtol=1e-5, atol=2e-6)
-    elif len(groups) == 1 and callable(case.step_loss):
+    measured = monitor.history.measurements[-1]
+    trees = {split: [group.inputs.tree for group in probes.groups] for split, probes in monitor._keeper.probes.items()}
+    assert trees.keys() == measured.splits.keys()
+    for split, found in measured.splits.items():
         with torch.no_grad():
-            together = float(case.step_loss(module, groups[0]["inputs"]["tree"]))
-        assert float(measured.loss.mean()) == pytest.approx(together, rel=2e-5)
+            scores, losses = (
+                joined(parts) for parts in zip(*[case.oracle(module, tree) for tree in trees[split]], strict=True)
+            )
+        assert bool(found.measured.all()), f"some {split} probes were left out"
+        if scores is not None:
+            close(found.full_score, scores, 1e-4, 1e-4, f"scores, {split}")
+        if losses is not None and not case.means_only:
+            # A float32 score of size s knows its loss to 1e-7 s.
+            close(found.loss, losses, 1e-5, 2e-6, f"losses, {split}")
+        elif len(trees[split]) == 1 and case.means_only and callable(case.step_loss):
+            with torch.no_grad():
+                together = float(case.step_loss(module, trees[split][0]))
+            assert float(found.loss.mean()) == pytest.approx(together, rel=2e-5), f"mean of losses, {split}"
+        if case.empty is not None:
+            with torch.no_grad():
+                empty = joined([case.oracle(module, case.empty(tree))[0] for tree in trees[split]])
+            assert empty is not None
+            close(found.empty_score, empty, 1e-4, 1e-4, f"scores of nothing, {split}")
+
+
+def close(found: Tensor, expected: Tensor, relative: float, absolute: float, what: str) -> None:
+    torch.testing.assert_close(
+        found.double(), expected, rtol=relative, atol=absolute, msg=lambda text: f"{what}: {text}\n{found}\n{expected}"
+    )
 
 
 def joined(parts: list[Tensor | None]) -> Tensor | None:

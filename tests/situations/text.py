@@ -251,7 +251,7 @@ def bags() -> Case:
 
     row = lambda i: (integers(VOCABULARY, 3 + i % 3, seed=i), i % 2)  # noqa: E731
     # Words of all rows stand in one long tensor: no axis of it is a row, so nothing can be masked row by row.
-    refusal = (ValueError, Exception), "players|rows"
+    refusal = (ValueError,), "row"
     return Case(Module(), **of_rows(row, collate), oracle=lambda _m, _b: (None, None), step_loss=None, refused=refusal)
 
 

@@ -11,8 +11,6 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from tests.callbacks.runs import RecordingLogger
-
 OWN_TAGS = "interactions/"
 """What the monitor logs, and a run without it does not."""
 
@@ -29,7 +27,8 @@ class Recorder(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seen.append(trace({"batch": batch, "outputs": outputs, "training": [m.training for m in pl_module.modules()]}))
+        modes = [module.training for module in pl_module.modules()]
+        self.seen.append(trace({"batch": batch, "outputs": outputs, "modes": modes, "logged": logged(trainer)}))
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.validated.clear()
@@ -41,19 +40,23 @@ class Recorder(Callback):
         self.validated.append((batch, outputs))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.seen.append(trace(logged(trainer)))
         self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def everything(trainer: Any, module: nn.Module, recorder: Recorder, logger: RecordingLogger) -> dict[str, Any]:
+def logged(trainer: Any) -> list[dict[str, Any]]:
+    """What the module has logged."""
+    kinds = (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics)
+    return [{name: value for name, value in kind.items() if not name.startswith(OWN_TAGS)} for kind in kinds]
+
+
+def everything(trainer: Any, module: nn.Module, recorder: Recorder) -> dict[str, Any]:
     """What is left after a run: the module with all it holds, optimizers, logged numbers, data and random states."""
-    logged = [(step, {k: v for k, v in metrics.items() if not k.startswith(OWN_TAGS)}) for step, metrics in logger.calls]
     return {
         "module": trace(module),
         "optimizers": [trace(optimizer.state_dict()) for optimizer in trainer.optimizers],
         "schedulers": [trace(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
-        # A call with nothing but the monitor's numbers is the monitor's.
-        "logged": trace([(step, metrics) for step, metrics in logged if metrics.keys() - {"epoch"}]),
-        "metrics": trace({k: v for k, v in trainer.callback_metrics.items() if not k.startswith(OWN_TAGS)}),
+        "logged": trace(logged(trainer)),
         "data": recorder.seen,
         "random": trace([random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()]),
         "steps": (trainer.global_step, trainer.current_epoch),
