@@ -1,5 +1,5 @@
-import threading
 import copy
+import threading
 from collections.abc import Callable
 
 import pytest
