@@ -1,11 +1,13 @@
 """What every kind of players can do, and what those share that mask one tensor of the inputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions.records import Rows
 from lightning_interactions.records.describe import describe
@@ -16,6 +18,9 @@ __all__ = ["LeafPlayers", "Players"]
 
 class Players(ABC):
     """The input variables of a model, and how to mask some of them."""
+
+    most_in_play: ClassVar[int | None] = None
+    """Inputs that can be in play together; ``None`` for any number."""
 
     def __repr__(self) -> str:
         return describe(self)
@@ -51,6 +56,52 @@ class Players(ABC):
         Returns:
             Masked inputs of the same shapes.
         """
+
+    def playing(
+        self, model: nn.Module, run: Callable[[Rows], Any], inputs: Rows, largest_batch: int | None = None
+    ) -> "AbstractContextManager[Players]":
+        """Prepare a model for the evaluation of some inputs, and put it back afterwards; nothing to do unless overridden.
+
+        Args:
+            model: What is evaluated.
+            run: Runs it on rows.
+            inputs: All inputs whose masked versions are evaluated in the body.
+            largest_batch: Most rows that may be run together.
+
+        Returns:
+            A context with the players that know these inputs.
+        """
+        return nullcontext(self)
+
+    def versions(
+        self,
+        inputs: Rows,
+        rows: Int[Tensor, " versions"],
+        coalitions: Bool[Tensor, "versions players"],
+        baseline: Mapping[str, Tensor],
+    ) -> Rows:
+        """Mask some of the inputs in play; see :meth:`mask`.
+
+        Args:
+            inputs: All inputs in play.
+            rows: Which of them, on the CPU, in ascending order; the same one may come many times.
+            coalitions: True for the players that stay, one row for each version.
+            baseline: Baseline values.
+        """
+        # One row is read in place; rows are copied only where there are several.
+        one = len(rows) > 1 and int(rows[0]) == int(rows[-1])
+        return self.mask(inputs.select(rows[:1]).expand(len(rows)) if one else inputs.select(rows), coalitions, baseline)
+
+    def at_baseline(self, inputs: Rows, baseline: Mapping[str, Tensor]) -> Bool[Tensor, "inputs players"]:
+        """Say who has the baseline value anyway, such as a patch of black background: masking changes nothing then."""
+        players = torch.arange(self.num_players(inputs), device=inputs.device)
+
+        def is_unchanged(player: Tensor) -> Bool[Tensor, " inputs"]:
+            masked = self.mask(inputs, (players != player).expand(len(inputs), -1), baseline)
+            same = [(masked.leaves[name] == inputs.leaves[name]).flatten(1).all(dim=1) for name in self.leaves(inputs)]
+            return torch.stack(same).all(dim=0)
+
+        return torch.stack([is_unchanged(player) for player in players], dim=1)
 
 
 class LeafPlayers(Players):
