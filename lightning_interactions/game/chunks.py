@@ -135,9 +135,7 @@ def watched(model: nn.Module, num_rows: int) -> Iterator[Activations]:
             if isinstance(leaf, Tensor) and 0 not in leaf.stride() and any(axis % num_rows == 0 for axis in leaf.shape):
                 seen.bytes_of_row = max(seen.bytes_of_row, leaf.numel() * leaf.element_size() / num_rows)
 
-    hooks = [
-        module.register_forward_hook(look) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
-    ]
+    hooks = [module.register_forward_hook(look) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     try:
         yield seen
     finally:

@@ -126,8 +126,7 @@ class Game:
             ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do
                 not fit the task.
         """
-        (values,) = self._values(model, [self.probes], masks)
-        return values
+        return self._values(model, [self.probes], masks)[0]
 
     def values_with_targets(
         self, model: nn.Module, others: "Sequence[Game]", masks: Tensor | None = None
@@ -234,9 +233,7 @@ class Game:
             return self._scores(model, masked, [one.select(own) for one in targets])
 
         by_input = torch.cat(self._in_chunks(scores, len(rows), model, inputs), dim=1).split(counts, dim=1)
-        return torch.stack(
-            [values[:, own_position] for values, own_position in zip(by_input, position, strict=True)], dim=1
-        )
+        return torch.stack([values[:, own_position] for values, own_position in zip(by_input, position, strict=True)], dim=1)
 
     def _in_chunks(self, function: Callable[[int, int], Tensor], total: int, model: nn.Module, inputs: Rows) -> list[Tensor]:
         return self.chunk_sizes.run(

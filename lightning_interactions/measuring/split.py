@@ -86,9 +86,7 @@ class Split(ProbeGame):
     def _other_games(self) -> list[Game]:
         return self.game.with_other_targets() if self.chance_level else []
 
-    def _own_with_targets(
-        self, model: nn.Module, others: Sequence[Game], rows: Sequence[int] | None
-    ) -> list[Interactions]:
+    def _own_with_targets(self, model: nn.Module, others: Sequence[Game], rows: Sequence[int] | None) -> list[Interactions]:
         asked = range(len(self.probes)) if rows is None else rows
         # Values come group by group, which need not be the order asked for.
         numbers, place = torch.tensor(asked[self.ranks.rank :: self.ranks.size], dtype=torch.long).sort()

@@ -4,11 +4,12 @@ from torch import Tensor
 
 from lightning_interactions.game.players.base import LeafPlayers, Players
 from lightning_interactions.game.players.feature_groups import FeatureGroups
+from lightning_interactions.game.players.feature_map_patches import FeatureMapPatches
 from lightning_interactions.game.players.image_patches import ImagePatches
 from lightning_interactions.records import Rows
 from lightning_interactions.records.trees import describe_tree
 
-__all__ = ["FeatureGroups", "ImagePatches", "LeafPlayers", "Players", "default_players"]
+__all__ = ["FeatureGroups", "FeatureMapPatches", "ImagePatches", "LeafPlayers", "Players", "default_players"]
 
 
 def default_players(inputs: Rows) -> Players:
