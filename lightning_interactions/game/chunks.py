@@ -15,13 +15,16 @@ __all__ = ["ChunkSizes", "is_out_of_memory"]
 FIRST_ROWS = 17
 """Rows of the first chunk, in which activations are seen. A prime: an axis that it divides is made of rows."""
 
-CPU_BYTES, ACCELERATOR_BYTES = 2**24, 2**30
-"""What the largest activation of a chunk may take. More makes no forward faster (``tests/benchmarks/evaluation.py``)."""
+CPU_BYTES, ACCELERATOR_BYTES = 2**22, 2**30
+"""What the largest activation of a chunk may take: about what caches hold, and what keeps an accelerator busy."""
+
+FEWEST_ROWS_ON_CPU = 8
+"""Of however large activations, where memory is no matter: fewer rows leave a processor idle."""
 
 FREE_PART = 1 / 16
 """The part of the free memory of an accelerator that the largest activation of a chunk may take."""
 
-MOST_ROWS = 8192
+MOST_ROWS = 2048
 """Of however small activations."""
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -116,12 +119,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def rows_of(bytes_of_row: float, device: torch.device) -> int:
     """Choose the rows of a chunk, a power of two, by the largest activation of a row."""
-    budget: float = CPU_BYTES if device.type == "cpu" else ACCELERATOR_BYTES
+    on_cpu = device.type == "cpu"
+    budget: float = CPU_BYTES if on_cpu else ACCELERATOR_BYTES
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         budget = min(budget, FREE_PART * (torch.cuda.mem_get_info(device)[0] + unused))
     fitting = min(int(budget / max(bytes_of_row, 1.0)), MOST_ROWS)
-    return 1 << max(fitting, 1).bit_length() - 1
+    return 1 << max(fitting, FEWEST_ROWS_ON_CPU if on_cpu else 1).bit_length() - 1
 
 
 @contextmanager

@@ -143,7 +143,9 @@ def images(num_inputs: int = NUM_INPUTS) -> Tensor:
 
 def game_of(players: FeatureMapPatches, inputs: Any = None, batch_size: int | None = None) -> Game:
     inputs = images() if inputs is None else inputs
-    return Game(Probes.of((inputs, torch.arange(len(Rows.of(inputs))) % NUM_CLASSES)), players, {}, Classification(), batch_size)
+    return Game(
+        Probes.of((inputs, torch.arange(len(Rows.of(inputs))) % NUM_CLASSES)), players, {}, Classification(), batch_size
+    )
 
 
 @contextmanager
