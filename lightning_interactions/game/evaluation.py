@@ -251,7 +251,8 @@ class Game:
             with self._forward_context():
                 return self.task.forward(model, rows.tree)
 
-        return self.players.playing(model, run, inputs, self.task.largest_batch)
+        largest = min((size for size in (self.batch_size, self.task.largest_batch) if size is not None), default=None)
+        return self.players.playing(model, run, inputs, largest)
 
     def _scores(self, model: nn.Module, inputs: Rows, targets: Sequence[Rows]) -> Float[Tensor, "games rows"]:
         """Score the same outputs for each of several targets."""

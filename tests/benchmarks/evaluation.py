@@ -1,7 +1,7 @@
 """How long the evaluation of masked inputs takes, beside as many plain forwards of the same model.
 
-python tests/benchmarks/evaluation.py                      # a few minutes on two cores
-python tests/benchmarks/evaluation.py --quick              # fewer inputs and players
+python tests/benchmarks/evaluation.py                      # ten minutes on two cores
+python tests/benchmarks/evaluation.py --quick              # fewer inputs and players, seconds
 python tests/benchmarks/evaluation.py --device cuda        # a larger network on an accelerator, too
 python tests/benchmarks/evaluation.py --sizes              # seconds of forwards by the rows of a chunk
 python tests/benchmarks/evaluation.py --check              # exits with 1 if a bound is missed
@@ -234,13 +234,11 @@ def feature_map_row(model: nn.Module, images: Tensor, grid: tuple[int, int], rep
     )  # fmt: skip
 
 
-def all_rows(device: str, quick: bool, repeats: int) -> Iterator[Row]:
+def all_rows(device: str, quick: bool, repeats: int, count: int) -> Iterator[Row]:
     grid = QUICK_PLAYERS if quick else PLAYERS
     generator = torch.Generator().manual_seed(1)
-    count = 8 if quick else 64
     if device == "cpu":
-        # As many rows as make seconds.
-        images = torch.randn(count if quick else 16, 3, 32, 32, generator=generator)
+        images = torch.randn(count, 3, 32, 32, generator=generator)
         yield forwards_row(
             "CNN 32x32", network(ConvNet, device), images, ImagePatches(*grid), MOST_OF_FORWARDS, repeats, device
         )
@@ -248,7 +246,6 @@ def all_rows(device: str, quick: bool, repeats: int) -> Iterator[Row]:
             yield own_step_row(
                 Module(network(ConvNet, device)).eval(), images, ImagePatches(*grid, leaf="image"), repeats, device
             )
-        images = images[: 8 if quick else 4]
         yield feature_map_row(network(lambda: ResNet(16, large=False), device), images, grid, repeats, device)
         return
     images = torch.randn(count, 3, 32, 32, generator=generator).to(device)
@@ -292,6 +289,7 @@ def sizes_table(device: str, quick: bool) -> list[list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer inputs and players")
+    parser.add_argument("--inputs", type=int, help="number of inputs (default: 64, and 8 with --quick)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor where others compute, too (default: wall)")
@@ -306,7 +304,8 @@ def main() -> int:
         headers = ["network", "rows", "largest activation, MiB", "ms a row", "of the fastest"]
         print(tabulate(sizes_table(arguments.device, arguments.quick), headers, disable_numparse=True))
         return 0
-    rows = list(all_rows(arguments.device, arguments.quick, arguments.repeats))
+    count = arguments.inputs or (8 if arguments.quick else 64)
+    rows = list(all_rows(arguments.device, arguments.quick, arguments.repeats, count))
     headers = ["what", "rows", "seconds", "beside", "ratio", "bound", "met", "detail"]
     print(tabulate([row.cells() for row in rows], headers, disable_numparse=True))
     return int(arguments.check and not all(row.met for row in rows))

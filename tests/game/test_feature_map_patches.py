@@ -4,14 +4,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_interactions import InteractionMeter
+from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.functional.coalitions import coalition_masks
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureMapPatches
+from lightning_interactions.game.steps import OwnStep, on_stage
 from lightning_interactions.game.tasks import Classification
 from lightning_interactions.records import Probes, Rows
 
@@ -313,6 +317,37 @@ def test_features_may_be_in_reduced_precision() -> None:
     torch.testing.assert_close(rounded, expected, rtol=0.1, atol=0.1)
     double = game.values(copy.deepcopy(model).double())
     torch.testing.assert_close(double.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+class Module(L.LightningModule):
+    """The network is in a module whose step does something before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = seeded(Residual)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return functional.cross_entropy(2 * self.net(batch["image"].float() / 2), batch["label"])
+
+
+def test_the_own_step_of_a_module_is_evaluated() -> None:
+    module, task = Module().eval(), OwnStep()
+    batch = {"image": images(), "label": torch.arange(NUM_INPUTS) % NUM_CLASSES}
+    with torch.no_grad(), on_stage(module, None):
+        probes = task.read(module, Rows.of(batch))
+        game = Game(probes, FeatureMapPatches("net.layer2", *GRID), {}, task)
+        assert_equal(module, game, grid(3))
+
+
+def test_a_meter_measures_a_model_and_reference_models() -> None:
+    inputs, labels = images(6), torch.arange(6) % NUM_CLASSES
+    evidence = ReferenceModels([seeded(Residual), seeded(Residual)])
+    meter = InteractionMeter(Classification(), FeatureMapPatches("layer2", *GRID), evidence=evidence)
+    model = seeded(Residual)
+    measurement = meter.prepare({"training": Probes.of((inputs, labels))}, model=model).measure(model)
+    # Reference models that are the model have all that it has.
+    assert (measurement.training.generalizable > 0).all()
+    assert (measurement.training.non_generalizable == 0).all()
 
 
 class Twice(nn.Module):
