@@ -229,7 +229,7 @@ class Wide(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.batches.append(len(inputs))
-        self.weight(torch.empty(2**20 + 1))
+        self.weight(torch.empty(2**20))
         return self.network(self.pad(inputs)[:, :NUM_PLAYERS])
 
 
