@@ -207,7 +207,9 @@ def test_of_several_losses_that_of_classes_with_the_largest_value_is_explained()
     assert "own loss" in task.explains
 
 
-@pytest.mark.parametrize("returns", [lambda loss: loss, lambda loss: {"loss": loss, "other": 1}, lambda _: None], ids=str)
+@pytest.mark.parametrize(
+    "returns", [lambda loss: loss, lambda loss: {"loss": loss, "other": 1}, lambda _: None], ids=["tensor", "dict", "nothing"]
+)
 def test_the_steps_own_loss_is_what_it_returns_or_logs(returns: Callable[[Tensor], Any]) -> None:
     def loss(model: LightningModule, logits: Tensor, labels: Tensor) -> Any:
         value = F.cross_entropy(logits, labels)
