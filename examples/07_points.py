@@ -1,6 +1,6 @@
 """A point cloud: the dark pixels of scikit-learn's handwritten digits, as points.
 
-Each of 1797 digits becomes up to 40 points with two coordinates and the ink there, padded to 40. A PointNet, which sees a
+Each of 1797 digits becomes a cloud of points with two coordinates and the ink there, padded to 64. A PointNet, which sees a
 set of points without order, tells which digit it is; 20 % of the labels that it learns from are wrong. Players are eight
 clusters of neighbouring points.
 
