@@ -157,7 +157,8 @@ class InteractionMonitor(Callback):
             self._forget()
         self.task.begin(self._saved_task)
         known = self.meter.settings
-        self._check_settings({name: value for name, value in known.items() if name != "players" or self.players is not None})
+        chosen_later = {name for name in ("players", "baseline") if getattr(self, name) is None}
+        self._check_settings({name: value for name, value in known.items() if name not in (*chosen_later, *self._said_by_step)})
         self._fit_evidence(trainer, pl_module, anew=not self.history)
         begin = time.perf_counter()
         baseline_values = self.meter.baseline_values
@@ -311,6 +312,11 @@ class InteractionMonitor(Callback):
             seed=self.probes.seed,
             trainer=trainer,
         )
+
+    @property
+    def _said_by_step(self) -> tuple[str, ...]:
+        """Settings that are known when the task has seen a batch."""
+        return () if self.task.is_ready else ("loss_unit",)
 
     @property
     def _reference_models(self) -> ReferenceModels | None:
