@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
@@ -26,7 +25,7 @@ from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
 from lightning_interactions.records import History, Interactions, LabelIssues, Phase, SecondPhase, TimePoint
 from lightning_interactions.references import FittedEvidence
-from lightning_interactions.references.internals import steps_logged
+from lightning_interactions.references.internals import classes, steps_logged
 
 __all__ = ["InteractionMonitor"]
 
@@ -34,6 +33,9 @@ STATE_VERSION = 1
 
 BASELINE_SAMPLE = 256
 """So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
+
+SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+"""Strategies under which no process has the whole model."""
 
 
 class InteractionMonitor(Callback):
@@ -138,7 +140,8 @@ class InteractionMonitor(Callback):
             raise MisconfigurationException(
                 f"InteractionMonitor: several monitors need different names, got {names}; pass name= to each"
             )
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        sharding = tuple(kind for name in SHARDING for kind in classes(name, "strategies"))
+        if isinstance(trainer.strategy, sharding):
             raise MisconfigurationException(
                 f"InteractionMonitor: {type(trainer.strategy).__name__} shards the model, which is not supported; "
                 "measure on one device or with DDP"
@@ -241,7 +244,7 @@ class InteractionMonitor(Callback):
         """
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-        trainer = model._trainer if isinstance(model._trainer, Trainer) else None
+        trainer = model._trainer if isinstance(model._trainer, classes("Trainer")) else None
         with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
             asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
         if not len(asked):
