@@ -16,7 +16,7 @@ from lightning_interactions.analysis import detect_phases, explain_second_phase,
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
-from lightning_interactions.game.baselines import Baseline, Constant, Zeros
+from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players
 from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Task
@@ -166,7 +166,7 @@ class InteractionMonitor(Callback):
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._loggers.begin(now.epoch, now.step)
-        sample_size = 0 if isinstance(self.meter.baseline, (Zeros, Constant)) else BASELINE_SAMPLE
+        sample_size = BASELINE_SAMPLE if self.baseline is not None and self.baseline.needs_sample else 0
         self._prepare(trainer, pl_module, partial(self._keeper.find, sample_size=sample_size))
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
@@ -191,7 +191,9 @@ class InteractionMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first batches of held-out data that cannot be indexed."""
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._keeper.watch_sanity_check(batch, dataloader_idx)
+        else:
             self._watch(trainer, pl_module, HELD_OUT, batch, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

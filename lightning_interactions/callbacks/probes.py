@@ -9,16 +9,17 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
 
 from lightning_interactions.callbacks.sources import Source, copied, training_source, validation_source
 from lightning_interactions.game.steps import disagreement
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.loading import CannotLoadError, num_samples, rows_of_batches
+from lightning_interactions.measuring.loading import CannotLoadError, batch_size_of, row_axis, rows_of_batches
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING
 from lightning_interactions.measuring.probes import ProbeSampling, first_probes, without_seen
 from lightning_interactions.records import ProbeGroup, Probes, Rows
-from lightning_interactions.records.trees import map_leaves
+from lightning_interactions.records.trees import map_leaves, walk
 from lightning_interactions.references.transfer import transfer
 
 __all__ = ["ProbeKeeper", "digest", "moved"]
@@ -42,6 +43,12 @@ class _Passing:
     batches: list[Any] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     checked: bool = False
+
+    def size_of(self, batch: Any) -> int:
+        """How many samples a batch has, by the axis that the first one has told."""
+        found = row_axis(self.batches[0] if self.batches else batch, self.batch_size)
+        leaf = None if found is None else dict(walk(batch)).get(found[0])
+        return leaf.shape[found[1]] if found is not None and isinstance(leaf, torch.Tensor) and leaf.ndim > found[1] else 0
 
 
 class ProbeKeeper:
@@ -67,6 +74,7 @@ class ProbeKeeper:
         self.refused: Collection[str] = ()
         self.dataloader_idx = 0
         self._passing: dict[str, _Passing] = {}
+        self._sanity_batches: dict[int, Any] = {}
         self._saved_digests: dict[str, str] = {}
         self._compared = False
 
@@ -120,15 +128,19 @@ class ProbeKeeper:
                         self.dataloader_idx = source.dataloader_idx
                     more = sample_size if split == TRAINING and not trainer.fast_dev_run else 0
                     self._draw(trainer, model, split, source, more)
+        self._sanity_batches = {}
 
     def watch(self, split: str, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep the first inputs of data that can only be watched as it passes: batches as the hooks of transfer gave them."""
         passing = self._passing.get(split)
         if passing is not None and not self._complete(split) and (split == TRAINING or dataloader_idx == self.dataloader_idx):
-            own = self._explicit
-            size = len(ProbeGroup.of(*self.task.unpack(batch))) if own else num_samples(batch, passing.batch_size)
+            size = len(ProbeGroup.of(*self.task.unpack(batch))) if self._explicit else passing.size_of(batch)
             passing.batches.append(copied(batch))
             passing.sizes.append(size)
+
+    def watch_sanity_check(self, batch: Any, dataloader_idx: int = 0) -> None:
+        """Keep the first validation batch that passes before training, to look at it where no others can be loaded."""
+        self._sanity_batches.setdefault(dataloader_idx, copied(batch))
 
     def check_first(self, model: LightningModule) -> dict[str, Probes]:
         """Look at the first batch that has passed of each split, once, so that errors come before the first optimizer step.
@@ -183,7 +195,7 @@ class ProbeKeeper:
         number = self._number(trainer, split)
         samples = source.samples(trainer, number, self.sampling.seed)
         if samples is None:
-            self._watch_later(split, source)
+            self._watch_later(model, split, source)
             return
         if not len(samples):
             raise ValueError(f"probes: expected {self.sampling.number(split)} {split} inputs, the loader gives none")
@@ -206,14 +218,22 @@ class ProbeKeeper:
                 more = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
                 sample = self._read(model, batches + more, sizes + own)
         except CannotLoadError as error:
-            rank_zero_info(f"InteractionMonitor: {error}, so the first {split} inputs that pass become probes")
-            self._watch_later(split, source)
+            rank_zero_info(f"InteractionMonitor: samples of the {split} loader cannot be loaded by their index: {error}")
+            self._watch_later(model, split, source)
             return
         self._accept(trainer, split, candidates, sample)
 
-    def _watch_later(self, split: str, source: Source) -> None:
-        batch_size = getattr(source.parts[0], "batch_size", None)
-        self._passing[split] = _Passing(batch_size if isinstance(batch_size, int) else None)
+    def _watch_later(self, model: LightningModule, split: str, source: Source) -> None:
+        loader = source.parts[0]
+        passing = self._passing[split] = _Passing(batch_size_of(loader) if isinstance(loader, DataLoader) else None)
+        if split == TRAINING:
+            rank_zero_info(
+                f"InteractionMonitor: the first {self.sampling.training} training inputs that pass become probes, as the "
+                "hooks of transfer give them in training"
+            )
+        elif source.dataloader_idx in self._sanity_batches:
+            batch = self._sanity_batches[source.dataloader_idx]
+            self._read(model, [batch], [passing.size_of(batch)])
 
     def _read(self, model: LightningModule, batches: Sequence[Any], sizes: Sequence[int | None]) -> Probes:
         """Find inputs and targets in batches that the transfer hooks have seen."""

@@ -1,7 +1,7 @@
 """What the batches of a split come from: one loader, or several whose batches come together."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,18 @@ import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from lightning_interactions.measuring.loading import (
     CannotLoadError,
+    batch_sampler_of,
+    batch_size_of,
     has_own_batches,
     load_batches,
-    repeats,
     sampled_batches,
     sampled_indices,
 )
+from lightning_interactions.measuring.overlap import repeats
 from lightning_interactions.measuring.probes import Draw
 from lightning_interactions.records.trees import map_leaves
 from lightning_interactions.references.internals import is_sequential, training_loaders, validation_loaders
@@ -53,9 +56,6 @@ class Source:
             seed: Seed of the draw.
         """
         pools: list[Any] = [sampled_batches(loader, number) for loader, number in _limited(self)]
-        for place, (loader, pool) in enumerate(zip(self.parts, pools, strict=True)):
-            if pool is not None and not has_own_batches(loader):
-                pools[place] = [sorted({index for batch in pool for index in batch})]
         if trainer.world_size > 1:
             every: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(every, pools)
@@ -91,7 +91,7 @@ class Samples:
     @property
     def unknown_sizes(self) -> bool:
         """Whether a sample is a batch, of which only its tensors tell how many rows it has."""
-        return self._source.parts[0].batch_sampler is None
+        return batch_sampler_of(self._source.parts[0]) is None
 
     def load(self, number: int) -> tuple[list[Any], list[int | None]]:
         """Draw samples, and load them as batches.
@@ -104,13 +104,13 @@ class Samples:
         """
         loader, *others = self._source.parts
         lists = self._first.take(number)
-        sizes = [None if loader.batch_sampler is None else len(own) for own in lists]
+        sizes = [None if self.unknown_sizes else len(own) for own in lists]
         batches = load_batches(loader, lists, self._seed)
         if not others:
             return batches, sizes
         parts = [batches]
         for other, draw in zip(others, self._others, strict=True):
-            asked = sum(map(len, lists)) if _goes_along(loader, other) else other.batch_size or 1
+            asked = sum(map(len, lists)) if _goes_along(loader, other) else batch_size_of(other) or 1
             drawn = list(itertools.chain(*draw.take(asked)))
             if not drawn:
                 raise CannotLoadError("a loader gives no more samples")
@@ -180,19 +180,21 @@ def copied(tree: Any) -> Any:
 
 
 def _goes_along(first: Any, other: Any) -> bool:
-    return first.batch_size == other.batch_size and not has_own_batches(first) and not has_own_batches(other)
+    return batch_size_of(first) == batch_size_of(other) and not has_own_batches(first) and not has_own_batches(other)
 
 
 def _repeats(training: Source, other: Source) -> bool:
-    pools = [[(part, _pool(part, number)) for part, number in _limited(source)] for source in (training, other)]
-    return any(
-        own_pool is not None and pool is not None and repeats(own, own_pool, part, pool)
-        for (own, own_pool), (part, pool) in itertools.product(*pools)
-    )
+    """Whether the rows of a source, which are the first loader's, come in training; what goes along with them may."""
+    first, pool = other.parts[0], _pool(other.parts[0], other.num_batches[0])
+    pools = ((part, _pool(part, number)) for part, number in _limited(training))
+    return pool is not None and any(own is not None and repeats(part, own, first, pool) for part, own in pools)
 
 
-def _pool(loader: Any, num_batches: float) -> list[int] | None:
+def _pool(loader: Any, num_batches: float) -> Sequence[int] | None:
     """What the sampler can give in a whole epoch: which part of it is used may be another one each time."""
+    sampler = getattr(batch_sampler_of(loader), "sampler", None) if isinstance(loader, DataLoader) else None
+    if isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is loader.dataset:
+        return range(len(loader.dataset))
     try:
         return sampled_indices(loader, len(loader))
     except TypeError:  # It has no length.

@@ -10,28 +10,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from lightning_interactions.measuring.generators import preserve_generators
-from lightning_interactions.records import Rows, fingerprints
+from lightning_interactions.records import Rows
 from lightning_interactions.records.trees import describe_tree, is_list, walk
 
 __all__ = [
     "CannotLoadError",
+    "batch_sampler_of",
+    "batch_size_of",
     "cut",
     "has_own_batches",
     "load_batches",
-    "num_samples",
     "reads_in_workers",
-    "repeats",
+    "row_axis",
     "rows_of_batches",
     "sampled_batches",
     "sampled_indices",
     "worker_settings",
 ]
 
-COMPARED = 8
-"""So many samples at the same index are compared to find out whether two datasets are the same data."""
+
+KNOWN_WARNINGS = ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded", "Got pickle error")
+"""Beginnings of what torch warns of when a loader starts: too many workers, no accelerator, forks, what cannot be pickled."""
 
 
 class CannotLoadError(Exception):
@@ -43,9 +45,26 @@ def reads_in_workers(loader: DataLoader[Any]) -> bool:
     return loader.num_workers > 0
 
 
+def batch_sampler_of(loader: DataLoader[Any]) -> Any | None:
+    """What decides which samples make a batch; ``None`` where a sample of the dataset is a batch.
+
+    A batch sampler in the place of the sampler asks the dataset itself for whole batches.
+    """
+    in_its_place = loader.sampler if isinstance(loader.sampler, BatchSampler) else None
+    return in_its_place if loader.batch_sampler is None else loader.batch_sampler
+
+
 def has_own_batches(loader: DataLoader[Any]) -> bool:
     """Whether the user's own sampler decides which samples come together in a batch, such as those of similar length."""
-    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    sampler = batch_sampler_of(loader)
+    return sampler is not None and type(sampler) is not BatchSampler
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int | None:
+    """How many samples a loader makes a batch of; ``None`` where that is no fixed number."""
+    sampler = batch_sampler_of(loader)
+    size = getattr(sampler, "batch_size", None) if loader.batch_size is None else loader.batch_size
+    return size if isinstance(size, int) else None
 
 
 def worker_settings(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -75,20 +94,34 @@ def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    of_batches = batch_sampler_of(loader)
+    sampler: Any = loader.sampler if of_batches is None else of_batches
     if num_batches == float("inf") and not hasattr(sampler, "__len__"):
         return None
-    # A copy, so that a sampler's own generator does not advance; the dataset behind it is shared, not copied.
+    # A copy, so that a sampler's own generator does not advance; the datasets behind it are shared, not copied.
     try:
-        batches: Iterable[Any] = copy.deepcopy(sampler, {id(loader.dataset): loader.dataset})
+        batches: Iterable[Any] = copy.deepcopy(sampler, {id(dataset): dataset for dataset in _datasets(loader.dataset)})
     except Exception:  # Whatever it holds that cannot be copied: open files, locks, running generators.
         return None
     if num_batches != float("inf"):
         batches = itertools.islice(batches, int(num_batches))
     try:
-        return [[int(batch)] if loader.batch_sampler is None else [int(index) for index in batch] for batch in batches]
+        return [[int(batch)] if of_batches is None else [int(index) for index in batch] for batch in batches]
     except (TypeError, ValueError):  # Indices that are no integers.
         return None
+
+
+def _datasets(dataset: Any) -> list[Any]:
+    """A dataset and those that it is made of."""
+    found, todo = list[Any](), [dataset]
+    while todo:
+        one = todo.pop()
+        if not any(one is known for known in found):
+            found.append(one)
+            parts = list(getattr(one, "__dict__", {}).values())
+            several = [part for part in parts if isinstance(part, (list, tuple)) and part and isinstance(part[0], Dataset)]
+            todo += [part for part in (*parts, *itertools.chain(*several)) if isinstance(part, Dataset)]
+    return found
 
 
 def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
@@ -111,7 +144,9 @@ def cut(indices: Sequence[int], batch_size: int) -> list[list[int]]:
     return [part for part in (*batches, rest[:larger], rest[larger:]) if part]
 
 
-def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed: int = 0) -> list[Any]:
+def load_batches(
+    loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed: int = 0, max_workers: int | None = None
+) -> list[Any]:
     """Load these batches, in this order, through a copy of a loader: its dataset, workers, collate function and settings.
 
     Samples are read where the loader reads them: a dataset may open its file where it is first read, or be ready only after
@@ -122,6 +157,7 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
         loader: A loader of a dataset with indices. Its state, workers and generators stay as they are.
         batches: Dataset indices of each batch; one each if the loader makes no batches.
         seed: Seed of what workers draw.
+        max_workers: At most so many workers read, where the loader reads in workers; one a batch if left out.
 
     Raises:
         CannotLoadError: If the loader's class gives other batches than those asked for.
@@ -131,15 +167,16 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
     if not lists:
         return []
     # Another iterator that hangs on it may be the one that training is going to read from.
-    if any(isinstance(value, Iterator) for name, value in vars(loader).items() if name != "_iterator"):
+    replaced = ("_iterator", "batch_sampler", "dataset", "sampler")
+    if any(isinstance(value, Iterator) for name, value in vars(loader).items() if name not in replaced):
         raise CannotLoadError(f"{type(loader).__name__} keeps an iterator of its own")
     own = copy.copy(loader)
     # Past DataLoader.__setattr__, which lets nobody change these.
     vars(own).update(
         batch_sampler=None if loader.batch_sampler is None else lists,
-        sampler=[index for batch in lists for index in batch],
+        sampler=[index for batch in lists for index in batch] if loader.sampler is not batch_sampler_of(loader) else lists,
         generator=torch.Generator().manual_seed(seed),
-        num_workers=min(loader.num_workers, len(lists)),
+        num_workers=min(loader.num_workers, len(lists), max_workers or len(lists)),
         persistent_workers=False,
         in_order=True,
         _iterator=None,
@@ -154,7 +191,7 @@ def load_batches(loader: DataLoader[Any], batches: Sequence[Sequence[int]], seed
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start reading, without the warnings that the user's loader has given or will give itself."""
     with warnings.catch_warnings():
-        for message in ("This DataLoader will create", ".*pin_memory.*", "This process .* is multi-threaded"):
+        for message in KNOWN_WARNINGS:
             warnings.filterwarnings("ignore", message)
         try:
             return iter(loader)
@@ -210,12 +247,20 @@ def rows_of_batches(batches: Sequence[Any], sizes: Sequence[int | None]) -> list
     return [Rows(batch, size, axes) for batch, size in zip(batches, known, strict=True)]
 
 
-def num_samples(batch: Any, batch_size: int | None) -> int:
-    """How many samples a batch has that has passed: as many as its loader makes batches of if one of its tensors agrees."""
-    leaves = dict(walk(batch))
-    if batch_size is not None and any(batch_size in leaf.shape for leaf in leaves.values() if isinstance(leaf, Tensor)):
-        return batch_size
-    return _first_length(leaves)
+def row_axis(batch: Any, batch_size: int | None) -> tuple[str, int] | None:
+    """Find out from the first batch that passes which leaf and axis say how many samples a batch has.
+
+    Args:
+        batch: A whole batch.
+        batch_size: How many samples its loader makes batches of; ``None`` if that is not known.
+
+    Returns:
+        The first axis of that length; else the first one of the first tensor; ``None`` if no tensor has an axis.
+    """
+    shapes = {name: leaf.shape for name, leaf in walk(batch) if isinstance(leaf, Tensor) and leaf.ndim}
+    axes = ((name, axis, length) for name, shape in shapes.items() for axis, length in enumerate(shape))
+    agreeing = ((name, axis) for name, axis, length in axes if length == batch_size)
+    return next(agreeing, None) or next(((name, 0) for name in shapes), None)
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
@@ -275,54 +320,3 @@ def _refuse_lists(trees: Sequence[dict[str, Any]], sizes: Sequence[int], batch: 
                 f"probes: expected tensors with a row for each sample, got a list of {len(own)} at {name!r} in "
                 f"{describe_tree(batch)}; write a collate function that stacks or pads them"
             )
-
-
-def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: Any, other_pool: Sequence[int]) -> bool:
-    """Whether a loader gives samples that training gives, too.
-
-    That is so if both read from one dataset, also through subsets, at the same indices; or if they are datasets of the same
-    length that give the same samples at the same index.
-
-    Args:
-        training: The training loader.
-        training_pool: The indices that its sampler gives.
-        other: Another loader.
-        other_pool: The indices that that one's sampler gives.
-    """
-    own, others = _roots(training.dataset, training_pool), _roots(other.dataset, other_pool)
-    if own.keys() & others.keys():
-        return any(own[root] & others[root] for root in own.keys() & others.keys())
-    return _same_content(training, training_pool, other, other_pool)
-
-
-def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]:
-    """The indices in the datasets behind subsets and concatenations, by the identity of these datasets."""
-    if isinstance(dataset, Subset):
-        own = list(dataset.indices)
-        return _roots(dataset.dataset, (own[index] for index in indices))
-    if isinstance(dataset, ConcatDataset):
-        found: dict[int, set[int]] = collections.defaultdict(set)
-        sorted_indices = sorted(index % len(dataset) for index in indices)
-        start = 0
-        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
-            inside = (index - start for index in sorted_indices if start <= index < end)
-            for root, indices_of_root in _roots(part, list(inside)).items():
-                found[root] |= indices_of_root
-            start = end
-        return found
-    return {id(dataset): {int(index) for index in indices}}
-
-
-def _same_content(training: DataLoader[Any], training_pool: Sequence[int], other: DataLoader[Any], pool: Sequence[int]) -> bool:
-    lengths = [len(loader.dataset) if hasattr(loader.dataset, "__len__") else None for loader in (training, other)]
-    both = sorted(set(training_pool) & set(pool))
-    if lengths[0] is None or lengths[0] != lengths[1] or len(both) < 2 or None in (training.batch_sampler, other.batch_sampler):
-        return False
-    batches = cut(both[:: max(1, len(both) // COMPARED)][:COMPARED], COMPARED)
-    sizes = list(map(len, batches))
-    try:
-        rows = [rows_of_batches(load_batches(loader, batches), sizes) for loader in (training, other)]
-    except (CannotLoadError, ValueError):  # Whatever cannot be loaded for this is not compared.
-        return False
-    first, second = ([digest for part in own for digest in fingerprints(part)] for own in rows)
-    return first == second and len(set(first)) > 1

@@ -1,5 +1,6 @@
 """Probe inputs: chosen once, without touching what training will draw."""
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Collection, Sequence, Sized
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from lightning_interactions.measuring.loading import cut, has_own_batches
+from lightning_interactions.measuring.loading import batch_sampler_of, batch_size_of, cut, has_own_batches
 from lightning_interactions.records import Probes
 
 __all__ = ["Draw", "ProbeSampling", "first_probes", "known_classes", "without_seen"]
@@ -93,8 +94,8 @@ class Draw:
     def __init__(
         self, loader: DataLoader[Any], batches: Sequence[Sequence[int]], num_probes: int, generator: torch.Generator
     ) -> None:
-        self._by_one = loader.batch_sampler is None
-        self._size = 1 if self._by_one else loader.batch_size or 1
+        self._by_one = batch_sampler_of(loader) is None
+        self._size = 1 if self._by_one else batch_size_of(loader) or 1
         self._own: deque[list[int]] | None = None
         if has_own_batches(loader):
             together = _unrepeated(batches)
@@ -102,12 +103,16 @@ class Draw:
             self._own = deque(_shuffled(together[place], generator) for place in _order(len(together), generator))
             self._left = sum(map(len, self._own))
             return
-        pool = _shuffled(sorted({index for batch in batches for index in batch}), generator)
+        pool = torch.tensor([*itertools.chain.from_iterable(batches)], dtype=torch.long).unique()
+        pool = pool[torch.randperm(len(pool), generator=generator, device="cpu")]
         classes = known_classes(loader.dataset)
-        first = list[int]() if classes is None else _stratified(classes[torch.tensor(pool, dtype=torch.long)], num_probes)
-        chosen = set(first)
-        self._pool = deque([pool[place] for place in first] + [one for place, one in enumerate(pool) if place not in chosen])
-        self._left = len(self._pool)
+        if classes is not None:
+            first = _stratified(classes[pool], num_probes)
+            later = torch.ones(len(pool), dtype=torch.bool)
+            later[first] = False
+            pool = torch.cat([pool[first], pool[later]])
+        self._pool = pool
+        self._left = len(pool)
 
     def __len__(self) -> int:
         """How many samples are left."""
@@ -118,7 +123,8 @@ class Draw:
         number = min(number, self._left)
         self._left -= number
         if self._own is None:
-            taken = [self._pool.popleft() for _ in range(number)]
+            start = len(self._pool) - self._left - number
+            taken = self._pool[start : start + number].tolist()
             return [[index] for index in taken] if self._by_one else cut(taken, self._size)
         parts: list[list[int]] = []
         while number:
@@ -140,7 +146,7 @@ def known_classes(dataset: object) -> torch.Tensor | None:
     """
     if isinstance(dataset, Subset):
         whole = known_classes(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(list(dataset.indices), dtype=torch.long)]
+        return None if whole is None else whole[torch.as_tensor(dataset.indices, dtype=torch.long)]
     if isinstance(dataset, ConcatDataset):
         parts = [known_classes(part) for part in dataset.datasets]
         return torch.cat([part for part in parts if part is not None]) if all(part is not None for part in parts) else None
@@ -162,11 +168,11 @@ def _as_classes(targets: Any, length: int) -> torch.Tensor | None:
     return flat.detach().reshape(-1).cpu().long()
 
 
-def _stratified(classes: torch.Tensor, number: int) -> list[int]:
+def _stratified(classes: torch.Tensor, number: int) -> torch.Tensor:
     """Positions of so many samples, each class in proportion; in their order."""
     number = min(number, len(classes))
     places = (torch.arange(number) * 2 + 1) * len(classes) // max(2 * number, 1)
-    return sorted(classes.argsort(stable=True)[places].tolist())
+    return classes.argsort(stable=True)[places].sort().values
 
 
 def _order(length: int, generator: torch.Generator) -> list[int]:

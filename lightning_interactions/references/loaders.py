@@ -46,7 +46,7 @@ def sampler_pool(loader: Any) -> list[int] | None:
     if type(loader.batch_sampler) is not BatchSampler or type(loader).__iter__ is not DataLoader.__iter__:
         # Batches of the user's own making: parts of them cannot be made here.
         return None
-    sampler = loader.sampler
+    sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SubsetRandomSampler):
         return sorted({int(index) for index in sampler.indices})
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
@@ -97,8 +97,9 @@ def loader_of_part(
         raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
     part: Subset[Any] = Subset(loader.dataset, list(indices))
     sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
-    size = loader.batch_size or 1
-    if loader.drop_last and not in_order and len(sampler) < size:
+    assert isinstance(loader.batch_sampler, BatchSampler)
+    size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
+    if drop_last and not in_order and len(sampler) < size:
         raise MisconfigurationException(
             f"data: expected a part of at least one batch of {size} samples, because drop_last drops smaller ones, got "
             f"{len(sampler)}; use more data, a smaller batch_size, or drop_last=False"
@@ -106,9 +107,9 @@ def loader_of_part(
     new_single = len(part) < len(loader.dataset) and len(sampler) > size > 1 == len(sampler) % size  # type: ignore[arg-type]
     return DataLoader(
         part,
-        batch_size=loader.batch_size,
+        batch_size=size,
         sampler=sampler,
-        drop_last=(loader.drop_last or new_single) and not in_order,
+        drop_last=(drop_last or new_single) and not in_order,
         generator=generator,
         num_workers=loader.num_workers,
         **worker_settings(loader),
@@ -117,7 +118,8 @@ def loader_of_part(
 
 
 def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torch.Generator | None) -> _SizedSampler:
-    sampler = loader.sampler
+    assert isinstance(loader.batch_sampler, BatchSampler)
+    sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle):
         return SequentialSampler(part)
     if isinstance(sampler, WeightedRandomSampler):
@@ -147,7 +149,8 @@ def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -
     """
     some = pool[:: max(1, len(pool) // REPEATED)]
     with preserve_random_state(torch.device("cpu"), seed=0):
-        batches = [load_batches(loader, [some], seed)[0] for seed in range(2)]
+        # By one worker, in which a generator that hangs on the dataset has gone on the second time.
+        batches = load_batches(loader, [some, some], max_workers=1)
     first, second = (fingerprints(task.inputs(batch)) for batch in batches)
     different = sum(one != other for one, other in zip(first, second, strict=True))
     if different:

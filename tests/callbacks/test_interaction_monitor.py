@@ -676,10 +676,25 @@ def test_of_several_training_loaders_batches_are_measured_as_the_step_gets_them(
     assert torch.equal(group["targets"]["tree"], explained[1])
 
 
-def test_a_task_measures_one_of_several_training_loaders_with_probes_handed_in(tmp_path: Path) -> None:
-    monitor = few(task=tasks.Classification(), training=tabular_data(5).tensors, held_out=tabular_data(5, seed=1).tensors)
-    fit(tmp_path, monitor, model=TwoStreams(), train=two_loaders(), val=None)
-    assert monitor.history.epochs == [0, 1, 2]
+def test_a_task_measures_one_of_several_training_loaders(tmp_path: Path) -> None:
+    class First(tasks.Classification):
+        def unpack(self, batch: Any) -> Any:
+            return batch["a"]
+
+    training = StartsTraining()
+    with pytest.raises(ValueError, match="got dict of 2"):
+        fit(tmp_path, few(task=tasks.Classification()), training, model=TwoStreams(), train=two_loaders(), val=None)
+    assert not training.started
+    handed_in = few(
+        task=tasks.Classification(),
+        training=tabular_data(5).tensors,
+        held_out=tabular_data(5, seed=1).tensors,
+        name="handed in",
+    )
+    drawn = few(task=First(), held_out=tabular_data(5, seed=1).tensors, name="drawn")
+    fit(tmp_path, handed_in, drawn, model=TwoStreams(), train=two_loaders(), val=None)
+    assert handed_in.history.epochs == drawn.history.epochs == [0, 1, 2]
+    assert len(prints(probes_of(drawn, "training")) & prints(tabular_data(24).tensors[0])) == 6
 
 
 def test_probes_pass_the_modules_own_transfer_hooks(tmp_path: Path) -> None:

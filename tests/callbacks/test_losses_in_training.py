@@ -136,10 +136,10 @@ def test_figures_and_growth_of_a_regression_are_in_its_units(
 
 
 def test_several_outputs_are_refused_before_training(tmp_path: Path) -> None:
-    loader = DataLoader(diabetes()["training"], 32)
+    loaders = [DataLoader(diabetes()[part], 32) for part in ("training", "validation")]
     # Six probes are loaded as batches of four and two.
     with pytest.raises(ValueError, match=r"got shape \(4, 3\)"):
-        quiet_trainer(tmp_path, callbacks=[few(task=tasks.Regression())]).fit(Regressor(3), loader, loader)
+        quiet_trainer(tmp_path, callbacks=[few(task=tasks.Regression())]).fit(Regressor(3), *loaders)
 
 
 def test_the_trained_loss_with_class_weights_and_smoothing_is_measured(tmp_path: Path) -> None:

@@ -1,63 +1,34 @@
-import math
 import warnings
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-)
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
-from lightning_interactions.measuring.probes import (
-    MIN_CANDIDATES,
-    candidate_indices,
-    choose_probes,
-    load_samples,
-    sampled_indices,
-    without_seen,
-)
+from lightning_interactions.measuring.loading import sampled_batches
+from lightning_interactions.measuring.probes import Draw, first_probes, known_classes, without_seen
 from lightning_interactions.records import Probes
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-class Numbered(Dataset[tuple[Tensor, int]]):
-    """Sample ``index`` is (index, index mod 3). It must not be copied."""
+class Unread(Dataset[Any]):
+    """Samples that must not be loaded, with attributes of all kinds."""
 
-    def __init__(self, size: int = 20) -> None:
+    def __init__(self, size: int = 20, **attributes: Any) -> None:
         self.size = size
+        vars(self).update(attributes)
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.tensor([float(index)]), index % 3
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Numbered":
-        raise AssertionError("the dataset must not be copied")
-
-
-class Stream(IterableDataset[int]):
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(10))
-
-
-def epoch(loader: DataLoader[Any]) -> list[int]:
-    return [int(index) for inputs, _ in loader for index in inputs.flatten()]
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("no sample is needed")
 
 
 def candidates_of(targets: Tensor) -> Probes:
@@ -69,210 +40,65 @@ def positions_of(probes: Probes) -> list[int]:
     return [int(position) for group in probes.groups for position in group.inputs.tree.flatten()]
 
 
-def chosen_positions(targets: Tensor, num_probes: int) -> list[int]:
-    probes = choose_probes(candidates_of(targets), num_probes, "training")
-    positions = positions_of(probes)
-    assert torch.equal(probes.groups[0].targets.tree, targets[positions])
-    return positions
+def draw(loader: DataLoader[Any], num_probes: int, seed: int = 0) -> Draw:
+    batches = sampled_batches(loader, float("inf"))
+    assert batches is not None
+    return Draw(loader, batches, num_probes, torch.Generator().manual_seed(seed))
 
 
-# Which samples a loader uses
+def taken(loader: DataLoader[Any], num_probes: int, seed: int = 0) -> list[int]:
+    return [index for batch in draw(loader, num_probes, seed).take(num_probes) for index in batch]
 
 
-def test_all_samples_of_a_shuffled_loader_are_listed() -> None:
-    loader = DataLoader(Numbered(), batch_size=3, shuffle=True)
-    assert sampled_indices(loader, math.inf) == list(range(20))
+# Drawing
 
 
-def test_dropped_samples_are_not_listed() -> None:
-    loader = DataLoader(Numbered(), batch_size=3, drop_last=True)
-    assert sampled_indices(loader, math.inf) == list(range(18))
-
-
-@pytest.mark.parametrize(("num_batches", "expected"), [(0, 0), (1, 3), (2, 6), (2.0, 6), (7, 20), (100, 20)])
-def test_only_the_batches_that_are_used_are_listed(num_batches: float, expected: int) -> None:
-    loader = DataLoader(Numbered(), batch_size=3)
-    assert sampled_indices(loader, num_batches) == list(range(expected))
-
-
-def test_samples_held_out_by_a_subset_sampler_are_not_listed() -> None:
-    loader = DataLoader(Numbered(), batch_size=3, sampler=SubsetRandomSampler([11, 4, 7, 1]))
-    assert sampled_indices(loader, math.inf) == [1, 4, 7, 11]
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_distributed_sampler_lists_its_own_part(rank: int) -> None:
-    sampler = DistributedSampler(Numbered(), num_replicas=2, rank=rank, shuffle=False)
-    assert sampled_indices(DataLoader(sampler.dataset, batch_size=3, sampler=sampler), math.inf) == list(range(rank, 20, 2))
-
-
-def test_a_custom_batch_sampler_is_followed() -> None:
-    loader = DataLoader(Numbered(), batch_sampler=[[5, 3], [3, 9], [1]])
-    assert sampled_indices(loader, math.inf) == [1, 3, 5, 9]
-    assert sampled_indices(loader, 2) == [3, 5, 9]
-
-
-def test_samples_drawn_twice_and_indices_that_are_tensors_are_listed_once_as_int() -> None:
-    class Repeating(Sampler[Tensor]):
-        def __iter__(self) -> Iterator[Tensor]:
-            return iter(torch.tensor([3, 1, 3, 2]))
-
-        def __len__(self) -> int:
-            return 4
-
-    indices = sampled_indices(DataLoader(Numbered(), batch_size=2, sampler=Repeating()), math.inf)
-    assert indices == [1, 2, 3]
-    assert indices is not None
-    assert all(type(index) is int for index in indices)
-
-
-def test_an_endless_sampler_ends_with_the_batches_that_are_used() -> None:
-    class Endless(Sampler[int]):
-        def __iter__(self) -> Iterator[int]:
-            while True:
-                yield from range(4)
-
-    loader = DataLoader(Numbered(), batch_size=2, sampler=Endless())
-    assert sampled_indices(loader, 5) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [DataLoader(Stream(), batch_size=2), DataLoader(Numbered(), batch_size=None), [(torch.zeros(1), 0)], None],
-    ids=["iterable dataset", "no batches", "list", "none"],
-)
-def test_data_that_can_only_be_watched_gives_none(loader: object) -> None:
-    assert sampled_indices(loader, math.inf) is None
-
-
-def own_generator() -> torch.Generator:
-    return torch.Generator().manual_seed(3)
-
-
-class Stateful(Sampler[int]):
-    """Another order each time it is asked, from a state and a generator of its own."""
-
-    def __init__(self) -> None:
-        self.epochs = 0
-        self.generator = own_generator()
-
-    def __iter__(self) -> Iterator[int]:
-        self.epochs += 1
-        order = torch.randperm(20, generator=self.generator)
-        return iter((order + self.epochs).remainder(20).tolist())
-
-    def __len__(self) -> int:
-        return 20
-
-
-@pytest.mark.parametrize(
-    "make_sampler",
-    [
-        lambda dataset: RandomSampler(dataset, generator=own_generator()),
-        lambda dataset: RandomSampler(dataset, replacement=True, num_samples=30, generator=own_generator()),
-        lambda _dataset: SubsetRandomSampler(range(10), generator=own_generator()),
-        lambda _dataset: WeightedRandomSampler([1.0] * 20, 20, generator=own_generator()),
-        lambda dataset: DistributedSampler(dataset, num_replicas=2, rank=0, seed=5),
-        lambda dataset: SequentialSampler(dataset),
-        lambda _dataset: Stateful(),
-    ],
-    ids=["random", "replacement", "subset", "weighted", "distributed", "sequential", "stateful"],
-)
-@pytest.mark.parametrize("wrapped", [False, True], ids=["sampler", "batch sampler"])
-@pytest.mark.parametrize("num_batches", [2, math.inf])
-def test_the_order_of_the_next_epochs_is_as_if_nobody_had_asked(make_sampler: Any, wrapped: bool, num_batches: float) -> None:
-    epochs = []
-    for asked in (False, True):
-        dataset = Numbered()
-        sampler = make_sampler(dataset)
-        settings = {"batch_sampler": BatchSampler(sampler, 3, False)} if wrapped else {"batch_size": 3, "sampler": sampler}
-        loader = DataLoader(dataset, generator=own_generator(), **settings)
-        if asked:
-            indices = sampled_indices(loader, num_batches)
-            assert indices
-        first = epoch(loader)
-        if asked:
-            assert set(indices) == set(first[:6] if num_batches == 2 else first)
-            sampled_indices(loader, num_batches)
-        epochs.append([first, epoch(loader)])
-    assert epochs[0] == epochs[1]
-
-
-def test_a_shuffling_loader_with_a_generator_is_left_alone() -> None:
-    loaders = [DataLoader(Numbered(), batch_size=3, shuffle=True, generator=own_generator()) for _ in range(2)]
-    sampled_indices(loaders[1], 2)
-    assert epoch(loaders[0]) == epoch(loaders[1])
-
-
-# Loading samples
-
-
-def test_samples_go_through_the_dataset_and_the_collate_function() -> None:
-    loader = DataLoader(Numbered(), batch_size=2, collate_fn=lambda samples: ["collated", *samples])
-    collated = load_samples(loader, [4, 1])
-    assert collated == ["collated", (torch.tensor([4.0]), 1), (torch.tensor([1.0]), 1)]
-
-
-def test_samples_are_one_batch_in_the_order_asked_for() -> None:
-    inputs, targets = load_samples(DataLoader(Numbered(), batch_size=2), [7, 0, 5])
-    assert inputs.tolist() == [[7.0], [0.0], [5.0]]
-    assert targets.tolist() == [1, 0, 2]
-
-
-def test_datasets_that_load_many_at_once_are_asked_once() -> None:
-    class Bulk(Numbered):
-        asked: list[list[int]]
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.asked = []
-
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            raise AssertionError("asked one by one")
-
-        def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-            self.asked.append(indices)
-            return [(torch.tensor([float(index)]), index) for index in indices]
-
-    dataset = Bulk()
-    inputs, targets = load_samples(DataLoader(dataset, batch_size=2), (7, 0))
-    assert dataset.asked == [[7, 0]]
-    assert inputs.tolist() == [[7.0], [0.0]]
-    assert targets.tolist() == [7, 0]
-
-
-def test_loading_samples_of_a_shuffled_loader_leaves_it_alone() -> None:
-    dataset = TensorDataset(torch.arange(6.0)[:, None], torch.arange(6))
-    loaders = [DataLoader(dataset, batch_size=2, shuffle=True, generator=own_generator()) for _ in range(2)]
-    load_samples(loaders[1], [1, 2])
-    assert epoch(loaders[0]) == epoch(loaders[1])
-
-
-# Candidates
-
-
-def drawn(seed: int, pool: list[int], num_probes: int = 4) -> list[int]:
-    return candidate_indices(pool, num_probes, torch.Generator().manual_seed(seed))
-
-
-def test_candidates_are_drawn_by_the_seed_alone() -> None:
-    pool = list(range(0, 3000, 3))
-    first = drawn(0, pool)
+def test_samples_are_drawn_by_the_seed_alone() -> None:
+    loader = DataLoader(Unread(3000), batch_size=8)
+    first = taken(loader, 40)
     torch.rand(5)
-    assert drawn(0, pool) == first
-    assert drawn(1, pool) != first
-    assert len(first) == len(set(first)) == MIN_CANDIDATES
-    assert set(first) <= set(pool)
+    assert taken(loader, 40) == first
+    assert taken(loader, 40, seed=1) != first
+    assert len(first) == len(set(first)) == 40
     assert first != sorted(first)
 
 
-def test_candidates_are_several_times_the_probes() -> None:
-    assert len(drawn(0, list(range(3000)), num_probes=100)) == 800
-    assert sorted(drawn(0, [5, 8, 2], num_probes=100)) == [2, 5, 8]
-    assert drawn(0, []) == []
+def test_samples_are_taken_once_until_there_are_no_more() -> None:
+    samples = draw(DataLoader(Unread(20), batch_size=8), 6)
+    parts = []
+    for left in (14, 8, 2, 0, 0):
+        parts.append([index for batch in samples.take(6) for index in batch])
+        assert len(samples) == left
+    assert sorted(index for part in parts for index in part) == list(range(20))
+    assert list(map(len, parts)) == [6, 6, 6, 2, 0]
 
 
-# Choosing probes
+def test_batches_are_no_larger_than_the_loaders_and_of_two_sizes() -> None:
+    assert list(map(len, draw(DataLoader(Unread(90), batch_size=32), 64).take(64))) == [32, 17, 15]
+    handed_in = BatchSampler(RandomSampler(range(90)), 32, drop_last=False)
+    assert list(map(len, draw(DataLoader(Unread(90), batch_sampler=handed_in), 64).take(64))) == [32, 17, 15]
+    assert list(map(len, draw(DataLoader(Unread(90), batch_size=1), 3).take(3))) == [1, 1, 1]
+    assert list(map(len, draw(DataLoader(Unread(90), batch_size=None), 3).take(3))) == [1, 1, 1]
+
+
+def test_samples_of_a_sampler_of_the_users_own_stay_together() -> None:
+    buckets = [list(range(start, start + 10)) for start in range(0, 100, 10)]
+    loader = DataLoader(Unread(100), batch_sampler=buckets)
+    samples = draw(loader, 32)
+    batches = samples.take(32)
+    assert sum(map(len, batches)) == 32
+    assert [len({index // 10 for index in batch}) for batch in batches] == [1] * len(batches)
+    assert len(batches) == 4
+    assert len(set(map(len, batches))) > 1
+    rest = samples.take(1000)
+    assert len(samples) == 0
+    assert sorted(index for batch in batches + rest for index in batch) == list(range(100))
+    assert [len({index // 10 for index in batch}) for batch in rest] == [1] * len(rest)
+
+
+def test_small_buckets_and_samples_that_come_twice() -> None:
+    loader = DataLoader(Unread(100), batch_sampler=[[3], [5, 3], [5], [8, 9, 8]])
+    assert sorted(index for batch in draw(loader, 32).take(32) for index in batch) == [3, 5, 8, 9]
 
 
 @PROPERTY
@@ -283,60 +109,78 @@ def test_every_class_gets_its_share_of_the_probes_to_within_one(counts: list[int
         counts, total = [*counts, num_probes], total + num_probes
     targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     targets = targets[torch.randperm(total, generator=torch.Generator().manual_seed(seed))]
-    positions = chosen_positions(targets, num_probes)
-    assert len(positions) == len(set(positions)) == num_probes
-    got = targets[positions].bincount(minlength=len(counts)).tolist()
+    chosen = taken(DataLoader(Unread(total, targets=targets.tolist()), batch_size=7), num_probes, seed)
+    assert len(chosen) == len(set(chosen)) == num_probes
+    got = targets[chosen].bincount(minlength=len(counts)).tolist()
     assert all(abs(have - num_probes * count / total) < 1 for have, count in zip(got, counts, strict=True))
 
 
-def test_a_balanced_task_gets_equally_many_of_each_class() -> None:
-    targets = torch.arange(100) % 5
-    assert targets[chosen_positions(targets, 20)].bincount().tolist() == [4] * 5
+def test_stratified_draws_differ_by_the_seed_and_leave_no_sample_out() -> None:
+    loader = DataLoader(Unread(60, labels=np.arange(60) % 3), batch_size=7)
+    draws = [taken(loader, 12, seed) for seed in range(3)]
+    assert len(set(map(tuple, draws))) == 3
+    assert all(Counter(index % 3 for index in own) == {0: 4, 1: 4, 2: 4} for own in draws)
+    assert sorted(index for batch in draw(loader, 12).take(60) for index in batch) == list(range(60))
 
 
-@pytest.mark.parametrize("kind", [lambda t: t, lambda t: t.float(), lambda t: t[:, None], lambda t: t.bool()])
-def test_classes_of_any_dtype_and_shape_are_stratified(kind: Any) -> None:
-    targets = kind((torch.arange(100) >= 90).long())
-    chosen = targets[chosen_positions(targets, 10)]
-    assert int(chosen.sum()) == 1
+# Classes that are known without loading a sample
+
+CLASSES = torch.arange(20) % 3
 
 
 @pytest.mark.parametrize(
-    "targets",
-    [torch.linspace(5.05, -5, 30), torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(15, 1)],
-    ids=["regression", "vectors"],
+    "dataset",
+    [
+        TensorDataset(torch.zeros(20, 2), CLASSES),
+        TensorDataset(torch.zeros(20, 2), CLASSES[:, None].float()),
+        Unread(targets=CLASSES),
+        Unread(targets=CLASSES.tolist()),
+        Unread(labels=CLASSES.numpy()),
+        Unread(labels=tuple(CLASSES.tolist())),
+        ConcatDataset([Subset(Unread(targets=CLASSES), range(9)), Subset(Unread(labels=CLASSES), range(9, 20))]),
+        Subset(Unread(40, targets=CLASSES.repeat_interleave(2)), range(0, 40, 2)),
+    ],
 )
-def test_targets_that_are_no_classes_are_taken_as_they_come(targets: Tensor) -> None:
-    positions = chosen_positions(targets, 10)
-    assert positions == list(range(positions[0], 30, 3))
+def test_classes_that_are_stored_are_known(dataset: Dataset[Any]) -> None:
+    classes = known_classes(dataset)
+    assert classes is not None
+    assert classes.tolist() == CLASSES.tolist()
 
 
-def test_all_candidates_are_chosen_where_they_are_just_enough() -> None:
+class Property(Unread):
+    @property
+    def targets(self) -> list[int]:
+        raise AssertionError("this opens a file")
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        TensorDataset(torch.zeros(20, 2)),
+        TensorDataset(torch.zeros(20, 2), torch.linspace(0, 1, 20)),
+        TensorDataset(torch.zeros(20, 2), torch.zeros(20, 3)),
+        Unread(),
+        Unread(targets=CLASSES[:5]),
+        Unread(targets=["a"] * 20),
+        Unread(targets=[{"boxes": 1}] * 20),
+        Unread(targets=object()),
+        Property(),
+        ConcatDataset([Unread(targets=CLASSES), Unread()]),
+        Subset(Unread(), [1, 2]),
+    ],
+)
+def test_other_classes_are_not(dataset: Dataset[Any]) -> None:
+    assert known_classes(dataset) is None
+
+
+# Choosing
+
+
+def test_the_first_of_the_candidates_become_probes() -> None:
+    assert positions_of(first_probes(candidates_of(torch.arange(9)), 4, "training")) == [0, 1, 2, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert sorted(chosen_positions(torch.tensor([0, 1, 0, 0, 2]), 5)) == [0, 1, 2, 3, 4]
-
-
-def test_the_choice_is_the_same_each_time() -> None:
-    targets = torch.randint(4, (50,), generator=torch.Generator().manual_seed(0))
-    assert chosen_positions(targets, 12) == chosen_positions(targets, 12)
-
-
-@pytest.mark.parametrize("num_probes", [2, 3, 5])
-def test_classes_are_stratified_over_groups_of_different_shapes(num_probes: int) -> None:
-    small, large = torch.zeros(10, 2), torch.zeros(10, 3)
-    targets = torch.tensor([0] * 8 + [1] * 2)
-    probes = choose_probes(Probes.of((small, targets), (large, 1 - targets)), 2 * num_probes, "training")
-    chosen = torch.cat([group.targets.tree for group in probes.groups])
-    assert chosen.bincount().tolist() == [num_probes, num_probes]
-    # An input stays with its target.
-    assert all(group.inputs.tree.shape[1] in (2, 3) for group in probes.groups)
-
-
-def test_trees_with_several_targets_are_taken_as_they_come() -> None:
-    targets = {"label": torch.arange(12) % 2, "box": torch.zeros(12, 4)}
-    probes = choose_probes(Probes.of(({"position": torch.arange(12.0)}, targets)), 4, "training")
-    assert probes.groups[0].inputs.tree["position"].tolist() == [1, 4, 7, 10]
+        assert positions_of(first_probes(candidates_of(torch.arange(4)), 4, "training")) == [0, 1, 2, 3]
 
 
 def test_inputs_that_reference_models_have_seen_are_left_out() -> None:
@@ -361,10 +205,10 @@ def test_inputs_that_have_all_been_seen_are_an_error() -> None:
 
 def test_too_few_inputs_are_all_used_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="probes: 5 training inputs asked for, 3 used"):
-        probes = choose_probes(candidates_of(torch.arange(3)), 5, "training")
+        probes = first_probes(candidates_of(torch.arange(3)), 5, "training")
     assert sorted(positions_of(probes)) == [0, 1, 2]
 
 
 def test_no_inputs_are_an_error() -> None:
     with pytest.raises(ValueError, match="probes: expected 5 held-out inputs, the loader gives none"):
-        choose_probes(candidates_of(torch.empty(0)), 5, "held-out")
+        first_probes(candidates_of(torch.empty(0)), 5, "held-out")

@@ -1,41 +1,41 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
-from lightning_interactions.references.internals import share_hyperparameters, steps_logged, to_device
+from lightning_interactions.references.internals import (
+    batch_hook_owner,
+    in_hook,
+    is_sequential,
+    share_hyperparameters,
+    steps_logged,
+    training_loaders,
+    validation_loaders,
+)
 from tests.helpers.models import PlainTabularClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
 from tests.references.fits import Tables
 
 pytestmark = TINY_SET_UP
 
-
-class Converts(PlainTabularClassifier):
-    """Changes a batch in every hook that Lightning has."""
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return batch[0] + 1, batch[1]
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return 2 * batch[0], batch[1]
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class Notes(Callback):
     def __init__(self) -> None:
         self.steps: list[int] = []
-        self.batches: list[Any] = []
-        self.moved: Any = None
+        self.owners: list[object] = []
+        self.loaders: list[CombinedLoader | None] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.moved = to_device(trainer, next(iter(tabular_loader(16))))
+        self.owners = [batch_hook_owner(trainer, hook) for hook in HOOKS]
+        self.loaders = [training_loaders(trainer), validation_loaders(trainer)]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.steps.append(steps_logged(trainer))
-        self.batches.append(batch)
 
 
 def run(root: Path, model: LightningModule, **options: Any) -> Notes:
@@ -44,10 +44,47 @@ def run(root: Path, model: LightningModule, **options: Any) -> Notes:
     return notes
 
 
-def test_a_batch_is_moved_as_before_a_step(tmp_path: Path) -> None:
-    notes = run(tmp_path, Converts(), precision="64-true")
-    assert notes.moved[0].dtype == torch.float64
-    assert all(torch.equal(own, passed) for own, passed in zip(notes.moved, notes.batches[0], strict=True))
+class OneHook(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return tabular_loader(16)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+def test_hooks_are_those_of_the_data_module_where_it_has_them(tmp_path: Path) -> None:
+    model, data, notes = PlainTabularClassifier(), OneHook(), Notes()
+    quiet_trainer(tmp_path, callbacks=[notes], max_epochs=1).fit(model, datamodule=data)
+    assert notes.owners == [model, model, data]
+    assert run(tmp_path, model).owners == [model] * 3
+
+
+def test_a_module_knows_in_which_hook_it_is() -> None:
+    model = PlainTabularClassifier()
+    with in_hook(model, "on_after_batch_transfer"):
+        assert model._current_fx_name == "on_after_batch_transfer"
+    assert model._current_fx_name is None
+
+
+def test_loaders_are_those_of_the_trainer(tmp_path: Path) -> None:
+    training, first, second = tabular_loader(16), tabular_loader(8, seed=1), tabular_loader(8, seed=2)
+    notes = Notes()
+    trainer = quiet_trainer(tmp_path, callbacks=[notes], max_epochs=1, limit_train_batches=1)
+    trainer.fit(TwoValidations(), training, [first, second])
+    of_training, of_validation = notes.loaders
+    assert of_training is not None
+    assert of_validation is not None
+    assert [loader.dataset for loader in of_training.flattened] == [training.dataset]
+    assert of_training.limits == [1]
+    assert [loader.dataset for loader in of_validation.flattened] == [first.dataset, second.dataset]
+    assert is_sequential(of_validation)
+    assert not is_sequential(CombinedLoader([first, second], "min_size"))
+    assert run(tmp_path, PlainTabularClassifier()).loaders[1] is None
+
+
+class TwoValidations(PlainTabularClassifier):
+    def validation_step(self, batch: Any, _batch_index: int, dataloader_idx: int = 0) -> None:
+        pass
 
 
 def test_steps_are_those_of_the_loggers(tmp_path: Path) -> None:

@@ -118,6 +118,15 @@ def test_a_part_keeps_the_loaders_settings() -> None:
     assert loaded(in_order) == [1, 4, 6, 9, 12]
 
 
+def test_a_batch_sampler_handed_in_is_as_good_as_its_arguments() -> None:
+    whole = DataLoader(DATA, batch_sampler=BatchSampler(SubsetRandomSampler([1, 4, 6, 9, 13]), 2, drop_last=True))
+    assert sampler_pool(whole) == [1, 4, 6, 9, 13]
+    part = loader_of_part(whole, [1, 4, 9])
+    assert (part.batch_size, part.drop_last) == (2, True)
+    assert isinstance(part.sampler, RandomSampler)
+    assert set(loaded(part)) <= {1, 4, 9}
+
+
 @pytest.mark.parametrize("sampler", [SequentialSampler(DATA), DistributedSampler(DATA, num_replicas=2, rank=1, shuffle=False)])
 def test_a_sequential_part_stays_in_order(sampler: Any) -> None:
     assert loaded(loader_of_part(DataLoader(DATA, batch_size=3, sampler=sampler), [1, 4, 6, 9, 12])) == [1, 4, 6, 9, 12]

@@ -1,0 +1,103 @@
+"""Whether two loaders give the same samples."""
+
+import collections
+import pathlib
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from lightning_interactions.measuring.loading import CannotLoadError, batch_sampler_of, cut, load_batches, rows_of_batches
+from lightning_interactions.records import fingerprints
+from lightning_interactions.records.describe import describe
+
+__all__ = ["repeats"]
+
+COMPARED = 8
+"""So many samples at the same index are compared to find out whether two datasets are the same data."""
+
+LABELS = ("labels", "targets")
+
+
+def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: DataLoader[Any], other_pool: Sequence[int]) -> bool:
+    """Whether a loader gives samples that training gives, too.
+
+    That is so if both read from one dataset at the same indices, also through subsets, concatenations and datasets that
+    transform another one; or if they are two datasets of the same length that store or give the same at the same index.
+
+    Args:
+        training: The training loader.
+        training_pool: The indices that its sampler gives.
+        other: Another loader.
+        other_pool: The indices that that one's sampler gives.
+    """
+    own, others = _roots(training.dataset, training_pool), _roots(other.dataset, other_pool)
+    if own.keys() & others.keys():
+        return any(own[root] & others[root] for root in own.keys() & others.keys())
+    both = sorted(set(training_pool) & set(other_pool))
+    if _length(training.dataset) is None or _length(training.dataset) != _length(other.dataset) or len(both) < 2:
+        return False
+    some = both[:: max(1, len(both) // COMPARED)][:COMPARED]
+    return _store_the_same(training.dataset, other.dataset, some) or _give_the_same(training, other, some)
+
+
+def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]:
+    """The indices in the datasets behind others, by the identity of these datasets."""
+    if isinstance(dataset, Subset):
+        own = list(dataset.indices)
+        return _roots(dataset.dataset, [own[index] for index in indices])
+    if isinstance(dataset, ConcatDataset):
+        found: dict[int, set[int]] = collections.defaultdict(set)
+        ordered = sorted(index % len(dataset) for index in indices)
+        start = 0
+        for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
+            for root, own_indices in _roots(part, [index - start for index in ordered if start <= index < end]).items():
+                found[root] |= own_indices
+            start = end
+        return found
+    # One that is as long as the only dataset that it holds transforms its samples.
+    inner = [value for value in getattr(dataset, "__dict__", {}).values() if isinstance(value, Dataset)]
+    if len(inner) == 1 and _length(inner[0]) == _length(dataset) is not None:
+        return _roots(inner[0], indices)
+    return {id(dataset): {int(index) for index in indices}}
+
+
+def _length(dataset: Dataset[Any]) -> int | None:
+    return len(dataset) if isinstance(dataset, Sized) else None
+
+
+def _store_the_same(first: Dataset[Any], second: Dataset[Any], indices: Sequence[int]) -> bool:
+    """Whether two datasets of one class hold the same, whatever random transforms make of it."""
+    one, other = (getattr(dataset, "__dict__", {}) for dataset in (first, second))
+    if type(first) is not type(second) or one.keys() != other.keys():
+        return False
+    known = False
+    for name, value in one.items():
+        if isinstance(value, (str, int, float, bool, pathlib.Path)) and value != other[name]:
+            return False
+        if _stored(value) == _length(first) == _stored(other[name]):
+            contents = [[describe(sequence[index]) for index in indices] for sequence in (value, other[name])]
+            if contents[0] != contents[1]:
+                return False
+            known |= name not in LABELS and len(set(contents[0])) > 1
+    return known
+
+
+def _stored(value: Any) -> int | None:
+    is_sequence = isinstance(value, (list, tuple, np.ndarray)) or (isinstance(value, Tensor) and value.ndim)
+    return len(value) if is_sequence else None
+
+
+def _give_the_same(first: DataLoader[Any], second: DataLoader[Any], indices: Sequence[int]) -> bool:
+    """Whether two loaders load the same, where they load it."""
+    if None in (batch_sampler_of(first), batch_sampler_of(second)):
+        return False
+    batches = cut(indices, len(indices))
+    try:
+        loaded = [rows_of_batches(load_batches(loader, batches), list(map(len, batches))) for loader in (first, second)]
+    except (CannotLoadError, ValueError):  # Whatever cannot be loaded for this is not compared.
+        return False
+    one, other = ([digest for part in own for digest in fingerprints(part)] for own in loaded)
+    return one == other and len(set(one)) > 1
