@@ -590,7 +590,9 @@ def _step(model: nn.Module, name: str) -> Callable[..., Any] | None:
     """Return a module's step if it has one of its own."""
     step = getattr(model, name, None)
     of_class = getattr(type(model), name, None)
-    is_empty = (getattr(of_class, "__module__", None) or "").endswith(("lightning.pytorch.core.module", "pytorch_lightning.core.module"))
+    is_empty = (getattr(of_class, "__module__", None) or "").endswith(
+        ("lightning.pytorch.core.module", "pytorch_lightning.core.module")
+    )
     return step if callable(step) and not is_empty else None
 
 
