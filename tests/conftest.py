@@ -10,7 +10,7 @@ from tests.helpers import typechecker
 # Shapes and types in signatures are checked whenever a test calls a function of the package.
 hook = jaxtyping.install_import_hook("lightning_interactions", f"{typechecker.__name__}.check")
 
-WITHOUT_CHECKS = ("callbacks", "references", "examples", "benchmarks")
+WITHOUT_CHECKS = ("callbacks", "references", "examples", "benchmarks", "situations")
 """Whole trainings, which call functions that have tests of their own a hundred thousand times."""
 
 

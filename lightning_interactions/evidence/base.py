@@ -34,6 +34,10 @@ class ProbeGame(ABC):
         For the chance level. Empty if all probes have the same target, or the score does not depend on targets.
         """
 
+    def interactions_with_targets(self, model: nn.Module, rows: Sequence[int] | None = None) -> list[Interactions]:
+        """Return :meth:`interactions` for the probes' own targets, and then :meth:`with_other_targets`."""
+        return [game.interactions(model, rows) for game in (self, *self.with_other_targets())]
+
 
 class Evidence(ABC):
     """Decides how far interactions are taken for generalizable."""

@@ -71,7 +71,7 @@ class ReferenceModels(Evidence):
 
     The chance level is what they share of it on other inputs, or when they are asked about another target of the same input,
     whichever is more. Where labels say nothing about inputs, the latter cannot be told apart from the share itself. For it
-    each reference model is evaluated up to four times before the training, and never again.
+    each reference model's outputs are scored up to four times before the training, and never again.
 
     Args:
         models: Trained models that take the same inputs and give the same kind of outputs as the monitored one, of whatever
@@ -151,7 +151,7 @@ class ReferenceModels(Evidence):
             ValueError: If a reference model fails on the probes, or too many have seen one of them.
         """
         raters = self._raters_of(game.probes.fingerprints)
-        references, *draws = (self._rated(one, raters) for one in (game, *game.with_other_targets()))
+        references, *draws = self._rated(game, raters)
         return Ratings(
             votes=RaterVotes.of(references, game.threshold),
             by_chance=votes_by_chance(references, draws, game.threshold),
@@ -189,29 +189,35 @@ class ReferenceModels(Evidence):
             by_input.append(eligible[: self.num_raters])
         return [list(place) for place in zip(*by_input, strict=True)]
 
-    def _rated(self, game: ProbeGame, raters: Sequence[Sequence[int]]) -> list[Interactions]:
-        """Evaluate every model on the inputs that it rates: as many interactions of all inputs as there are raters."""
+    def _rated(self, game: ProbeGame, raters: Sequence[Sequence[int]]) -> list[list[Interactions]]:
+        """Evaluate every model on the inputs that it rates.
+
+        Returns:
+            For the own targets, and for each draw of others, as many interactions of all inputs as there are raters.
+        """
         num_inputs = len(game.probes)
-        places: list[Interactions | None] = [None] * len(raters)
+        draws: list[list[Interactions | None]] = []
         for position in range(len(self.models)):
             rows = [row for row in range(num_inputs) if any(place[row] == position for place in raters)]
             if not rows:
                 continue
             found = self._extracted(game, position, None if len(rows) == num_inputs else rows)
-            for number, place in enumerate(raters):
-                own = [row for row in rows if place[row] == position]
-                part = found.select([rows.index(row) for row in own])
-                whole = places[number] or Interactions(
-                    part.effects.new_zeros(num_inputs, *part.effects.shape[1:]), part.offset.new_zeros(num_inputs)
-                )
-                whole.effects[own], whole.offset[own] = part.effects, part.offset
-                places[number] = whole
-        return [place for place in places if place is not None]
+            draws = draws or [[None] * len(raters) for _ in found]
+            for places, of_draw in zip(draws, found, strict=True):
+                for number, place in enumerate(raters):
+                    own = [row for row in rows if place[row] == position]
+                    part = of_draw.select([rows.index(row) for row in own])
+                    whole = places[number] or Interactions(
+                        part.effects.new_zeros(num_inputs, *part.effects.shape[1:]), part.offset.new_zeros(num_inputs)
+                    )
+                    whole.effects[own], whole.offset[own] = part.effects, part.offset
+                    places[number] = whole
+        return [[place for place in places if place is not None] for places in draws]
 
-    def _extracted(self, game: ProbeGame, position: int, rows: Sequence[int] | None) -> Interactions:
+    def _extracted(self, game: ProbeGame, position: int, rows: Sequence[int] | None) -> list[Interactions]:
         model = self.models[position]
         try:
-            return game.interactions(model, rows)
+            return game.interactions_with_targets(model, rows)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

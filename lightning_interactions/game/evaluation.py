@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_interactions.functional.precision import full_precision
-from lightning_interactions.game.players.base import Players
+from lightning_interactions.game.baselines import Baseline, Zeros
+from lightning_interactions.game.chunks import ChunkSizes
+from lightning_interactions.game.players.base import Masking, Players
 from lightning_interactions.game.tasks import Task, widened
 from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
+from lightning_interactions.records.trees import map_leaves
 
 __all__ = ["Game", "in_dtype_of"]
 
@@ -31,17 +35,22 @@ class Game:
         players: The input variables.
         baseline: Baseline value of each masked tensor, which broadcasts to one row of it.
         task: Runs the model and scores its outputs.
-        batch_size: Masked inputs in one forward pass.
+        batch_size: Masked inputs in one forward pass; found by the size of the model's activations if ``None``. There are fewer
+            where memory runs out.
         forward_context: In which forwards run, such as an autocast; in the dtype of the weights, without autocast and
             TF32, if ``None``.
+        kind_of_baseline: Makes baseline values of rows of them.
+        chunk_sizes: What fits into memory, as far as it is known; games that are made of this one know it, too.
     """
 
     probes: Probes
     players: Players
     baseline: Mapping[str, Tensor]
     task: Task
-    batch_size: int = 1024
+    batch_size: int | None = None
     forward_context: Callable[[], AbstractContextManager[object]] | None = None
+    kind_of_baseline: Baseline = field(default_factory=Zeros)
+    chunk_sizes: ChunkSizes = field(default_factory=ChunkSizes, repr=False)
 
     @property
     def num_players(self) -> int:
@@ -92,9 +101,15 @@ class Game:
         with torch.no_grad():
             for group in self.probes.groups:
                 inputs = in_dtype_of(model, group.inputs)
-                for rows in torch.arange(len(group)).split(self.batch_size):
-                    self._scores(model, inputs.select(rows), group.targets.select(rows))
-                self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
+
+                def scores(start: int, stop: int, group: ProbeGroup = group, inputs: Rows = inputs) -> Tensor:
+                    rows = range(start, stop)
+                    return self._scores(model, inputs.select(rows), [group.targets.select(rows)])
+
+                self._in_chunks(scores, len(group), model, inputs)
+                if len(group):
+                    with self._playing(model, inputs.select([0])):
+                        self.task.losses(torch.zeros(len(group), dtype=torch.float64), group.targets)
 
     def values(self, model: nn.Module, masks: Tensor | None = None) -> Float[Tensor, "inputs coalitions"]:
         """Score masked versions of every input, in batches that run across inputs.
@@ -114,10 +129,37 @@ class Game:
             ValueError: If the players do not fit the inputs, the masks do not fit the players, or the outputs or targets do
                 not fit the task.
         """
+        return self._values(model, [self.probes], masks)[0]
+
+    def values_with_targets(
+        self, model: nn.Module, others: "Sequence[Game]", masks: Tensor | None = None
+    ) -> list[Float[Tensor, "inputs coalitions"]]:
+        """Return the values of this game, and of others that differ from it in the targets alone.
+
+        One forward serves all of them, unless outputs depend on targets or the task's ``scores`` is its own.
+
+        Args:
+            model: Any module that the task can run.
+            others: Games such as :meth:`with_other_targets` returns.
+            masks: As for :meth:`values`.
+
+        Raises:
+            ValueError: As :meth:`values`.
+        """
+        games = (self, *others)
+        if self.task.outputs_depend_on_targets or type(self.task).scores is not Task.scores:
+            return [game.values(model, masks) for game in games]
+        return list(self._values(model, [game.probes for game in games], masks))
+
+    def _values(
+        self, model: nn.Module, probes: Sequence[Probes], masks: Tensor | None
+    ) -> Float[Tensor, "games inputs coalitions"]:
+        """Evaluate probes that differ in the targets alone."""
         context = full_precision(self.probes.device) if self.forward_context is None else nullcontext()
         with torch.no_grad(), context:
             coalitions = self._numbers_of(masks)
-            return torch.cat([self._values_of_group(model, group, coalitions) for group in self.probes.groups])
+            groups = zip(*(one.groups for one in probes), strict=True)
+            return torch.cat([self._values_of_group(model, group, coalitions) for group in groups], dim=1)
 
     def exact_losses(self, model: nn.Module) -> Float[Tensor, " inputs"] | None:
         """Compute the losses of the unmasked inputs from the model's outputs.
@@ -163,51 +205,99 @@ class Game:
         return (masks.to(device) * (1 << torch.arange(num_players, device=device))).sum(dim=1)
 
     def _values_of_group(
-        self, model: nn.Module, group: ProbeGroup, coalitions: Int[Tensor, " coalitions"]
-    ) -> Float[Tensor, "inputs coalitions"]:
-        inputs = in_dtype_of(model, group.inputs)
-        masked_leaves = {name: inputs.leaves[name] for name in self.players.leaves(inputs)}
-        if not len(group) or not len(coalitions):
-            dtype = torch.promote_types(next(iter(masked_leaves.values())).dtype, torch.float32)
-            return torch.zeros(len(group), len(coalitions), dtype=dtype, device=coalitions.device)
-        baseline = {name: self.baseline[name].to(leaf) for name, leaf in masked_leaves.items()}
-        players = torch.arange(self.players.num_players(inputs), device=coalitions.device)
+        self, model: nn.Module, groups: Sequence[ProbeGroup], coalitions: Int[Tensor, " coalitions"]
+    ) -> Float[Tensor, "games inputs coalitions"]:
+        inputs, targets = groups[0].inputs, [group.targets for group in groups]
+        if not len(inputs) or not len(coalitions):
+            dtype = torch.promote_types(_float_dtype(in_dtype_of(model, inputs)), torch.float32)
+            return torch.zeros(len(groups), len(inputs), len(coalitions), dtype=dtype, device=coalitions.device)
+        parts = []
+        for rows in torch.arange(len(inputs)).split(self.players.most_in_play or len(inputs)):
+            part = inputs.select(rows)
+            with self._playing(model, part) as masking:
+                parts.append(self._values_in_play(model, masking, [one.select(rows) for one in targets], coalitions))
+        return torch.cat(parts, dim=1)
+
+    def _values_in_play(
+        self, model: nn.Module, masking: Masking, targets: Sequence[Rows], coalitions: Int[Tensor, " coalitions"]
+    ) -> Float[Tensor, "games inputs coalitions"]:
+        inputs = masking.inputs
+        bits = torch.arange(self.players.num_players(inputs), device=coalitions.device)
         # The largest coalition with the very same masked input stands for all of them.
-        at_baseline = self._players_at_baseline(inputs, players, baseline)
-        largest = coalitions | (at_baseline * (1 << players)).sum(dim=1, keepdim=True)
+        largest = coalitions | (masking.at_baseline() * (1 << bits)).sum(dim=1, keepdim=True)
         distinct, position = zip(*(row.unique(return_inverse=True) for row in largest), strict=True)
         counts = [len(numbers) for numbers in distinct]
-        rows = torch.arange(len(group)).repeat_interleave(torch.tensor(counts))
-        scores = []
-        for own_rows, numbers in zip(rows.split(self.batch_size), torch.cat(distinct).split(self.batch_size), strict=True):
-            stay = (numbers[:, None] >> players & 1).bool()
-            masked = self.players.mask(inputs.select(own_rows), stay, baseline)
-            scores.append(self._scores(model, masked, group.targets.select(own_rows)))
-        by_input = torch.cat(scores).split(counts)
-        return torch.stack([values[own_position] for values, own_position in zip(by_input, position, strict=True)])
+        rows, numbers = torch.arange(len(inputs)).repeat_interleave(torch.tensor(counts)), torch.cat(distinct)
 
-    def _players_at_baseline(
-        self, inputs: Rows, players: Int[Tensor, " players"], baseline: Mapping[str, Tensor]
-    ) -> Bool[Tensor, "inputs players"]:
-        """Which players have their baseline value anyway, such as patches of black background: masking them changes nothing."""
+        def scores(start: int, stop: int) -> Float[Tensor, "games versions"]:
+            own = rows[start:stop]
+            stay = (numbers[start:stop, None] >> bits & 1).bool()
+            masked = masking.masked(own, stay).map(_written_out)
+            return self._scores(model, masked, [one.select(own) for one in targets])
 
-        def is_unchanged(player: Tensor) -> Bool[Tensor, " inputs"]:
-            masked = self.players.mask(inputs, (players != player).expand(len(inputs), -1), baseline)
-            same = [(masked.leaves[name] == inputs.leaves[name]).flatten(1).all(dim=1) for name in baseline]
-            return torch.stack(same).all(dim=0)
+        by_input = torch.cat(self._in_chunks(scores, len(rows), model, inputs), dim=1).split(counts, dim=1)
+        return torch.stack([values[:, own_position] for values, own_position in zip(by_input, position, strict=True)], dim=1)
 
-        return torch.stack([is_unchanged(player) for player in players], dim=1)
+    def _in_chunks(self, function: Callable[[int, int], Tensor], total: int, model: nn.Module, inputs: Rows) -> list[Tensor]:
+        return self.chunk_sizes.run(
+            function,
+            total,
+            model,
+            inputs.device,
+            kind=(type(model), inputs.row_shapes),
+            batch_size=self.batch_size,
+            largest=self.task.largest_batch,
+        )
 
-    def _scores(self, model: nn.Module, inputs: Rows, targets: Rows) -> Float[Tensor, " rows"]:
-        with nullcontext() if self.forward_context is None else self.forward_context():
-            scores = self.task.scores(model, inputs.tree, targets.tree)
-        if not isinstance(scores, Tensor) or scores.shape != (len(inputs),):
+    def baseline_of(self, inputs: Rows) -> dict[str, Tensor]:
+        """Return the baseline value of each masked tensor, for all rows or for each of these."""
+        leaves = inputs.leaves
+        values = {name: self.baseline[name].to(leaves[name].device) for name in self.players.leaves(inputs)}
+        return {name: self.kind_of_baseline.of_rows(value, leaves[name]) for name, value in values.items()}
+
+    def _playing(self, model: nn.Module, inputs: Rows) -> AbstractContextManager[Masking]:
+        def run(rows: Rows) -> Any:
+            with self._forward_context():
+                return self.task.forward(model, rows.tree)
+
+        largest = min((size for size in (self.batch_size, self.task.largest_batch) if size is not None), default=None)
+        converted = in_dtype_of(model, inputs)
+        baseline = {name: value.to(converted.leaves[name].dtype) for name, value in self.baseline_of(inputs).items()}
+        return self.players.playing(model, run, converted, baseline, largest)
+
+    def _scores(self, model: nn.Module, inputs: Rows, targets: Sequence[Rows]) -> Float[Tensor, "games rows"]:
+        """Score the same outputs for each of several targets."""
+        with self._forward_context():
+            if len(targets) == 1:
+                return self._checked(self.task.scores(model, inputs.tree, targets[0].tree), len(inputs))[None]
+            outputs = widened(self.task.forward(model, inputs.tree))
+            # A score may write into the outputs.
+            copies = (map_leaves(lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, outputs) for _ in targets)
+            scores = [self.task.score(own, one.tree) for own, one in zip(copies, targets, strict=True)]
+        return torch.stack([self._checked(one, len(inputs)) for one in scores])
+
+    def _forward_context(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.forward_context is None else self.forward_context()
+
+    def _checked(self, scores: Tensor, num_rows: int) -> Float[Tensor, " rows"]:
+        if not isinstance(scores, Tensor) or scores.shape != (num_rows,):
             got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(
-                f"score: expected one number for each of {len(inputs)} inputs, a tensor [inputs], got {got}; take no mean over "
+                f"score: expected one number for each of {num_rows} inputs, a tensor [inputs], got {got}; take no mean over "
                 "inputs in the task's score, and reshape [inputs, 1] to [inputs]"
             )
         return scores
+
+
+def _written_out(leaf: Tensor) -> Tensor:
+    """Copy a view that repeats a row: a model may write into what it gets, or ask for another view of it."""
+    repeats = any(step == 0 and size > 1 for step, size in zip(leaf.stride(), leaf.shape, strict=True))
+    return leaf.contiguous() if repeats else leaf
+
+
+def _float_dtype(inputs: Rows) -> torch.dtype:
+    """Return the dtype of the first floating-point tensor of some rows."""
+    return next((leaf.dtype for leaf in inputs.leaves.values() if leaf.is_floating_point()), torch.float32)
 
 
 def in_dtype_of(model: nn.Module, inputs: Rows) -> Rows:

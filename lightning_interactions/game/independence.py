@@ -65,7 +65,9 @@ def needs_rows_alone(game: Game, model: nn.Module) -> str:
 def _with_masked(game: Game, model: nn.Module, group: ProbeGroup) -> tuple[Rows, Rows]:
     some = group.select(range(min(len(group), MOST_ROWS)))
     inputs = in_dtype_of(model, some.inputs)
-    baseline = {name: game.baseline[name].to(inputs.leaves[name]) for name in game.players.leaves(inputs)}
+    baseline = {name: value.to(inputs.leaves[name].dtype) for name, value in game.baseline_of(some.inputs).items()}
+    if not baseline:  # Players that mask nothing of the inputs.
+        return inputs, some.targets
     nobody = torch.zeros(len(some), game.players.num_players(inputs), dtype=torch.bool, device=inputs.device)
     masked = game.players.mask(inputs, nobody, baseline)
     return inputs.join([masked]), some.targets.join([some.targets])

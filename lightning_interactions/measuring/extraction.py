@@ -18,7 +18,8 @@ class Extraction:
             default and moves strengths by about 2 %; ``None`` is that default, for studying single interactions; see
             :func:`~lightning_interactions.functional.extract_interactions`. Outputs are matched anyway.
         max_players: Refuse more players than this: a measurement costs ``2^n`` forwards for each probe.
-        batch_size: Masked inputs in one forward pass; lower it if they do not fit beside the training.
+        batch_size: Masked inputs in one forward pass; found by the size of the model's activations if left out. Where memory
+            runs out there are fewer.
         trainer_precision: Run the forwards under the Trainer's autocast and TF32 setting, not in the dtype of the weights.
 
     Raises:
@@ -29,7 +30,7 @@ class Extraction:
     noise_tolerance: float = 0.0
     tolerance: float | None = 1e-3
     max_players: int = 16
-    batch_size: int = 1024
+    batch_size: int | None = None
     trainer_precision: bool = False
 
     def __post_init__(self) -> None:
@@ -39,7 +40,7 @@ class Extraction:
             "noise_tolerance": (0 <= self.noise_tolerance < math.inf, "finite and at least 0"),
             "tolerance": (self.tolerance is None or 0 < self.tolerance < 1, "in (0, 1), or None"),
             "max_players": (self.max_players >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "batch_size": (self.batch_size is None or self.batch_size >= 1, "at least 1, or None"),
         }
         for name, (fits, expected) in limits.items():
             if not fits:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import Evidence, ParameterNoise
-from lightning_interactions.game.baselines import Baseline, Zeros, check_baseline
+from lightning_interactions.game.attribution import choose_players
+from lightning_interactions.game.baselines import Baseline, check_baseline
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.independence import CompanyError, needs_rows_alone
 from lightning_interactions.game.players import Players, default_players
@@ -45,7 +46,7 @@ class InteractionMeter:
     Args:
         task: Runs the model and says what is explained; classification if left out.
         players: The input variables; chosen by the inputs if left out.
-        baseline: What masked players are replaced with; zeros if left out.
+        baseline: What masked players are replaced with; chosen by the players if left out, zeros for most.
         evidence: What decides how far an interaction generalizes; :class:`~lightning_interactions.evidence.ParameterNoise` if
             left out.
         extraction: How values are evaluated and rewritten.
@@ -58,6 +59,7 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
+        left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
 
     Source:
         He et al. 2025 (arXiv 2505.06993).
@@ -80,7 +82,7 @@ class InteractionMeter:
         self.trainer = trainer
         self.task = Classification() if task is None else task
         self.players = players
-        self.baseline = Zeros() if baseline is None else baseline
+        self.baseline = baseline
         self.evidence = ParameterNoise() if evidence is None else evidence
         self.extraction = Extraction() if extraction is None else extraction
         self.ranks = Ranks() if ranks is None else ranks
@@ -89,6 +91,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
+        self.left_out: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
 
@@ -142,6 +145,7 @@ class InteractionMeter:
             for name, part in probes.items():
                 game = self._game(part, probes, sample)
                 if shadow is not None:
+                    choose_players(game, shadow)
                     game = self._checked(game, shadow, name)
                 split = Split(game, self.extraction, self.ranks, self.chance_level, self.trainer)
                 self._prepared[name] = self.evidence.prepare(split)
@@ -205,6 +209,8 @@ class InteractionMeter:
         with closing(self.evidence.raters(model)) as raters:
             for measured in chain([model], raters):
                 own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
+                if len(own) == 1:
+                    self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
         if self.ranks.size == 1:
             return own
         columns = [self._splits[name].to_columns(found) for of_model in own for name, found in of_model.items()]
@@ -225,16 +231,16 @@ class InteractionMeter:
 
     def _game(self, part: Probes, probes: Mapping[str, Probes], sample: Probes | None) -> Game:
         assert self.players is not None
+        if self.baseline is None:
+            self.baseline = self.players.default_baseline(part.groups[0].inputs)
         if self.baseline_values is None:
             self.baseline_values = self._choose_baseline(probes.get(TRAINING, part) if sample is None else sample)
         for group in part.groups:
+            leaves = group.inputs.leaves
             for name in self.players.leaves(group.inputs):
-                if name not in self.baseline_values:
-                    raise ValueError(
-                        f"baseline: expected inputs of which players mask {list(self.baseline_values)}, as those that the "
-                        f"baseline value was chosen by, got {name!r}; say which with the players' leaf="
-                    )
-                check_baseline(self.baseline_values[name], group.inputs.leaves[name])
+                check_baseline(
+                    self.baseline.of_rows(self._baseline_of(name, part).to(leaves[name].device), leaves[name]), leaves[name]
+                )
         game = Game(
             part,
             players=self.players,
@@ -242,6 +248,7 @@ class InteractionMeter:
             task=self.task,
             batch_size=self.extraction.batch_size,
             forward_context=self.forward_context if self.extraction.trainer_precision else None,
+            kind_of_baseline=self.baseline,
         )
         if game.num_players > self.extraction.max_players:
             num_forwards = 2**game.num_players * sum(map(len, probes.values()))
@@ -254,5 +261,18 @@ class InteractionMeter:
 
     def _choose_baseline(self, sample: Probes) -> dict[str, Tensor]:
         assert self.players is not None
+        assert self.baseline is not None
         names = self.players.leaves(sample.groups[0].inputs)
         return {name: self.baseline.value([group.inputs.leaves[name] for group in sample.groups]) for name in names}
+
+    def _baseline_of(self, name: str, part: Probes) -> Tensor:
+        """Return the baseline value of a leaf; of one with another name in other batches if there is but one."""
+        assert self.baseline_values is not None
+        if name not in self.baseline_values and len(self.baseline_values) == 1:
+            self.baseline_values[name] = next(iter(self.baseline_values.values()))
+        if name not in self.baseline_values:
+            raise ValueError(
+                f"baseline: expected inputs of which players mask {list(self.baseline_values)}, as those that the "
+                f"baseline value was chosen by, got {name!r}; say which with the players' leaf="
+            )
+        return self.baseline_values[name]

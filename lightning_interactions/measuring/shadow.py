@@ -126,8 +126,7 @@ def _copied(module: Module, memo: dict[int, Any], shared: dict[str, str], path: 
     if "_trainer" in state:
         state["_trainer"] = None
     if state.get("_compiler_ctx") is not None:
-        state = {name: value for name, value in state.items() if name not in COMPILED}
-        state["_compiler_ctx"] = None
+        state = {name: value for name, value in state.items() if name not in COMPILED} | {"_compiler_ctx": None}
     for name, value in state.items():
         own = f"{path}.{name}" if path else name
         if name == "_modules":

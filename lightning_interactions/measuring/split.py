@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import ProbeGame
@@ -60,28 +60,44 @@ class Split(ProbeGame):
         self.chance_level = chance_level
         self.probes = game.probes
         self.threshold = extraction.threshold
+        self.left_out = ""
         inputs = self.probes.groups[0].inputs
         # The same dtype on every rank, whatever the model's.
-        self.dtype = torch.promote_types(inputs.leaves[game.players.leaves(inputs)[0]].dtype, torch.float32)
+        masked = [*game.players.leaves(inputs), *(name for name, leaf in inputs.leaves.items() if leaf.is_floating_point())]
+        self.dtype = torch.promote_types(inputs.leaves[masked[0]].dtype, torch.float32) if masked else torch.float32
 
     def interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
         """Return any model's interactions; see :class:`ProbeGame`."""
-        own = self.own_interactions(model, rows)
-        return own if self.ranks.size == 1 else from_columns(self.ranks.total(self.to_columns(own, rows)))
+        (found,) = self._everybodys([self.own_interactions(model, rows)], rows)
+        return found
 
     def with_other_targets(self) -> "list[Split]":
         """Return the same with other targets; see :class:`ProbeGame`."""
-        games = self.game.with_other_targets() if self.chance_level else []
-        return [Split(game, self.extraction, self.ranks, self.chance_level, self.trainer) for game in games]
+        return [Split(game, self.extraction, self.ranks, self.chance_level, self.trainer) for game in self._other_games()]
+
+    def interactions_with_targets(self, model: nn.Module, rows: Sequence[int] | None = None) -> list[Interactions]:
+        """Evaluate a model once for all targets; see :class:`ProbeGame`."""
+        return self._everybodys(self._own_with_targets(model, self._other_games(), rows), rows)
 
     def own_interactions(self, model: nn.Module, rows: Sequence[int] | None = None) -> Interactions:
         """Extract a model's interactions on this rank's inputs, of all or of some rows."""
+        (own,) = self._own_with_targets(model, [], rows)
+        return own
+
+    def _other_games(self) -> list[Game]:
+        return self.game.with_other_targets() if self.chance_level else []
+
+    def _own_with_targets(self, model: nn.Module, others: Sequence[Game], rows: Sequence[int] | None) -> list[Interactions]:
         asked = range(len(self.probes)) if rows is None else rows
         # Values come group by group, which need not be the order asked for.
         numbers, place = torch.tensor(asked[self.ranks.rank :: self.ranks.size], dtype=torch.long).sort()
         with moved_to(self.probes.device, model), on_stage(model, self.trainer):
-            values = self.game.select(numbers).values(model)[place.argsort()].to(self.dtype)
+            of_games = self.game.select(numbers).values_with_targets(model, [game.select(numbers) for game in others])
+        return [self._extracted(values[place.argsort()].to(self.dtype)) for values in of_games]
+
+    def _extracted(self, values: Float[Tensor, "inputs coalitions"]) -> Interactions:
         finite = values.isfinite().all(dim=1)
+        self.left_out = "" if bool(finite.any()) or not len(values) else _reason(values.isfinite())
         found = extract_interactions(
             values[finite], noise_tolerance=self.extraction.noise_tolerance, tolerance=self.extraction.tolerance
         )
@@ -90,12 +106,31 @@ class Split(ProbeGame):
         effects[finite], offset[finite] = found.effects, found.offset
         return Interactions(effects, offset)
 
+    def _everybodys(self, own: Sequence[Interactions], rows: Sequence[int] | None) -> list[Interactions]:
+        """Put together what all ranks found, with a single sum."""
+        if self.ranks.size == 1:
+            return list(own)
+        return [from_columns(part) for part in self.ranks.total(torch.stack([self.to_columns(one, rows) for one in own]))]
+
     def to_columns(self, own: Interactions, rows: Sequence[int] | None = None) -> Float[Tensor, "inputs columns"]:
         """Put this rank's inputs into their places among all that were asked for, zeros elsewhere; a sum has everybody's."""
         columns = torch.cat([own.effects.flatten(1), own.offset[:, None]], dim=1)
         everybodys = columns.new_zeros(len(self.probes) if rows is None else len(rows), columns.shape[1])
         everybodys[self.ranks.rank :: self.ranks.size] = columns
         return everybodys
+
+
+def _reason(finite: Bool[Tensor, "inputs coalitions"]) -> str:
+    """Say why no input can be measured."""
+    if not bool(finite[:, -1].any()):
+        return "the model's outputs for the unmasked inputs are not finite"
+    if bool(finite[:, 1:].all()):
+        return (
+            "its outputs are not finite where all players are masked, as attention over a fully masked input is; leave "
+            "something unmasked (players.Tokens keeps special tokens), or choose another baseline"
+        )
+    share = 1 - float(finite.float().mean())
+    return f"its outputs are not finite for {share:.0%} of the masked inputs; choose another baseline, or other players"
 
 
 def from_columns(columns: Float[Tensor, "inputs columns"]) -> Interactions:

@@ -127,6 +127,18 @@ class Rows:
 
         return self._map(selected, len(index))
 
+    def expand(self, num_rows: int) -> "Rows":
+        """Return a single row many times; tensors are views, which must not be written into."""
+
+        def expanded(name: str, leaf: Any) -> Any:
+            if name not in self.axes:
+                return leaf
+            if isinstance(leaf, Tensor):
+                return leaf.expand(*(num_rows if axis == self.axes[name] else -1 for axis in range(leaf.ndim)))
+            return type(leaf)(itertools.repeat(leaf[0], num_rows))
+
+        return self._map(expanded, num_rows)
+
     def replace(self, leaves: Mapping[str, Tensor]) -> "Rows":
         """Put other tensors ``[rows, ...]`` of as many rows in the place of some that have these rows.
 

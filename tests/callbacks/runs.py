@@ -15,7 +15,17 @@ from torch import Tensor
 from lightning_interactions import Extraction, InteractionMonitor, Logging, ProbeSampling
 from lightning_interactions.evidence import Evidence, ReferenceModels
 from lightning_interactions.functional import coalition_orders
-from lightning_interactions.records import EvidenceWeights, History, Interactions, Measurement, Phase, PhaseTest
+from lightning_interactions.records import (
+    EvidenceWeights,
+    History,
+    Interactions,
+    Measurement,
+    Phase,
+    PhaseTest,
+    Probes,
+    Rows,
+    fingerprints,
+)
 from tests.helpers.models import TabularClassifier
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
 
@@ -43,10 +53,20 @@ def few(**options: Any) -> InteractionMonitor:
 
 
 def probes_of(monitor: InteractionMonitor, split: str) -> Tensor:
-    """The inputs of the probes, which are one tensor."""
-    (group,) = monitor.state_dict()["probes"][split]
-    inputs: Tensor = group["inputs"]["tree"]
+    """The inputs of the probes, of which one tensor is no target."""
+    return inputs_of(monitor.state_dict()["probes"][split])
+
+
+def inputs_of(saved: list[dict[str, Any]]) -> Tensor:
+    """The inputs of saved probes of one group, of which one tensor is no target."""
+    (group,) = Probes.from_state(saved).groups
+    (inputs,) = group.inputs.leaves.values()
     return inputs
+
+
+def prints_of_pairs(inputs: Tensor, targets: Tensor) -> list[str]:
+    """The fingerprints that the default task's probes have of batches ``(inputs, targets)``."""
+    return fingerprints(Rows.of((inputs, targets)).with_aside({"1"}))
 
 
 class SinglePlayers(Evidence):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping, tasks
 from lightning_interactions.evidence import ParameterNoise
-from lightning_interactions.measuring.isolation import leave_no_trace, preserve_random_state
+from lightning_interactions.measuring.isolation import preserve_random_state, shadowed
 from lightning_interactions.schedules import EveryNSteps
 from tests.callbacks.runs import TINY_SET_UP, Scripted, SinglePlayers, few, other_references, quiet_trainer, script_phases
 from tests.helpers.models import (
@@ -191,18 +191,20 @@ class Restless(nn.Module):
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_leave_no_trace_restores_everything_it_or_its_body_could_change(raises: bool) -> None:
+def test_measuring_a_shadow_leaves_everything_as_it_was_whatever_its_body_changes(raises: bool) -> None:
     model = Restless()
     flags = {name: module.training for name, module in model.named_modules()}
-    buffers = dict(model.named_buffers())
-    values = {name: buffer.clone() for name, buffer in buffers.items()}
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    values = {name: tensor.clone() for name, tensor in tensors.items()}
     before = random_states()
-    with suppress(KeyError), leave_no_trace(model, CPU, seed=3):
-        assert not any(module.training for module in model.modules())
+    with suppress(KeyError), shadowed(model, CPU, seed=3) as shadow:
+        assert not any(module.training for module in shadow.modules())
         assert not torch.is_grad_enabled()
         assert random_states() != before
-        model.norm.train()
-        model(torch.randn(5, 2))
+        shadow.norm.train()
+        shadow(torch.randn(5, 2))
+        for parameter in shadow.parameters():
+            parameter.add_(1)
         random.random()
         np.random.standard_normal()
         if raises:
@@ -210,19 +212,22 @@ def test_leave_no_trace_restores_everything_it_or_its_body_could_change(raises: 
     assert {name: module.training for name, module in model.named_modules()} == flags
     assert torch.is_grad_enabled()
     assert random_states() == before
-    for name, buffer in model.named_buffers():
-        assert torch.equal(buffer, values[name]), name
-        assert buffer is buffers[name], name
+    for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+        assert torch.equal(tensor, values[name]), name
+        assert tensor is tensors[name], name
+    # The body did change the copy.
+    assert shadow.calls == 1
+    assert not torch.equal(shadow.norm.running_mean, model.norm.running_mean)
 
 
-def test_leave_no_trace_lets_the_error_of_its_body_through() -> None:
-    with pytest.raises(KeyError, match="in the body"), leave_no_trace(nn.Linear(2, 2), CPU, seed=0):
+def test_measuring_a_shadow_lets_the_error_of_its_body_through() -> None:
+    with pytest.raises(KeyError, match="in the body"), shadowed(nn.Linear(2, 2), CPU, seed=0):
         raise KeyError("in the body")
 
 
-def test_leave_no_trace_keeps_a_disabled_gradient_disabled() -> None:
+def test_measuring_a_shadow_keeps_a_disabled_gradient_disabled() -> None:
     with torch.no_grad():
-        with leave_no_trace(nn.Linear(2, 2), CPU, seed=0):
+        with shadowed(nn.Linear(2, 2), CPU, seed=0):
             pass
         assert not torch.is_grad_enabled()
 

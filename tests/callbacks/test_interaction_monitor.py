@@ -193,7 +193,7 @@ def test_images_with_patches_and_a_mean_baseline(tmp_path: Path) -> None:
     monitor = few(players=ImagePatches(2, 2), baseline=baselines.TrainingMean())
     data, held_out = (DataLoader(image_data(16, seed=seed), batch_size=8) for seed in (0, 1))
     fit(tmp_path, monitor, model=ImageClassifier(), train=data, val=held_out)
-    torch.testing.assert_close(monitor.state_dict()["baseline"][""], image_data(16).tensors[0].mean(dim=0))
+    torch.testing.assert_close(monitor.state_dict()["baseline"]["0"], image_data(16).tensors[0].mean(dim=0))
     assert monitor.history.measurements[0].training.strength.generalizable.shape == (6, 2, 2, 5)
 
 
@@ -356,34 +356,42 @@ class StartsTraining(Callback):
         self.started = True
 
 
-def test_dict_outputs_are_refused_before_training_with_the_adapter(tmp_path: Path) -> None:
-    training = StartsTraining()
-    with pytest.raises(ValueError, match=r"expected logits .* got dict; .*forward\(model, inputs\)"):
-        fit(tmp_path, few(), training, model=DictOutputClassifier())
-    assert not training.started
-
-
-def test_dict_outputs_are_refused_before_training_also_where_the_first_measurement_comes_later(tmp_path: Path) -> None:
-    class OnlyAfterTheFirst(Schedule):
-        def due(self, epoch: int) -> bool:
-            return epoch >= 2
-
-    training = StartsTraining()
-    with pytest.raises(ValueError, match=r"expected logits .* got dict"):
-        fit(tmp_path, few(schedule=OnlyAfterTheFirst()), training, model=DictOutputClassifier())
-    assert not training.started
-
-
-def test_dict_outputs_are_measured_with_a_forward(tmp_path: Path) -> None:
+def test_dict_outputs_are_measured_by_the_modules_own_step(tmp_path: Path) -> None:
     model = DictOutputClassifier()
     inputs, targets = tabular_data(5).tensors
     expected = log_odds_of(model.eval().network, inputs, targets)
+    monitor = few(training=(inputs, targets))
+    fit(tmp_path, monitor, model=model.train())
+    torch.testing.assert_close(monitor.history.measurements[0].training.full_score, expected, rtol=1e-5, atol=1e-5)
 
-    class LogitsOfDict(tasks.Classification):
-        def forward(self, module: nn.Module, batch: Tensor) -> Tensor:
-            logits: Tensor = module(batch)["logits"]
-            return logits
 
+class ClassesOfDict(tasks.Classification):
+    """Takes batches apart."""
+
+    def unpack(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch["x"], batch["y"]
+
+
+class LogitsOfDict(tasks.Classification):
+    """Finds the logits in what the module returns."""
+
+    def forward(self, module: nn.Module, batch: Tensor) -> Tensor:
+        logits: Tensor = module(batch)["logits"]
+        return logits
+
+
+@pytest.mark.parametrize("schedule", [None, EveryNEpochs(2)], ids=["every epoch", "the second"])
+def test_dict_outputs_are_refused_by_a_task_before_training_with_the_adapter(tmp_path: Path, schedule: Any) -> None:
+    training, monitor = StartsTraining(), few(task=tasks.Classification(), schedule=schedule)
+    with pytest.raises(ValueError, match=r"expected logits .* got dict; .*forward\(model, inputs\)"):
+        fit(tmp_path, monitor, training, model=DictOutputClassifier())
+    assert not training.started
+
+
+def test_dict_outputs_are_measured_by_a_task_with_a_forward(tmp_path: Path) -> None:
+    model = DictOutputClassifier()
+    inputs, targets = tabular_data(5).tensors
+    expected = log_odds_of(model.eval().network, inputs, targets)
     monitor = few(task=LogitsOfDict(), training=(inputs, targets))
     fit(tmp_path, monitor, model=model.train())
     torch.testing.assert_close(monitor.history.measurements[0].training.full_score, expected, rtol=1e-5, atol=1e-5)
@@ -393,22 +401,20 @@ def dict_loader(num_inputs: int, seed: int = 0) -> DataLoader[Any]:
     return DataLoader(DictDataset(tabular_data(num_inputs, seed=seed)), batch_size=8)
 
 
-def test_dict_batches_are_refused_before_training_with_the_adapter(tmp_path: Path) -> None:
-    training = StartsTraining()
+def test_dict_batches_are_refused_by_a_task_before_training_with_the_adapter(tmp_path: Path) -> None:
+    training, monitor = StartsTraining(), few(task=tasks.Classification())
     with pytest.raises(ValueError, match=r"expected batches \(inputs, targets\).*got dict of 2(.|\n)*def unpack"):
-        fit(tmp_path, few(), training, train=dict_loader(24), val=dict_loader(12, seed=1))
+        fit(tmp_path, monitor, training, train=dict_loader(24), val=dict_loader(12, seed=1))
     assert not training.started
 
 
-def test_dict_batches_are_measured_with_an_unpack(tmp_path: Path) -> None:
-    class OfDict(tasks.Classification):
-        def unpack(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            return batch["x"], batch["y"]
-
-    monitor = few(task=OfDict())
+@pytest.mark.parametrize("task", [None, ClassesOfDict()], ids=["own step", "unpack"])
+def test_dict_batches_are_measured(tmp_path: Path, task: Any) -> None:
+    monitor = few(task=task)
     fit(tmp_path, monitor, train=dict_loader(24), val=dict_loader(12, seed=1))
     assert monitor.history.epochs == [0, 1, 2]
-    assert prints(probes_of(monitor, "training")) <= prints(tabular_data(24).tensors[0])
+    assert len(prints(probes_of(monitor, "training")) & prints(tabular_data(24).tensors[0])) == 6
+    assert len(prints(probes_of(monitor, "held_out")) & prints(tabular_data(12, seed=1).tensors[0])) == 4
 
 
 def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
@@ -640,24 +646,55 @@ def test_held_out_probes_are_there_from_the_start_whenever_validation_runs(tmp_p
     assert [measurement.held_out is None for measurement in monitor.history.measurements] == [False] * 3
 
 
-def test_several_training_loaders_need_a_task_of_the_users_own(tmp_path: Path) -> None:
-    class TwoStreams(PlainTabularClassifier):
-        def training_step(self, batch: Any, _batch_index: int) -> Tensor:
-            return self.loss(batch["a"]) + self.loss(batch["b"])
+class TwoStreams(PlainTabularClassifier):
+    """Adds the losses of two loaders' batches."""
 
+    def training_step(self, batch: Any, _batch_index: int) -> Tensor:
+        return self.loss(batch["a"]) + self.loss(batch["b"])
+
+
+def two_loaders() -> dict[str, DataLoader[Any]]:
+    return {"a": tabular_loader(24), "b": tabular_loader(24, seed=1)}
+
+
+def test_of_several_training_loaders_batches_are_measured_as_the_step_gets_them(tmp_path: Path) -> None:
+    monitor = few(held_out=0)
+    fit(tmp_path, monitor, model=TwoStreams(), train=two_loaders(), val=None)
+    assert monitor.history.epochs == [0, 1, 2]
+    (group,) = monitor.state_dict()["probes"]["training"]
+    batch = group["inputs"]["tree"]
+    assert batch.keys() == {"a", "b"}
+    for (name, (inputs, targets)), seed in zip(sorted(batch.items()), (0, 1), strict=True):
+        rows = prints(tabular_data(24, seed=seed).tensors[0])
+        assert len(prints(inputs)) == len(targets) == 6, name
+        assert prints(inputs) <= rows, name
+    # One of the two losses is explained, by its own inputs.
+    (masked,) = monitor.state_dict()["baseline"]
+    explained = batch[masked[0]]
+    assert masked in ("a.0", "b.0")
+    assert set(group["inputs"]["aside"]) == {"a.0", "a.1", "b.0", "b.1"} - {masked}
+    assert torch.equal(group["targets"]["tree"], explained[1])
+
+
+def test_a_task_measures_one_of_several_training_loaders(tmp_path: Path) -> None:
     class First(tasks.Classification):
         def unpack(self, batch: Any) -> Any:
             return batch["a"]
 
-    loaders = {"a": tabular_loader(24), "b": tabular_loader(24, seed=1)}
+    training = StartsTraining()
     with pytest.raises(ValueError, match="got dict of 2"):
-        fit(tmp_path, few(), model=TwoStreams(), train=loaders, val=None)
-    for monitor in (
-        few(training=tabular_data(5).tensors, held_out=tabular_data(5, seed=1).tensors),
-        few(task=First(), held_out=tabular_data(5, seed=1).tensors),
-    ):
-        fit(tmp_path, monitor, model=TwoStreams(), train=loaders, val=None)
-        assert monitor.history.epochs == [0, 1, 2]
+        fit(tmp_path, few(task=tasks.Classification()), training, model=TwoStreams(), train=two_loaders(), val=None)
+    assert not training.started
+    handed_in = few(
+        task=tasks.Classification(),
+        training=tabular_data(5).tensors,
+        held_out=tabular_data(5, seed=1).tensors,
+        name="handed in",
+    )
+    drawn = few(task=First(), held_out=tabular_data(5, seed=1).tensors, name="drawn")
+    fit(tmp_path, handed_in, drawn, model=TwoStreams(), train=two_loaders(), val=None)
+    assert handed_in.history.epochs == drawn.history.epochs == [0, 1, 2]
+    assert len(prints(probes_of(drawn, "training")) & prints(tabular_data(24).tensors[0])) == 6
 
 
 def test_probes_pass_the_modules_own_transfer_hooks(tmp_path: Path) -> None:
@@ -929,8 +966,15 @@ def test_the_size_of_the_forward_batches_does_not_matter(tmp_path: Path, batch_s
             forwards.append(len(inputs))
             return model(inputs)
 
+    class Measures(Callback):
+        """Leaves out the forwards of the preparation, which compare whole batches."""
+
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            forwards.clear()
+
     monitors = [few(batch_size=64, name="64"), few(batch_size=batch_size, name="other", task=Counted())]
-    fit(tmp_path, *monitors, max_epochs=1)
+    fit(tmp_path, *monitors, Measures(), max_epochs=1)
+    assert sum(forwards) >= 10 * 2**4
     assert max(forwards) <= batch_size
     # The network computes in float32: kernels for other batch sizes round differently.
     torch.testing.assert_close(

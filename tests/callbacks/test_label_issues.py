@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.evidence import InputAgreement, ReferenceModels
-from lightning_interactions.records import LabelIssues, Rows, SplitMeasurement, fingerprints
-from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, few, other_references, quiet_trainer
+from lightning_interactions.records import LabelIssues, SplitMeasurement
+from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, few, other_references, prints_of_pairs, quiet_trainer
 from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = TINY_SET_UP
@@ -29,7 +29,7 @@ class Asks(Callback):
 
 def ask(monitor: InteractionMonitor, model: LightningModule) -> LabelIssues:
     (group,) = monitor.state_dict()["probes"]["training"]
-    return monitor.label_issues(model, group["inputs"]["tree"], group["targets"]["tree"])
+    return monitor.label_issues(model, *group["inputs"]["tree"])
 
 
 def state_of(model: LightningModule) -> dict[str, torch.Tensor]:
@@ -113,7 +113,7 @@ def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
 
 def test_inputs_that_no_reference_model_may_rate_are_nan(tmp_path: Path) -> None:
     inputs, targets = tabular_data(5, seed=5).tensors
-    references = ReferenceModels(other_references().models, seen=fingerprints(Rows.of(inputs[1:2])))
+    references = ReferenceModels(other_references().models, seen=prints_of_pairs(inputs[1:2], targets[1:2]))
     monitor, model, _ = watched_run(tmp_path, references)
     found = monitor.label_issues(model, inputs, targets)
     assert found.share.isnan().tolist() == [False, True, False, False, False]

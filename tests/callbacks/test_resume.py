@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 from lightning_interactions import CrossFitted, FeatureGroups, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.evidence import OrderShape, ParameterNoise, ReferenceModels
-from lightning_interactions.records import History, Rows, fingerprints
+from lightning_interactions.records import History
 from tests.callbacks.runs import (
     TINY_SET_UP,
     assert_same_history,
     few,
     other_models,
     other_references,
+    prints_of_pairs,
     probes_of,
     quiet_trainer,
     script_phases,
@@ -129,8 +130,8 @@ def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(t
     fit(tmp_path, 2, resumed, resume=tmp_path / "saved.ckpt", train=tabular_loader(24, seed=4))
     saved, taken_up = first.state_dict(), resumed.state_dict()
     assert saved["digests"] == taken_up["digests"]
-    assert saved["baseline"].keys() == taken_up["baseline"].keys() == {""}
-    assert torch.equal(saved["baseline"][""], taken_up["baseline"][""])
+    assert saved["baseline"].keys() == taken_up["baseline"].keys() == {"0"}
+    assert torch.equal(saved["baseline"]["0"], taken_up["baseline"]["0"])
     assert resumed.history.epochs == [0, 1, 2]
 
 
@@ -269,7 +270,7 @@ def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
 
 def test_saved_probes_that_new_reference_models_have_seen_are_refused(tmp_path: Path) -> None:
     fit(tmp_path, 1, few(evidence=other_references())).save_checkpoint(tmp_path / "saved.ckpt")
-    references = ReferenceModels(other_models(), seen=fingerprints(Rows.of(tabular_data(24).tensors[0])))
+    references = ReferenceModels(other_models(), seen=prints_of_pairs(*tabular_data(24).tensors))
     with pytest.raises((MisconfigurationException, ValueError), match="reference models were trained on"):
         fit(tmp_path, 2, few(evidence=references), resume=tmp_path / "saved.ckpt")
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.functional.coalitions import coalition_masks
+from lightning_interactions.game.chunks import FIRST_ROWS
 from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import FeatureGroups, ImagePatches, Players
 from lightning_interactions.game.scores import log_odds
 from lightning_interactions.game.tasks import Classification, MultiLabel, Regression, Task
-from lightning_interactions.records import Probes, Rows
+from lightning_interactions.records import ProbeGroup, Probes, Rows
 
 NUM_INPUTS, NUM_PLAYERS, NUM_CLASSES = 3, 4, 3
 
@@ -189,6 +190,208 @@ def test_the_model_is_used_as_it_is_and_without_gradients(network: nn.Module, ga
         assert not game.values(network).requires_grad
         assert all(module.training == training for module in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# Chunks
+
+
+class Limited(nn.Module):
+    """Raises an error above a number of rows, and keeps how many came at a time."""
+
+    def __init__(self, network: nn.Module, most: int, error: type[RuntimeError], said: str) -> None:
+        super().__init__()
+        self.network, self.most, self.error, self.said = network, most, error, said
+        self.tried: list[int] = []
+        self.done: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.tried.append(len(inputs))
+        if len(inputs) > self.most:
+            raise self.error(self.said)
+        self.done.append(len(inputs))
+        return self.network(inputs)
+
+
+CPU_ERROR = (
+    "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+)
+
+
+class Wide(nn.Module):
+    """Its largest activation has so many bytes a row; what does not belong to rows does not count."""
+
+    def __init__(self, network: nn.Module, row_bytes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.pad = nn.ZeroPad1d((0, row_bytes // 4 - NUM_PLAYERS))
+        self.weight = nn.Identity()
+        self.batches: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.batches.append(len(inputs))
+        self.weight(torch.empty(2**20))
+        return self.network(self.pad(inputs)[:, :NUM_PLAYERS])
+
+
+@pytest.mark.parametrize(("row_bytes", "size"), [(2**20, 8), (2**18, 16), (2**18 + 8, 8), (2**17, 32), (2**16, 64), (2**24, 8)])
+def test_chunks_are_as_large_as_their_activations_allow(network: nn.Module, game: Game, row_bytes: int, size: int) -> None:
+    model = Wide(network, row_bytes)
+    values = replace(game, batch_size=None).values(model)
+    total = NUM_INPUTS * 2**NUM_PLAYERS
+    first, *others = model.batches
+    assert first == FIRST_ROWS
+    # They begin at multiples of their size.
+    starts = [first + sum(others[:place]) for place in range(len(others))]
+    assert all(batch <= size for batch in others)
+    assert starts[1:] == [start for start in range(FIRST_ROWS + 1, total) if start % size == 0]
+    torch.testing.assert_close(values, replace(game, batch_size=5).values(network))
+    assert not any(module._forward_hooks for module in model.modules())
+    again = Wide(network, row_bytes)
+    assert torch.equal(replace(game, batch_size=None).values(again), values)
+    assert again.batches == model.batches
+
+
+def test_few_rows_are_one_chunk(network: nn.Module, game: Game) -> None:
+    recorder = Recorder(network)
+    game.select([1]).values(recorder)
+    assert recorder.batches == [2**NUM_PLAYERS]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(torch.OutOfMemoryError, "CUDA out of memory"), (RuntimeError, CPU_ERROR)], ids=["accelerator", "cpu"]
+)
+@pytest.mark.parametrize("batch_size", [None, 48, 10])
+@pytest.mark.parametrize("most", [1, 3, 16, 40])
+def test_chunks_halve_where_memory_runs_out(
+    network: nn.Module, game: Game, error: type[RuntimeError], said: str, batch_size: int | None, most: int
+) -> None:
+    game = replace(game, batch_size=batch_size)
+    model = Limited(network, most, error, said)
+    torch.testing.assert_close(game.values(model), game.values(network))
+    assert sum(model.done) == NUM_INPUTS * 2**NUM_PLAYERS
+    assert max(model.done) <= most
+    assert len(model.tried) - len(model.done) <= 6
+    # It is remembered, by games that are made of this one, too.
+    model.tried, model.done = [], []
+    replace(game.select([2, 0, 1]), probes=game.probes).values(model)
+    assert model.tried == model.done
+
+
+def test_what_fits_is_known_for_each_kind_of_model(network: nn.Module, game: Game) -> None:
+    game = replace(game, batch_size=48)
+    game.values(Limited(network, 3, torch.OutOfMemoryError, ""))
+    recorder = Recorder(network)
+    game.values(recorder)
+    assert recorder.batches == [48]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error(network: nn.Module, game: Game) -> None:
+    for batch_size in (None, 4):
+        with pytest.raises(torch.OutOfMemoryError, match=r"a single row .*you tried to allocate"):
+            replace(game, batch_size=batch_size).values(Limited(network, 0, RuntimeError, CPU_ERROR))
+
+
+def test_other_errors_are_no_lack_of_memory(network: nn.Module, game: Game) -> None:
+    model = Limited(network, 4, RuntimeError, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        game.values(model)
+    assert model.tried == [FIRST_ROWS]
+
+
+@pytest.mark.parametrize("batch_size", [None, 48])
+def test_a_task_may_limit_the_chunks(network: nn.Module, game: Game, batch_size: int | None) -> None:
+    class Alone(Classification):
+        largest_batch = 1
+
+    recorder = Recorder(network)
+    values = replace(game, task=Alone(), batch_size=batch_size).values(recorder)
+    assert set(recorder.batches) == {1}
+    torch.testing.assert_close(values, game.values(network))
+
+
+@pytest.mark.parametrize("batch_size", [7, 16, 48])
+def test_a_model_may_write_into_what_it_gets_and_view_it(batch_size: int) -> None:
+    class Writes(nn.Module):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            ids = inputs["ids"].view(-1).view(len(inputs["x"]), -1)
+            ids[ids == 3] = 0
+            inputs["x"].add_(1)
+            inputs["scale"].mul_(1)
+            return inputs["x"].sum(dim=1) + ids.sum(dim=1)
+
+    x = torch.randn(NUM_INPUTS, NUM_PLAYERS, dtype=torch.float64)
+    inputs = {"x": x, "ids": torch.tensor([[3, 1], [2, 3], [5, 5]]), "scale": torch.ones(4)}
+    players, baseline = FeatureGroups([[0], [1], [2], [3]], leaf="x"), {"x": torch.zeros(())}
+    game = Game(Probes.of((inputs, torch.zeros(NUM_INPUTS))), players, baseline, OutputItself(), batch_size)
+    expected = x @ coalition_masks(NUM_PLAYERS).double().T + 4 + torch.tensor([1, 2, 10])[:, None]
+    torch.testing.assert_close(game.values(Writes()), expected)
+    assert inputs["ids"].tolist() == [[3, 1], [2, 3], [5, 5]]
+
+
+def test_rows_on_another_axis_are_evaluated() -> None:
+    class First(nn.Module):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            assert inputs["series"].shape[0] == 5
+            return inputs["table"].sum(dim=1) * inputs["series"].sum(dim=(0, 2))
+
+    generator = torch.Generator().manual_seed(0)
+    table, series = torch.randn(2, 3, generator=generator), torch.randn(5, 2, 4, generator=generator)
+    rows = Rows({"table": table, "series": series}, 2, {"table": 0, "series": 1})
+    probes = Probes((ProbeGroup(rows, Rows.of(torch.zeros(2))),))
+    game = Game(probes, FeatureGroups(leaf="table"), {"table": torch.zeros(())}, OutputItself())
+    expected = table @ coalition_masks(3).float().T * series.sum(dim=(0, 2))[:, None]
+    for batch_size in (None, 1, 3, 8):
+        torch.testing.assert_close(replace(game, batch_size=batch_size).values(First()), expected)
+
+
+# Several targets
+
+
+def test_one_forward_serves_all_targets(network: nn.Module, game: Game) -> None:
+    others = game.with_other_targets()
+    recorder = Recorder(network)
+    together = game.values_with_targets(recorder, others)
+    assert sum(recorder.batches) == NUM_INPUTS * 2**NUM_PLAYERS
+    assert len(together) == 3
+    for values, one in zip(together, (game, *others), strict=True):
+        assert torch.equal(values, one.values(network))
+    masks = coalition_masks(NUM_PLAYERS)[[3, 9]]
+    assert torch.equal(game.values_with_targets(network, others, masks)[1], others[0].values(network, masks))
+
+
+def test_a_score_that_writes_into_the_outputs_is_scored_alone(network: nn.Module, game: Game) -> None:
+    class Writes(Classification):
+        def score(self, outputs: Any, targets: Any) -> Tensor:
+            outputs["logits"].scatter_add_(1, targets[:, None], torch.ones(len(targets), 1))
+            return super().score(outputs["logits"], targets)
+
+        def forward(self, model: nn.Module, inputs: Any) -> Any:
+            return {"logits": model(inputs)}
+
+    game = replace(game, task=Writes())
+    others = game.with_other_targets()
+    for values, one in zip(game.values_with_targets(network, others), (game, *others), strict=True):
+        assert torch.equal(values, one.values(network))
+
+
+class WithMargin(Classification):
+    outputs_depend_on_targets = True
+
+
+class WithScores(Classification):
+    def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        return super().scores(model, inputs, targets) + targets
+
+
+@pytest.mark.parametrize("task", [WithMargin(), WithScores()], ids=["outputs", "scores"])
+def test_targets_that_matter_to_the_forward_have_their_own(network: nn.Module, game: Game, task: Task) -> None:
+    game = replace(game, task=task)
+    others = game.with_other_targets()
+    recorder = Recorder(network)
+    together = game.values_with_targets(recorder, others)
+    assert sum(recorder.batches) == 3 * NUM_INPUTS * 2**NUM_PLAYERS
+    for values, one in zip(together, (game, *others), strict=True):
+        assert torch.equal(values, one.values(network))
 
 
 # Trees and groups

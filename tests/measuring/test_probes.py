@@ -140,7 +140,6 @@ CLASSES = torch.arange(20) % 3
         ConcatDataset([Subset(Unread(targets=CLASSES), range(9)), Subset(Unread(labels=CLASSES), range(9, 20))]),
         Subset(Unread(40, targets=CLASSES.repeat_interleave(2)), range(0, 40, 2)),
     ],
-    ids=str,
 )
 def test_classes_that_are_stored_are_known(dataset: Dataset[Any]) -> None:
     classes = known_classes(dataset)
@@ -169,7 +168,6 @@ class Property(Unread):
         ConcatDataset([Unread(targets=CLASSES), Unread()]),
         Subset(Unread(), [1, 2]),
     ],
-    ids=str,
 )
 def test_other_classes_are_not(dataset: Dataset[Any]) -> None:
     assert known_classes(dataset) is None

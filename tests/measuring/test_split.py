@@ -156,3 +156,28 @@ def test_other_targets_are_asked_for_the_chance_level_only(game: Game) -> None:
     assert all((other.probes.groups[0].targets.tree != own).all() for other in others)
     assert split_of(game, chance_level=False).with_other_targets() == []
     assert split_of(replace(game, task=Regression())).with_other_targets() == []
+
+
+def test_all_targets_are_evaluated_at_once_and_summed_over_ranks_at_once(game: Game) -> None:
+    rows = [4, 0, 1]
+    split, evaluated = split_of(game), []
+
+    class Watched(TableModel):
+        def forward(self, inputs: Tensor) -> Tensor:
+            evaluated.append(len(inputs))
+            return super().forward(inputs)
+
+    expected = [one.interactions(TableModel(), rows) for one in (split, *split.with_other_targets())]
+    found = split.interactions_with_targets(Watched(), rows)
+    assert len(found) == len(expected) == 3
+    assert sum(evaluated) == len(rows) * 2**NUM_PLAYERS
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+    contributions: list[Tensor] = []
+    for rank in range(2):
+        ranks = Ranks(rank, 2, lambda own: contributions.append(own.clone()) or own)
+        split_of(game, ranks).interactions_with_targets(TableModel(), rows)
+    assert len(contributions) == 2
+    summed = split_of(game, Ranks(0, 2, lambda _own: sum(contributions))).interactions_with_targets(TableModel(), rows)
+    for one, other in zip(summed, expected, strict=True):
+        assert_same(one, other)

@@ -5,6 +5,7 @@ from lightning_interactions.game.players.choice import AtRandom, ByAttribution, 
 from lightning_interactions.game.players.custom import CustomPlayers
 from lightning_interactions.game.players.default import default_players
 from lightning_interactions.game.players.feature_groups import FeatureGroups
+from lightning_interactions.game.players.feature_map_patches import FeatureMapPatches
 from lightning_interactions.game.players.image_patches import ImagePatches
 from lightning_interactions.game.players.point_groups import PointGroups
 from lightning_interactions.game.players.time_segments import TimeSegments
@@ -18,6 +19,7 @@ __all__ = [
     "CustomPlayers",
     "Evenly",
     "FeatureGroups",
+    "FeatureMapPatches",
     "ImagePatches",
     "LeafPlayers",
     "Masking",

@@ -1,12 +1,13 @@
 """What every kind of players can do, and what those share that say to whom each entry of an input belongs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_interactions.game.baselines import Baseline, Zeros
 from lightning_interactions.game.players.padding import names_padding
@@ -22,6 +23,9 @@ NOBODY = -1
 
 class Players(ABC):
     """The input variables of a model, and how to mask some of them."""
+
+    most_in_play: ClassVar[int | None] = None
+    """Inputs that can be in play together; ``None`` for any number."""
 
     def __repr__(self) -> str:
         return describe(self)
@@ -69,9 +73,27 @@ class Players(ABC):
         """
         return Masking(self, inputs, baseline)
 
-    def playing(self, model: object, run: object, inputs: Rows) -> AbstractContextManager[None]:
-        """Return a context for the evaluation of some rows; ``run(rows)`` runs the model on rows."""
-        return nullcontext()
+    def playing(
+        self,
+        model: nn.Module,
+        run: Callable[[Rows], Any],
+        inputs: Rows,
+        baseline: Mapping[str, Tensor],
+        largest_batch: int | None = None,
+    ) -> "AbstractContextManager[Masking]":
+        """Prepare a model for the evaluation of some inputs, and put it back afterwards; nothing to do unless overridden.
+
+        Args:
+            model: What is evaluated.
+            run: Runs it on rows.
+            inputs: All inputs whose masked versions are evaluated in the body.
+            baseline: As for :meth:`mask`.
+            largest_batch: Most rows that may be run together.
+
+        Returns:
+            A context with what masks these inputs.
+        """
+        return nullcontext(self.masking(inputs, baseline))
 
     def names(self, inputs: Rows) -> tuple[str, ...]:
         """Name the players for reports, in their order."""
@@ -105,10 +127,27 @@ class Masking:
         """Mask some of the rows.
 
         Args:
-            rows: Which, by number; a row may be asked for many times.
+            rows: Which, by number, on the CPU; a row may be asked for many times.
             coalitions: True for the players that stay, one row for each number.
         """
-        return self.players.mask(self.inputs.select(rows), coalitions, self._own_baseline(rows))
+        return self.players.mask(self._selected(rows), coalitions, self._own_baseline(rows))
+
+    def at_baseline(self) -> Bool[Tensor, "inputs players"]:
+        """Say who has the baseline value anyway, such as a patch of black background: masking changes nothing then."""
+        rows = torch.arange(len(self.inputs))
+        players = torch.arange(self.players.num_players(self.inputs), device=self.inputs.device)
+
+        def is_unchanged(player: Tensor) -> Bool[Tensor, " inputs"]:
+            masked = self.masked(rows, (players != player).expand(len(rows), -1))
+            own = [(masked.leaves[name] == self.inputs.leaves[name]).flatten(1) for name in self.baseline]
+            return torch.stack([same.all(dim=1) for same in own]).all(dim=0)
+
+        return torch.stack([is_unchanged(player) for player in players], dim=1)
+
+    def _selected(self, rows: Int[Tensor, " masked"]) -> Rows:
+        """Read a single row in place; rows are copied only where there are several."""
+        one = len(rows) > 1 and bool((rows == rows[0]).all())
+        return self.inputs.select(rows[:1]).expand(len(rows)) if one else self.inputs.select(rows)
 
     def _own_baseline(self, rows: Int[Tensor, " masked"]) -> dict[str, Tensor]:
         ndims = {name: leaf.ndim for name, leaf in self.inputs.leaves.items()}
@@ -146,7 +185,7 @@ class _AssignedMasking(Masking):
 
     def masked(self, rows: Int[Tensor, " masked"], coalitions: Bool[Tensor, "masked players"]) -> Rows:
         own = {name: one if len(one) == 1 else one[rows.to(one.device)] for name, one in self._assignments.items()}
-        return _masked(self.inputs.select(rows), own, coalitions, self._own_baseline(rows))
+        return _masked(self._selected(rows), own, coalitions, self._own_baseline(rows))
 
 
 class OneLeaf(AssignedPlayers):

@@ -466,11 +466,11 @@ def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> st
         return ""
     run = OwnStep().run(model, name, batch)
     own = _own_loss(run, here)
-    said = {call.name: float(call.result) for call in run.calls if call.result is not None and call.result.numel() == 1}
-    said |= {} if own is None else {"a loss of its own": own}
-    if not said or any(_equal(one, here, torch.float32) for one in said.values()):
+    said = [(call.name, float(call.result)) for call in run.calls if call.result is not None and call.result.numel() == 1]
+    said += [] if own is None else [("a loss of its own", own)]
+    if not said or any(_equal(one, here, torch.float32) for _, one in said):
         return ""
-    there = " and ".join(f"{what} {number:.6g}" for what, number in said.items())
+    there = " and ".join(f"{what} {number:.6g}" for what, number in said)
     return f"{task!r} gives a loss of {here:.6g} on the first batch of probes, where {name} gives {there}"
 
 
@@ -519,6 +519,8 @@ def _roles(task: OwnStep, reading: Reading, model: nn.Module, batch: Rows) -> tu
         reaches_targets |= {name} if targets else set()
         reaches_nothing |= set() if outputs or targets else {name}
     inputs = reaches_outputs - reaches_targets
+    if not reaches_outputs:  # Such as a last layer of zeros, or outputs of NaN: any leaf but the targets may be an input.
+        return frozenset(reaches_targets), False
     if not inputs:  # Such as an autoencoder or a language model, whose inputs are its targets.
         return frozenset((reaches_targets - reaches_outputs) | reaches_nothing), False
     return frozenset(reaches_targets | reaches_nothing), bool(reaches_targets & reaches_outputs)
@@ -588,7 +590,9 @@ def _step(model: nn.Module, name: str) -> Callable[..., Any] | None:
     """Return a module's step if it has one of its own."""
     step = getattr(model, name, None)
     of_class = getattr(type(model), name, None)
-    is_empty = getattr(of_class, "__module__", "").endswith(("lightning.pytorch.core.module", "pytorch_lightning.core.module"))
+    is_empty = (getattr(of_class, "__module__", None) or "").endswith(
+        ("lightning.pytorch.core.module", "pytorch_lightning.core.module")
+    )
     return step if callable(step) and not is_empty else None
 
 

@@ -189,6 +189,16 @@ def test_targets_and_what_reaches_nothing_are_no_inputs(kind: str) -> None:
     assert group.inputs.tree.keys() == {"x", "y", "number"}
 
 
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_while_nothing_reaches_the_outputs_all_but_the_targets_may_be_inputs(value: float) -> None:
+    model = Stepping(KINDS["classes"][0])
+    nn.init.constant_(model.net.weight, value)
+    _, probes = read(model, batch_of())
+    (group,) = probes.groups
+    assert group.inputs.leaves.keys() == {"x", "number"}
+    assert len(set(probes.fingerprints)) == len(probes) == 7
+
+
 def test_a_margin_on_the_logit_of_the_label_makes_outputs_depend_on_targets() -> None:
     task, probes = read(Stepping(lambda _, z, y: F.cross_entropy(z - 0.5 * one_hot(y), y)), batch_of())
     assert task.outputs_depend_on_targets
@@ -207,7 +217,9 @@ def test_of_several_losses_that_of_classes_with_the_largest_value_is_explained()
     assert "own loss" in task.explains
 
 
-@pytest.mark.parametrize("returns", [lambda loss: loss, lambda loss: {"loss": loss, "other": 1}, lambda _: None], ids=str)
+@pytest.mark.parametrize(
+    "returns", [lambda loss: loss, lambda loss: {"loss": loss, "other": 1}, lambda _: None], ids=["tensor", "dict", "nothing"]
+)
 def test_the_steps_own_loss_is_what_it_returns_or_logs(returns: Callable[[Tensor], Any]) -> None:
     def loss(model: LightningModule, logits: Tensor, labels: Tensor) -> Any:
         value = F.cross_entropy(logits, labels)
@@ -394,3 +406,22 @@ def test_an_explicit_task_is_compared_with_the_step() -> None:
         with torch.no_grad(), on_stage(model):
             said = disagreement(task, model, batch, task.read(model, Rows.of(batch)))
         assert (said == "") == agrees
+
+
+def test_an_explicit_task_may_agree_with_any_of_several_losses() -> None:
+    model, batch = Stepping(lambda _, z, y: F.cross_entropy(z, y) + F.cross_entropy(2 * z, y)).eval(), batch_of()
+
+    class Scaled(Classification):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def unpack(self, batch: Any) -> tuple[Any, Any]:
+            return batch["x"], batch["y"]
+
+        def forward(self, model: nn.Module, inputs: Tensor) -> Tensor:
+            return self.factor * model(inputs)
+
+    with torch.no_grad(), on_stage(model):
+        found = [disagreement(task, model, batch, task.read(model, Rows.of(batch))) for task in map(Scaled, (1.0, 2.0, 3.0))]
+    assert [said == "" for said in found] == [True, True, False]
