@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from lightning_interactions import InteractionMonitor, ProbeSampling
+from lightning_interactions.game.players import TimeSegments
 from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Classification
 from lightning_interactions.records import Rows, fingerprints
@@ -131,12 +132,12 @@ def rows_of(data: TensorDataset) -> list[dict[str, Any]]:
     return [{"y": target, "x": inputs, "source": "generated"} for inputs, target in data]
 
 
-def dict_loader(num_inputs: int = 100, start: int = 0) -> DataLoader[Any]:
+def dict_loader(num_inputs: int = 140, start: int = 0) -> DataLoader[Any]:
     """Load ``{"y": ..., "x": ..., "source": [...]}``: the targets come first, and there are strings."""
     return DataLoader(rows_of(tabular_data(num_inputs, seed=2))[start:], batch_size=8)  # type: ignore[arg-type]
 
 
-def text_loader(num_inputs: int = 100, start: int = 0) -> DataLoader[Any]:
+def text_loader(num_inputs: int = 140, start: int = 0) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 20, (num_inputs, 6), generator=generator)
     lengths = torch.randint(2, 7, (num_inputs, 1), generator=generator)
@@ -147,7 +148,7 @@ def text_loader(num_inputs: int = 100, start: int = 0) -> DataLoader[Any]:
     return DataLoader(samples[start:], batch_size=8)  # type: ignore[arg-type]
 
 
-def series_loader(num_inputs: int = 100, start: int = 0) -> DataLoader[Any]:
+def series_loader(num_inputs: int = 140, start: int = 0) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(0)
     series = torch.randn(num_inputs, 5, 4, generator=generator)
     samples = [{"x": own, "y": (own.mean() > 0).long()} for own in series]
@@ -163,7 +164,7 @@ class DictData(LightningDataModule):
     """Doubles the inputs after the transfer."""
 
     def setup(self, stage: str) -> None:
-        self.training, self.validation = tabular_data(100, seed=2), tabular_data(16, seed=1)
+        self.training, self.validation = tabular_data(140, seed=2), tabular_data(16, seed=1)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(rows_of(self.training), batch_size=8, shuffle=True)  # type: ignore[arg-type]
@@ -180,7 +181,7 @@ def prints(inputs: Tensor, others: Any = None) -> frozenset[str]:
     return frozenset(fingerprints(Rows.of(tree)))
 
 
-OWN = prints(tabular_data(100, seed=2).tensors[0])
+OWN = prints(tabular_data(140, seed=2).tensors[0])
 
 
 @pytest.mark.parametrize("patience", [None, 2], ids=["to the end", "early stopping"])
@@ -195,7 +196,7 @@ def test_what_is_seen_is_the_inputs_without_the_targets(folds: int | None, patie
 
 
 def test_a_stream_is_read_as_it_passes() -> None:
-    data = StreamedDataset(rows_of(tabular_data(100, seed=2)), 100)  # type: ignore[arg-type]
+    data = StreamedDataset(rows_of(tabular_data(140, seed=2)), 140)  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="no indices"):
         references = fit(Steps(), DataLoader(data, batch_size=8))
     assert all_seen(references) == OWN
@@ -204,18 +205,19 @@ def test_a_stream_is_read_as_it_passes() -> None:
 @pytest.mark.parametrize("folds", [None, 2])
 def test_hooks_of_the_module_see_a_stage(folds: int | None) -> None:
     references = fit(AfterTransfer(), dict_loader(), folds=folds, num_models=1, screen_labels=None)
-    assert all_seen(references) <= prints(2 * tabular_data(100, seed=2).tensors[0])
+    assert all_seen(references) <= prints(2 * tabular_data(140, seed=2).tensors[0])
 
 
 @pytest.mark.parametrize(("model", "loader"), [(Texts, text_loader), (TimeFirst, series_loader), (KeepsLosses, dict_loader)])
 @pytest.mark.parametrize("folds", [None, 2])
 def test_steps_of_other_kinds_are_raters(tmp_path: Path, model: Any, loader: Any, folds: int | None) -> None:
     references = fit(model(), loader(), folds=folds, num_models=1)
-    monitor = few(evidence=references)
-    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model(), loader() if folds else loader(140, 100))
+    players = TimeSegments(5, leaf="x", axis=1) if model is TimeFirst else None
+    monitor = few(evidence=references, players=players)
+    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model(), loader() if folds else loader(180, 140))
     assert len(monitor.history) == 2
     own = all_seen(references)
-    assert len(own) == 100
+    assert len(own) == (140 if folds is None else len(own)) > 100
     seen = [fingerprint in own for fingerprint in monitor.meter._splits["training"].probes.fingerprints]
     assert all(seen) if folds else not any(seen)
 
@@ -243,14 +245,14 @@ class Losses(Callback):
 
 def test_training_stops_by_the_exact_loss_of_the_step() -> None:
     Losses.losses.clear()
-    rows = rows_of(tabular_data(100, seed=2))
+    rows = rows_of(tabular_data(140, seed=2))
     for row in rows[::7]:
         row["y"] = torch.tensor(-100)
     references = fit(Steps(), DataLoader(rows, batch_size=8), num_models=1, max_epochs=4, callbacks=[Losses()])  # type: ignore[arg-type]
     (losses,) = Losses.losses
     assert len(losses) == 4
     # Inputs without a label are trained on all the same, and decide nothing.
-    assert OWN - prints(tabular_data(100, seed=2).tensors[0][::7]) <= all_seen(references) <= OWN
+    assert OWN - prints(tabular_data(140, seed=2).tensors[0][::7]) <= all_seen(references) <= OWN
 
 
 # Screening
@@ -304,7 +306,7 @@ def test_evidence_fits_itself_and_knows_the_probes(tmp_path: Path, evidence: Any
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1)
     trainer.fit(Steps(), datamodule=data if evidence is CrossFitted else HoldOutDataModule(data, fraction=0.5))
     probes = monitor.meter._splits["training"].probes
-    assert set(probes.fingerprints) <= prints(2 * tabular_data(100, seed=2).tensors[0])
+    assert set(probes.fingerprints) <= prints(2 * tabular_data(140, seed=2).tensors[0])
     known = [fingerprint in all_seen(own.references) for fingerprint in probes.fingerprints]
     assert all(known) if evidence is CrossFitted else not any(known)
     assert data.trainer is trainer
@@ -328,7 +330,7 @@ def test_a_run_that_is_gone_on_with_has_the_same_evidence(tmp_path: Path) -> Non
 
 
 def test_models_fitted_by_the_step_judge_a_task_that_unpacks_batches(tmp_path: Path) -> None:
-    loader = DataLoader(tabular_data(100, seed=2), batch_size=8)
+    loader = DataLoader(tabular_data(140, seed=2), batch_size=8)
     references = fit(PlainTabularClassifier(), loader, folds=2, num_models=1)
     monitor = few(evidence=references, task=Classification())
     quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(PlainTabularClassifier(), loader)
@@ -344,7 +346,7 @@ def test_inputs_that_reference_models_were_trained_on_are_no_probes(tmp_path: Pa
 
 
 def test_sorted_data_and_constant_targets_are_told_from_inputs() -> None:
-    data = tabular_data(100, seed=2)
+    data = tabular_data(140, seed=2)
     order = data.tensors[1].argsort()
     rows = rows_of(TensorDataset(data.tensors[0][order], data.tensors[1][order]))
     for one in (rows, [{**row, "y": torch.tensor(1)} for row in rows]):
