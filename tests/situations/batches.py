@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_interactions import players
 from tests.situations.losses import Net
 from tests.situations.situation import (
     Answer,
@@ -176,7 +177,8 @@ def two_tables() -> Case:
         logits = torch.einsum("ri,oij,rj->ro", left, module.head.weight, right) + module.head.bias
         return classified(logits, target)
 
-    return Case(Module(), **of_rows(row), oracle=oracle)
+    both: Any = players.FeatureGroups(leaf=("0.0", "0.1"))
+    return Case(Module(), **of_rows(row), oracle=oracle, monitor={"players": both})
 
 
 @situation("the label is a column of the only tensor")
@@ -231,7 +233,7 @@ def packed() -> Case:
     return Case(Module(), **of_rows(series, padded), oracle=oracle, empty=zero(0))
 
 
-@situation("key_padding_mask in a transformer, batches of different lengths")
+@situation("key_padding_mask in a transformer, batches of different lengths", slow=True)
 def key_padding_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -258,7 +260,7 @@ def key_padding_mask() -> Case:
     return Case(Module(), **data, oracle=oracle)
 
 
-@situation("time first, the batch on the second axis")
+@situation("time first, the batch on the second axis", slow=True)
 def time_first() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -280,7 +282,7 @@ def time_first() -> Case:
     return Case(Module(), **of_rows(lambda i: (normal(6, 2, seed=i), i % 3), collate), oracle=oracle, empty=zero("x"))
 
 
-@situation("signals with channels, one label")
+@situation("signals with channels, one label", slow=True)
 def signals() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -315,7 +317,7 @@ def masked_mean() -> Case:
     return Case(Module(), **of_rows(labelled_steps), oracle=oracle, empty=zero(0), step_loss=over_steps, means_only=True)
 
 
-@situation("a label for each step of a series, logits[mask]")
+@situation("a label for each step of a series, logits[mask]", slow=True)
 def logits_of_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

@@ -183,10 +183,10 @@ class Buckets(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for number in range(self.count):
-            yield normal(4, 3 + number % 2, 2, seed=self.seed + number), torch.arange(4) % 3
+            yield normal(4, 6 + number % 2, 2, seed=self.seed + number), torch.arange(4) % 3
 
 
-@situation("a stream of batches of different lengths")
+@situation("a stream of batches of different lengths", slow=True)
 def stream_of_lengths() -> Case:
     class Module(Net):
         def __init__(self) -> None:

@@ -245,7 +245,7 @@ def more_epochs() -> Case:
     return plain(Net(), then=go_on, epochs=(0, 1, 2, 3))
 
 
-@situation("folds of one dataset, a module and a Trainer each, one monitor")
+@situation("folds of one dataset, a module and a Trainer each, one monitor", slow=True)
 def folds() -> Case:
     data = table(24)
 
@@ -264,7 +264,7 @@ def folds() -> Case:
     return Case(Net(), train, by_logits, val, empty=zero(0), then=next_fold, warned="another run")
 
 
-@situation("one fold of a dataset")
+@situation("one fold of a dataset", slow=True)
 def fold() -> Case:
     data = table(24)
     train, val = (DataLoader(Subset(data, rows), batch_size=8) for rows in (list(range(16)), list(range(16, 24))))

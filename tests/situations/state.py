@@ -126,7 +126,7 @@ def queue_of_features() -> Case:
     return plain(Module())
 
 
-@situation("a hidden state that is carried over batches of training")
+@situation("a hidden state that is carried over batches of training", slow=True)
 def carried_state() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -267,15 +267,19 @@ def not_copied() -> Case:
     class Module(Net):
         def __init__(self) -> None:
             super().__init__()
-            self.lock, self.file, self.batches = threading.Lock(), open(__file__, encoding="utf-8"), iter([1, 2])  # noqa: SIM115
+            self.lock, self.file, self.batches = threading.Lock(), None, iter([1, 2])
             self.numbers = (number for number in range(3))
 
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
             with self.lock:
                 return F.cross_entropy(self(x), y)
 
+        def on_fit_start(self) -> None:
+            self.file = open(__file__, encoding="utf-8")  # noqa: SIM115
+
         def on_fit_end(self) -> None:
             self.file.close()
+            self.file = None
 
     # They are shared with what is measured, which is said.
     return plain(Module(), warned="cannot be copied")
@@ -352,7 +356,7 @@ def warm_up() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("a memory of how often each row was seen")
+@situation("a memory of how often each row was seen", slow=True)
 def memory() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
