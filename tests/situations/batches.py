@@ -114,7 +114,7 @@ def named_tuple() -> Case:
     return Case(Module(), **of_rows(lambda i: Pair(normal(4, seed=i), normal(3, seed=i + 300))), oracle=oracle)
 
 
-@situation("a list of number, row and label")
+@situation("a list of number, row and label", slow=True)
 def with_index() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -131,7 +131,7 @@ def with_index() -> Case:
     return Case(Module(), **of_rows(lambda i: (i, *table()[i % 16])), oracle=oracle, empty=zero(1))
 
 
-@situation("categorical and continuous features in one dict")
+@situation("categorical and continuous features in one dict", slow=True)
 def categorical_and_continuous() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -181,7 +181,7 @@ def two_tables() -> Case:
     return Case(Module(), **of_rows(row), oracle=oracle, monitor={"players": both})
 
 
-@situation("the label is a column of the only tensor")
+@situation("the label is a column of the only tensor", slow=True)
 def label_column() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -347,7 +347,7 @@ def over_steps(module: Any, batch: Any) -> Tensor:
     return (losses * mask).sum() / mask.sum()
 
 
-@situation("labels as floats [rows, 1] in a dataclass")
+@situation("labels as floats [rows, 1] in a dataclass", slow=True)
 def in_dataclass() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

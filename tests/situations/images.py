@@ -84,7 +84,7 @@ def channels_last() -> Case:
     return Case(Module(), **of_rows(row), oracle=oracle, empty=zero(0))
 
 
-@situation("bytes, divided by 255 in the step")
+@situation("bytes, divided by 255 in the step", slow=True)
 def bytes_in_step() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -125,7 +125,7 @@ def transfer_hook() -> Case:
     return Case(Module(), **pictures(), oracle=oracle)
 
 
-@situation("noise in the step while training")
+@situation("noise in the step while training", slow=True)
 def noise_in_step() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ def feature_map() -> Case:
     return Case(module, **pictures(), oracle=oracle, monitor={"players": inner})
 
 
-@situation("a point cloud")
+@situation("a point cloud", slow=True)
 def point_cloud() -> Case:
     class Module(Net):
         def __init__(self) -> None:

@@ -56,7 +56,7 @@ def logging_forward() -> Case:
     return plain(Module())
 
 
-@situation("collections of metrics, computed and reset by hand")
+@situation("collections of metrics, computed and reset by hand", slow=True)
 def metrics_by_hand() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def past_outputs() -> Case:
     return plain(Module())
 
 
-@situation("a queue of past features in the step")
+@situation("a queue of past features in the step", slow=True)
 def queue_of_features() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -218,7 +218,7 @@ def lazy_layers() -> Case:
     return plain(Module(), trainer={"num_sanity_val_steps": 0}, epochs=(1, 2))
 
 
-@situation("an average of the weights is validated")
+@situation("an average of the weights is validated", slow=True)
 def averaged_weights() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -317,7 +317,7 @@ def merged_adapter() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("batch norm with running statistics, dropout, frozen parts")
+@situation("batch norm with running statistics, dropout, frozen parts", slow=True)
 def usual_layers() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -335,7 +335,7 @@ def usual_layers() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("threshold of the loss is a plain attribute changed by the step")
+@situation("threshold of the loss is a plain attribute changed by the step", slow=True)
 def warm_up() -> Case:
     class Module(Net):
         def __init__(self) -> None:
