@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_interactions.references.internals import classes, data_module_class, share_hyperparameters
 from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool
 
-__all__ = ["GivenLoaders", "HoldOutDataModule"]
+__all__ = ["BorrowedHooks", "GivenLoaders", "HoldOutDataModule"]
 
 
 def _hook_of_inner(name: str) -> Any:
@@ -51,6 +51,7 @@ class BorrowedHooks(LightningDataModule):
     """The class as it is written in a file, where this one was made of it."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        """Make a data module of every package of Lightning that is loaded."""
         kind: Any = cls
         return super().__new__(_of_all_packages(kind, classes("LightningDataModule")))
 
