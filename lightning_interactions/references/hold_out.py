@@ -6,7 +6,7 @@ from types import MethodType
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_interactions.references.internals import classes, data_module_class, share_hyperparameters
@@ -81,12 +81,12 @@ class BorrowedHooks(LightningDataModule):
         return getattr(self.inner, name)
 
     @property
-    def trainer(self) -> Trainer | None:
-        """The Trainer that the data module is attached to."""
+    def trainer(self) -> Any:
+        """The Trainer that the data module is attached to, of any package, or what stands in for it."""
         return self.inner.trainer
 
     @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
+    def trainer(self, trainer: Any) -> None:
         self.inner.trainer = trainer
 
 
