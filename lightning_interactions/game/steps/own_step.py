@@ -17,7 +17,7 @@ from lightning_interactions.game.tasks import MultiLabel, Task, TokenClassificat
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.trees import describe_tree, map_leaves, walk
 
-__all__ = ["OwnStep", "disagreement"]
+__all__ = ["IgnoredError", "OwnStep", "disagreement"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -41,6 +41,10 @@ WEIGHTS = "weights"
 
 MOST_PERTURBED = 32
 """Leaves of a batch that are tried out one by one."""
+
+
+class IgnoredError(ValueError):
+    """A batch in which no target counts."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class OwnStep(Task):
 
         Raises:
             ValueError: If there is no step, its loss is not understood, or cannot be told apart by rows.
+            IgnoredError: If no target counts.
         """
         self._axes = {**batch.axes, **self._axes}
         structure = _structure(batch.tree)
@@ -184,7 +189,7 @@ class OwnStep(Task):
         groups = [self._with_targets(model, reading, part) for part in self._of_equal_counts(model, reading, rows)]
         kept = [group for group in groups if len(group)]
         if not kept:
-            raise ValueError(
+            raise IgnoredError(
                 f"OwnStep: expected rows with targets that count, got only ignored ones in {describe_tree(batch.tree)}; look "
                 "at ignore_index and the labels"
             )
