@@ -24,7 +24,7 @@ from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
-from lightning_interactions.records import History, Interactions, LabelIssues, Phase, SecondPhase, TimePoint
+from lightning_interactions.records import History, Interactions, LabelIssues, Phase, Probes, SecondPhase, TimePoint
 from lightning_interactions.references import FittedEvidence
 from lightning_interactions.references.internals import steps_logged
 
@@ -240,11 +240,11 @@ class InteractionMonitor(Callback):
         """
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
+        if not len(Probes.of((inputs, targets))):
+            raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         trainer = model._trainer if isinstance(model._trainer, Trainer) else None
         with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
             asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
-        if not len(asked):
-            raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
         if not bool(rows.any()):
