@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -9,24 +10,33 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
-from lightning_interactions.evidence import Evidence, InputAgreement, ParameterNoise, ReferenceModels
+from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
-from lightning_interactions.game.players import Players
+from lightning_interactions.game.players import Players, Some
 from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
-from lightning_interactions.records import History, Interactions, LabelIssues, Phase, Probes, SecondPhase, TimePoint
+from lightning_interactions.records import (
+    History,
+    Interactions,
+    LabelIssues,
+    Measurement,
+    Phase,
+    Probes,
+    SecondPhase,
+    TimePoint,
+)
 from lightning_interactions.references import FittedEvidence
-from lightning_interactions.references.internals import steps_logged
+from lightning_interactions.references.internals import classes, steps_logged
 
 __all__ = ["InteractionMonitor"]
 
@@ -34,6 +44,9 @@ STATE_VERSION = 1
 
 BASELINE_SAMPLE = 256
 """So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
+
+SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+"""Strategies under which no process has the whole model."""
 
 
 class InteractionMonitor(Callback):
@@ -114,9 +127,15 @@ class InteractionMonitor(Callback):
         self.final_interactions: Interactions | None = None
         self._tells_evidence = evidence is None
         self._saved_task: dict[str, Any] = {}
+        self._run: tuple[weakref.ref[Any], ...] = ()
+        self._is_lazy = False
+        self._said_left_out: set[str] = set()
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(EveryNEpochs() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_run": ()}
 
     def __repr__(self) -> str:
         return f"InteractionMonitor(name={self.name!r}, alpha={self.alpha}, {self.history!r}, {self.meter!r})"
@@ -138,7 +157,8 @@ class InteractionMonitor(Callback):
             raise MisconfigurationException(
                 f"InteractionMonitor: several monitors need different names, got {names}; pass name= to each"
             )
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
+        sharding = tuple(kind for name in SHARDING for kind in classes(name, "strategies"))
+        if isinstance(trainer.strategy, sharding):
             raise MisconfigurationException(
                 f"InteractionMonitor: {type(trainer.strategy).__name__} shards the model, which is not supported; "
                 "measure on one device or with DDP"
@@ -155,9 +175,11 @@ class InteractionMonitor(Callback):
                 f"{now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
+        self._begin_other_run(trainer, pl_module)
         self.task.begin(self._saved_task)
         known = self.meter.settings
-        self._check_settings({name: value for name, value in known.items() if name != "players" or self.players is not None})
+        chosen_later = {name for name in ("players", "baseline") if getattr(self, name) is None}
+        self._check_settings({name: value for name, value in known.items() if name not in (*chosen_later, *self._said_by_step)})
         self._fit_evidence(trainer, pl_module, anew=not self.history)
         begin = time.perf_counter()
         baseline_values = self.meter.baseline_values
@@ -167,7 +189,15 @@ class InteractionMonitor(Callback):
         self._timetable.begin(now.epoch, now.step)
         self._loggers.begin(now.epoch, now.step)
         sample_size = BASELINE_SAMPLE if self.baseline is not None and self.baseline.needs_sample else 0
-        self._prepare(trainer, pl_module, partial(self._keeper.find, sample_size=sample_size))
+        find = partial(self._keeper.find, sample_size=sample_size)
+        self._is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in pl_module.parameters())
+        if self._is_lazy:
+            rank_zero_info(
+                "InteractionMonitor: the module has parameters without a shape, so it is measured from the first step on"
+            )
+            self._find_later = find
+            return
+        self._prepare(trainer, pl_module, find)
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin)
@@ -177,6 +207,8 @@ class InteractionMonitor(Callback):
 
         A checkpoint of the last step of an epoch is resumed in the next epoch, without the end of the one before.
         """
+        if self._is_lazy:
+            return
         self._watch(trainer, pl_module, TRAINING, batch)
         self._measure_within_epoch(trainer, pl_module, steps_logged(trainer) - 1)
 
@@ -184,6 +216,9 @@ class InteractionMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure if the schedule asks for it after this optimizer step; an epoch's last one is left to the epoch's end."""
+        if self._is_lazy:
+            self._is_lazy = False
+            self._prepare(trainer, pl_module, self._find_later)
         if not trainer.is_last_batch:
             self._measure_within_epoch(trainer, pl_module, steps_logged(trainer))
 
@@ -242,7 +277,7 @@ class InteractionMonitor(Callback):
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
         if not len(Probes.of((inputs, targets))):
             raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
-        trainer = model._trainer if isinstance(model._trainer, Trainer) else None
+        trainer = model._trainer if isinstance(model._trainer, classes("Trainer")) else None
         with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
             asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
@@ -267,6 +302,7 @@ class InteractionMonitor(Callback):
             "task": self.task.state_dict(),
             "history": self.history.to_dict(),
             "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
+            "players": self.meter.players.state() if isinstance(self.meter.players, Some) else {},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
             **self._timetable.state_dict(),
             **self._keeper.state_dict(),
@@ -288,6 +324,8 @@ class InteractionMonitor(Callback):
         final = state_dict["final_interactions"]
         self.final_interactions = None if final is None else Interactions(**final)
         self.meter.baseline_values = state_dict["baseline"]
+        if isinstance(self.players, Some):
+            self.players.load(state_dict["players"])
         self._timetable.load_state_dict(state_dict)
         self._keeper.load_state_dict(state_dict)
 
@@ -311,6 +349,11 @@ class InteractionMonitor(Callback):
             seed=self.probes.seed,
             trainer=trainer,
         )
+
+    @property
+    def _said_by_step(self) -> tuple[str, ...]:
+        """Settings that are known when the task has seen a batch."""
+        return () if self.task.is_ready else ("loss_unit",)
 
     @property
     def _reference_models(self) -> ReferenceModels | None:
@@ -352,6 +395,8 @@ class InteractionMonitor(Callback):
             self._reference_models.check_training_probes(new[TRAINING].fingerprints)
         self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
         self._keeper.sample = None  # The baseline values are chosen.
+        if TRAINING in new and not self.history:
+            self._say_what_is_measured(probes[TRAINING])
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
@@ -361,7 +406,42 @@ class InteractionMonitor(Callback):
         self._keeper.watch(split, batch, dataloader_idx)
         if self._keeper.unchecked:
             with shadowed(pl_module, pl_module.device, self.probes.seed, trainer) as shadow:
-                self._keeper.check_first(shadow)
+                first = self._keeper.check_first(shadow)
+            trial = self._new_meter(trainer, alone=True)
+            trial.evidence = OrderShape()  # The others have work to do before.
+            trial.prepare(first, model=pl_module)
+
+    def _begin_other_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew if this is not the module, or not the data, of the run that the history is of."""
+        watched = [pl_module, getattr(trainer.train_dataloader, "dataset", None)]
+        before = [reference() for reference in self._run]
+        self._run = tuple(weakref.ref(one) for one in watched if one is not None)
+        other = [own for own, one in zip(watched, before, strict=False) if one is not own]
+        if self.history and before and other:
+            rank_zero_warn(
+                f"InteractionMonitor: the history is of another {'module' if pl_module in other else 'data set'} than this fit "
+                "trains, so history and probes start anew; use a monitor for each"
+            )
+            self._forget()
+
+    def _say_what_is_measured(self, probes: Probes) -> None:
+        """Say once what was found out and chosen."""
+        assert self.meter.players is not None
+        explained = self.task.explains if isinstance(self.task, OwnStep) else repr(self.task)
+        rank_zero_info(
+            f"InteractionMonitor: explains {explained}. {self.meter.players.summary(probes.groups[0].inputs)}, masked with "
+            f"{self.meter.baseline!r}"
+        )
+
+    def _warn_of_left_out(self, measurement: Measurement) -> None:
+        """Say of which split nothing can be measured, and why."""
+        for name, reason in self.meter.left_out.items():
+            if name not in self._said_left_out:
+                self._said_left_out.add(name)
+                rank_zero_warn(
+                    f"InteractionMonitor: all {name} probes are left out of the measurement after epoch "
+                    f"{measurement.time_point.epoch}, because {reason}"
+                )
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse to go on with a run whose measurements were made in another way."""
@@ -400,6 +480,7 @@ class InteractionMonitor(Callback):
             )
         try:
             measurement = self.meter.measure(pl_module, now)
+            self._warn_of_left_out(measurement)
             phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
             history = self.history.append(measurement, phases[-1])
             tags = self._loggers.tags(trainer, history)

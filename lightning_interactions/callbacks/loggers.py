@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.analysis import explain_second_phase, shape_of
 from lightning_interactions.measuring.schedule import DenserEarly, Schedule, Timetable
 from lightning_interactions.records import History, Interactions, TimePoint
+from lightning_interactions.references.internals import classes
 from lightning_interactions.reporting import (
     history_table,
     phase_figure,
@@ -149,7 +150,7 @@ def _write_scalars(logger: Logger, _prefix: str, tags: dict[str, float], step: i
 
 def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> None:
     """Draw the figures of the last measurement into a TensorBoard logger, at the step of its scalars."""
-    if not isinstance(logger, TensorBoardLogger):
+    if not isinstance(logger, classes("TensorBoardLogger", "loggers")):
         return
     last = history.measurements[-1]
     logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(last), step)
@@ -160,7 +161,7 @@ def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> 
 
 def _write_theory(logger: Logger, prefix: str, history: History, final: Interactions, step: int) -> None:
     """Draw the theory of the second phase into a TensorBoard logger, when the training is over."""
-    if not isinstance(logger, TensorBoardLogger) or final.effects.shape[-1] > 2**MOST_PLAYERS_OF_THEORY:
+    if not isinstance(logger, classes("TensorBoardLogger", "loggers")) or final.effects.shape[-1] > 2**MOST_PLAYERS_OF_THEORY:
         return
     second_phase, explained = explain_second_phase(history, final)
     if explained:

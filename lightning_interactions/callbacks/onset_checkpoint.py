@@ -7,8 +7,10 @@ from typing import Any
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_interactions.references.internals import classes
 
 __all__ = ["OnsetKeeper"]
 
@@ -190,7 +192,9 @@ class OnsetKeeper(Checkpoint):
     def _folder(self, trainer: Trainer) -> str:
         folder = self.dirpath
         if folder is None:
-            savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+            savers = [
+                saver for saver in trainer.checkpoint_callbacks if isinstance(saver, classes("ModelCheckpoint", "callbacks"))
+            ]
             folder = next((saver.dirpath for saver in savers if saver.dirpath), None)
         if folder is None:
             folder = os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints")

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_interactions.callbacks.sources import Source, copied, training_source, validation_source
-from lightning_interactions.game.steps import disagreement
+from lightning_interactions.game.steps import OwnStep, disagreement
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import CannotLoadError, batch_size_of, row_axis, rows_of_batches
@@ -106,7 +106,15 @@ class ProbeKeeper:
         """
         self._passing, self._compared = {}, False
         with preserve_random_state(trainer.strategy.root_device, self.sampling.seed):
-            for split, find_source in {TRAINING: training_source, HELD_OUT: validation_source}.items():
+            finders = {TRAINING: training_source, HELD_OUT: validation_source}
+            drawn = [split for split in finders if split not in self.probes and self.sampling.number(split)]
+            sources = {split: finders[split](trainer) for split in drawn}
+            held_out = sources.get(HELD_OUT)
+            if held_out is not None:
+                self.dataloader_idx = held_out.dataloader_idx
+            if isinstance(self.task, OwnStep):
+                self.task.dataloader_idx = self.dataloader_idx
+            for split in finders:
                 given = self.sampling.given(split)
                 device = trainer.strategy.root_device
                 if split in self.probes:
@@ -119,13 +127,11 @@ class ProbeKeeper:
                     probes = self.task.given(model, *(moved(tree, device) for tree in given))
                     limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(probes)
                     self._take_up(split, probes.select(range(min(limit, len(probes)))))
-                elif self.sampling.number(split):
-                    source = find_source(trainer)
+                elif split in sources:
+                    source = sources[split]
                     if source is None:
                         rank_zero_warn(NO_VALIDATION)
                         continue
-                    if split == HELD_OUT:
-                        self.dataloader_idx = source.dataloader_idx
                     more = sample_size if split == TRAINING and not trainer.fast_dev_run else 0
                     self._draw(trainer, model, split, source, more)
         self._sanity_batches = {}

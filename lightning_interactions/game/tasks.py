@@ -1,7 +1,7 @@
 """Tasks: where a batch has its inputs and targets, how the model runs on them, what is explained and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction, soft_log_odds
-from lightning_interactions.records import Probes, Rows
+from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.describe import describe
 
 __all__ = [
@@ -169,15 +169,24 @@ class Task(ABC):
         """Run the model and score its outputs, ``[rows]`` in float32 or wider."""
         return self.score(widened(self.forward(model, inputs)), targets)
 
-    def mean_loss(self, model: nn.Module, probes: Probes) -> float:
-        """Compute the mean loss of rows, as exactly as the task knows it; rows whose loss is not finite count, too."""
-        if type(self).exact_losses is not Task.exact_losses:
-            outputs = ((widened(self.forward(model, group.inputs.tree)), group.targets.tree) for group in probes.groups)
-            exact = [self.exact_losses(*own) for own in outputs]
-            return float(self.reduce_exact(torch.cat([one.double().cpu() for one in exact if one is not None])).mean())
-        scores = [self.scores(model, group.inputs.tree, group.targets.tree).double().cpu() for group in probes.groups]
-        losses = [self.losses(own, group.targets) for own, group in zip(scores, probes.groups, strict=True)]
-        return float(torch.cat(losses).mean())
+    def mean_loss(self, model: nn.Module, groups: Iterable[ProbeGroup]) -> float:
+        """Compute the mean loss of rows, as exactly as the task knows it; rows whose loss is not finite count, too.
+
+        Args:
+            model: The model.
+            groups: Inputs with targets, on its device; each is run at once, or in parts where rows must be run alone.
+        """
+        exactly = type(self).exact_losses is not Task.exact_losses
+        found = []
+        for group in groups:
+            for part in group.split(self.largest_batch):
+                if exactly:
+                    exact = self.exact_losses(widened(self.forward(model, part.inputs.tree)), part.targets.tree)
+                    found += [] if exact is None else [exact.double().cpu()]
+                else:
+                    score = self.scores(model, part.inputs.tree, part.targets.tree).double().cpu()
+                    found.append(self.losses(score, part.targets))
+        return float((self.reduce_exact(torch.cat(found)) if exactly else torch.cat(found)).mean())
 
     def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
         """Apply the loss to the rows with finite scores.

@@ -59,6 +59,7 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
+        left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
 
     Source:
         He et al. 2025 (arXiv 2505.06993).
@@ -90,6 +91,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
+        self.left_out: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
 
@@ -207,6 +209,8 @@ class InteractionMeter:
         with closing(self.evidence.raters(model)) as raters:
             for measured in chain([model], raters):
                 own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
+                if len(own) == 1:
+                    self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
         if self.ranks.size == 1:
             return own
         columns = [self._splits[name].to_columns(found) for of_model in own for name, found in of_model.items()]

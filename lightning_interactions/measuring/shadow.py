@@ -15,7 +15,7 @@ __all__ = ["Shadow", "shadow_of"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
-COMPILED = ("_compiler_ctx", "forward", "training_step", "validation_step", "test_step", "predict_step")
+COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 """What Lightning hangs on a compiled module: closures on the module itself."""
 
 HOOKS = (
@@ -125,8 +125,8 @@ def _copied(module: Module, memo: dict[int, Any], shared: dict[str, str], path: 
     state = dict(vars(module))
     if "_trainer" in state:
         state["_trainer"] = None
-    if "_compiler_ctx" in state:
-        state = {name: value for name, value in state.items() if name not in COMPILED}
+    if state.get("_compiler_ctx") is not None:
+        state = {name: value for name, value in state.items() if name not in COMPILED} | {"_compiler_ctx": None}
     for name, value in state.items():
         own = f"{path}.{name}" if path else name
         if name == "_modules":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import ProbeGame
@@ -60,6 +60,7 @@ class Split(ProbeGame):
         self.chance_level = chance_level
         self.probes = game.probes
         self.threshold = extraction.threshold
+        self.left_out = ""
         inputs = self.probes.groups[0].inputs
         # The same dtype on every rank, whatever the model's.
         masked = [*game.players.leaves(inputs), *(name for name, leaf in inputs.leaves.items() if leaf.is_floating_point())]
@@ -96,6 +97,7 @@ class Split(ProbeGame):
 
     def _extracted(self, values: Float[Tensor, "inputs coalitions"]) -> Interactions:
         finite = values.isfinite().all(dim=1)
+        self.left_out = "" if bool(finite.any()) or not len(values) else _reason(values.isfinite())
         found = extract_interactions(
             values[finite], noise_tolerance=self.extraction.noise_tolerance, tolerance=self.extraction.tolerance
         )
@@ -116,6 +118,19 @@ class Split(ProbeGame):
         everybodys = columns.new_zeros(len(self.probes) if rows is None else len(rows), columns.shape[1])
         everybodys[self.ranks.rank :: self.ranks.size] = columns
         return everybodys
+
+
+def _reason(finite: Bool[Tensor, "inputs coalitions"]) -> str:
+    """Say why no input can be measured."""
+    if not bool(finite[:, -1].any()):
+        return "the model's outputs for the unmasked inputs are not finite"
+    if bool(finite[:, 1:].all()):
+        return (
+            "its outputs are not finite where all players are masked, as attention over a fully masked input is; leave "
+            "something unmasked (players.Tokens keeps special tokens), or choose another baseline"
+        )
+    share = 1 - float(finite.float().mean())
+    return f"its outputs are not finite for {share:.0%} of the masked inputs; choose another baseline, or other players"
 
 
 def from_columns(columns: Float[Tensor, "inputs columns"]) -> Interactions:

@@ -213,6 +213,12 @@ class ProbeGroup:
         """Return some of the probes."""
         return ProbeGroup(self.inputs.select(rows), self.targets.select(rows))
 
+    def split(self, size: int | None) -> "list[ProbeGroup]":
+        """Part the probes into such of at most so many; all together if ``None``."""
+        if size is None or size >= len(self):
+            return [self]
+        return [self.select(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
+
     def to(self, device: torch.device | str) -> "ProbeGroup":
         """Move the probes to a device."""
         return ProbeGroup(self.inputs.to(device), self.targets.to(device))
@@ -322,14 +328,14 @@ def fingerprints(inputs: Rows) -> list[str]:
 
     Returns:
         One hexadecimal digest for each row; rows of equal shapes and equal values have equal digests, in whatever
-        floating-point dtype (compared in float32).
+        floating-point dtype (compared in float32). Where there is only one leaf, its name does not matter.
     """
     digests = [hashlib.sha256() for _ in range(len(inputs))]
     lists = {name: leaf for name, leaf in walk(inputs.tree) if is_list(leaf) and name in inputs.axes}
-    for name, leaf in sorted({**inputs.tensors, **lists}.items()):
-        if name not in inputs.aside:
-            for digest, content in zip(digests, _contents(name, leaf), strict=True):
-                digest.update(content)
+    leaves = {name: leaf for name, leaf in {**inputs.tensors, **lists}.items() if name not in inputs.aside}
+    for name, leaf in sorted(leaves.items()):
+        for digest, content in zip(digests, _contents(name if len(leaves) > 1 else "", leaf), strict=True):
+            digest.update(content)
     return [digest.hexdigest() for digest in digests]
 
 

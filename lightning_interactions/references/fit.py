@@ -13,6 +13,7 @@ from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records.describe import describe
 from lightning_interactions.references.folds import Plan, make_plans
+from lightning_interactions.references.internals import classes
 from lightning_interactions.references.loaders import check_repeatable, sampler_pool
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.screening import SEED_OFFSET, undisputed
@@ -68,7 +69,7 @@ def fit_reference_models(
     """
     ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
     training = ReferenceTraining() if training is None else training
-    datamodule = data if isinstance(data, LightningDataModule) else None
+    datamodule = data if isinstance(data, classes("LightningDataModule")) else None
     with preserve_random_state(accelerator(), training.seed):
         task = OwnStep() if task is None else task
         loader = _set_up_loader(data, folds)
@@ -97,7 +98,7 @@ def fit_ensemble(
     """
     with preserve_random_state(accelerator(), training.seed):
         pool = _checked_pool(loader, ensemble, task)
-        if pool is not None and ensemble.folds is not None and not task.is_ready:
+        if pool is not None and not task.is_ready:
             introduce(task, model, loader, datamodule, pool, training)
         screens = ensemble.screens(task)
         plans = _plans(pool, ensemble, task, training)
@@ -151,7 +152,7 @@ def _plans(
 
 def _set_up_loader(data: Any, folds: int | None) -> Any:
     """Find the loader of the references' data, and set its data module up."""
-    if not isinstance(data, LightningDataModule):
+    if not isinstance(data, classes("LightningDataModule")):
         return data
     make = getattr(data, "reference_dataloader" if folds is None else "train_dataloader", None)
     if make is None:

@@ -1,6 +1,5 @@
 """Freshly initialised copies of a module."""
 
-import copy
 import inspect
 from collections.abc import Callable
 
@@ -8,6 +7,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import nn
+
+from lightning_interactions.measuring.shadow import shadow_of
 
 __all__ = ["fresh_copy"]
 
@@ -44,13 +45,13 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
 
 def _reinitialised(model: LightningModule) -> LightningModule:
     """Copy a module and initialise every parameter anew, and refuse parameters that nothing initialises."""
-    try:
-        fresh = copy.deepcopy(model).cpu()
-    except Exception as error:
+    shadow = shadow_of(model)
+    if shadow.shared:
         raise MisconfigurationException(
-            f"reference models: {type(model).__name__} cannot be copied: {error}; call self.save_hyperparameters() in the "
-            "module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
-        ) from error
+            f"reference models: {type(model).__name__} cannot be copied: {shadow.shared}; call self.save_hyperparameters() in "
+            "the module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
+        )
+    fresh = shadow.module.cpu()
     with torch.no_grad():
         for parameter in fresh.parameters():
             # Whatever is still NaN afterwards was not initialised.

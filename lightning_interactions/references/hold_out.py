@@ -1,12 +1,14 @@
 """Making the split: data for reference models, taken away from a run's training data."""
 
+import copy
+from functools import cache
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from lightning_interactions.references.internals import share_hyperparameters
+from lightning_interactions.references.internals import classes, share_hyperparameters
 from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool
 
 __all__ = ["GivenLoaders", "HoldOutDataModule"]
@@ -21,12 +23,39 @@ def _hook_of_inner(name: str) -> Any:
     return property(lambda self: getattr(self.inner, name))
 
 
+@cache
+def _of_all_packages(kind: type[Any], data_modules: tuple[type[Any], ...]) -> type[Any]:
+    """Make a class that is a data module of every package of Lightning: a Trainer asks for its own."""
+    others = tuple(other for other in data_modules if not issubclass(kind, other))
+    return type(kind.__name__, (kind, *others), {"__module__": kind.__module__, "written": kind}) if others else kind
+
+
+def _empty(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
 class BorrowedHooks(LightningDataModule):
     """Moves batches as another data module does, has its Trainer, and finds whatever else is asked for there.
 
     Args:
         inner: The data module.
     """
+
+    written: type[Any] | None = None
+    """The class as it is written in a file, where this one was made of it."""
+
+    def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        kind: Any = cls
+        return super().__new__(_of_all_packages(kind, classes("LightningDataModule")))
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return _empty, (self.written or type(self),), vars(self)
+
+    def __copy__(self) -> Any:
+        """Copy what the Trainer hangs on, too: the inner data module."""
+        new = _empty(type(self))
+        vars(new).update({**vars(self), "inner": copy.copy(self.inner)})
+        return new
 
     on_before_batch_transfer = _hook_of_inner("on_before_batch_transfer")
     transfer_batch_to_device = _hook_of_inner("transfer_batch_to_device")
@@ -118,11 +147,12 @@ class HoldOutDataModule(BorrowedHooks):
     ) -> None:
         if not 0 < fraction < 1:
             raise MisconfigurationException(f"HoldOutDataModule: expected fraction between 0 and 1, got {fraction}")
-        if isinstance(data, LightningDataModule) and val_dataloaders is not None:
+        inner: Any = data if isinstance(data, classes("LightningDataModule")) else GivenLoaders(data, val_dataloaders)
+        if inner is data and val_dataloaders is not None:
             raise MisconfigurationException(
                 "HoldOutDataModule: expected no val_dataloaders beside a data module, which has its own; leave them out"
             )
-        super().__init__(data if isinstance(data, LightningDataModule) else GivenLoaders(data, val_dataloaders))
+        super().__init__(inner)
         share_hyperparameters(self, self.inner)
         self.prepare_data_per_node = self.inner.prepare_data_per_node
         self.allow_zero_length_dataloader_with_multiple_devices = self.inner.allow_zero_length_dataloader_with_multiple_devices

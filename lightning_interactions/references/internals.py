@@ -1,20 +1,49 @@
-"""What Lightning keeps under private names and we need: all of it is here, and each has a test."""
+"""What Lightning keeps under private names or in two packages, and we need: all of it is here, and each has a test."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
 __all__ = [
+    "PACKAGES",
     "batch_hook_owner",
+    "classes",
     "in_hook",
     "is_sequential",
     "share_hyperparameters",
     "steps_logged",
+    "trainer_class",
     "training_loaders",
     "validation_loaders",
 ]
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+"""Lightning is released under two names, with classes of its own under each."""
+
+
+def classes(name: str, part: str = "") -> tuple[type[Any], ...]:
+    """Return a class of Lightning of each of its packages that is loaded, for ``isinstance``.
+
+    Args:
+        name: Name of the class, such as ``"LightningModule"``.
+        part: Where in the package it is, such as ``"strategies"``; at its top if left out.
+    """
+    loaded = [package for package in PACKAGES if package in sys.modules]
+    return tuple(getattr(import_module(f"{package}.{part}" if part else package), name) for package in loaded)
+
+
+def trainer_class(module: object) -> type[Trainer]:
+    """Return the Trainer of the package of Lightning that a module is made of, which takes no other modules."""
+    for package in PACKAGES:
+        if package in sys.modules and isinstance(module, import_module(package).LightningModule):
+            own: type[Trainer] = import_module(package).Trainer
+            return own
+    return Trainer
 
 
 def batch_hook_owner(trainer: Trainer, hook: str) -> object:

@@ -12,17 +12,21 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.measuring.loading import batch_size_of, cut, load_batches
+from lightning_interactions.measuring.shadow import shadow_of
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.fresh_copies import fresh_copy
 from lightning_interactions.references.hold_out import GivenLoaders
+from lightning_interactions.references.internals import PACKAGES, trainer_class
 from lightning_interactions.references.loaders import loader_of_part
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
-from lightning_interactions.references.watching import KeepBestWeights, ScoreInputs, SeenInputs
+from lightning_interactions.references.watching import Introduction, KeepBestWeights, ScoreInputs, SeenInputs
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce"]
 
@@ -82,22 +86,27 @@ class ReferenceTrainer:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
         watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.task, score)
         with self._undisturbed(seed=0):
-            # The watcher stops the Trainer before the first step, unless a least number of steps is asked for.
-            trainer = Trainer(**{**self.arguments, "callbacks": [watcher], "min_epochs": None, "min_steps": None})
-            self._run(trainer, model, self.loader, None)
-        model.cpu()
+            self.run_once(model, watcher)
         return watcher.scores
+
+    def run_once(self, model: LightningModule, watcher: Callback) -> None:
+        """Set a model up as for a training, for a watcher that stops the Trainer before the first step."""
+        # A least number of steps would keep it from stopping.
+        own = {**self.arguments, "callbacks": [watcher], "min_epochs": None, "min_steps": None}
+        self._run(trainer_class(model)(**own), model, self.loader, None)
+        model.cpu()
 
     def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
 
     def _trained(self, plan: Plan, model: LightningModule) -> tuple[LightningModule, frozenset[str]]:
         most = len(plan.training) if self.repeatable and plan.training is not None else None
-        sees, keeps = SeenInputs(self.task, most), self._keeps_best(plan)
+        batch_size = batch_size_of(self.loader) if isinstance(self.loader, DataLoader) else None
+        sees, keeps = SeenInputs(self.task, batch_size, most), self._keeps_best(plan)
         watchers: list[Callback] = [sees] if keeps is None else [sees, keeps]
         own = self.arguments.get("callbacks") or []
         own = copy.deepcopy(own if isinstance(own, list) else [own])
-        trainer = Trainer(**{**self.arguments, "callbacks": [*own, *watchers]})
+        trainer = trainer_class(model)(**{**self.arguments, "callbacks": [*own, *watchers]})
         loader = self.loader if plan.training is None else loader_of_part(self.loader, plan.training)
         self._run(trainer, model, loader, self.training.val_dataloaders)
         model.cpu()
@@ -114,7 +123,8 @@ class ReferenceTrainer:
                 model.load_state_dict(keeps.best_weights)
         if self.saved is not None:
             self.saved.add(plan.seed, model, seen)
-        return model, seen
+        # Without the losses and hidden states of its training, with which it could not be copied.
+        return shadow_of(model).module, seen
 
     def _keeps_best(self, plan: Plan) -> KeepBestWeights | None:
         if not plan.stopping or self.training.patience is None:
@@ -152,12 +162,18 @@ def introduce(
     pool: Sequence[int],
     training: ReferenceTraining,
 ) -> None:
-    """Let a task that runs the module's own step see a few samples, before it is asked what it explains."""
+    """Let a task that runs the module's own step see a few samples, before it is asked what it explains.
+
+    It is the monitored model's step that is explained, also where a factory makes others.
+    """
     arguments = training.trainer_arguments(stops=False)
     trainer = ReferenceTrainer(model, task, loader, datamodule, training, arguments, repeatable=False, saved=None)
+    # Far from each other: in sorted data neighbours have the same targets.
+    some = pool[:: max(1, len(pool) // INTRODUCED)][:INTRODUCED]
     with trainer._undisturbed(training.seed):
-        fresh = fresh_copy(model, training.factory)
-    trainer.scores(fresh, pool[:INTRODUCED], task.scores)
+        batches = cut(some, batch_size_of(loader) or 1)
+        watcher = Introduction(task, load_batches(loader, batches), [len(batch) for batch in batches])
+        trainer.run_once(shadow_of(model).module, watcher)
 
 
 @contextmanager
@@ -166,15 +182,16 @@ def _quiet() -> Iterator[None]:
 
     All but one: that there is a validation step and no validation loader is as it should be.
     """
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def accelerator() -> torch.device:

@@ -1,8 +1,8 @@
-"""Callbacks that watch the training of a reference model: what it sees, and when it is best."""
+"""Callbacks that watch the training of a reference model: what it does, what it sees, and when it is best."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import shadowed
-from lightning_interactions.records import Probes, fingerprints
+from lightning_interactions.measuring.loading import rows_of_batches
+from lightning_interactions.records import ProbeGroup, Rows, fingerprints
+from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["KeepBestWeights", "ScoreInputs", "SeenInputs"]
+__all__ = ["Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs"]
 
 Scorer = Callable[[nn.Module, Any, Any], Tensor]
 """Scores a model on inputs and targets, ``[inputs]``."""
@@ -29,6 +31,7 @@ class SeenInputs(Callback):
 
     Args:
         task: Finds inputs and targets in a batch.
+        batch_size: How many samples the loader makes batches of; ``None`` if that is not known.
         most: Refuse more different inputs than this: the number of samples, where each must be the same whenever it is
             loaded. ``None`` for any number.
 
@@ -36,25 +39,38 @@ class SeenInputs(Callback):
         fingerprints: Fingerprints of the inputs so far.
     """
 
-    def __init__(self, task: Task, most: int | None = None) -> None:
+    def __init__(self, task: Task, batch_size: int | None = None, most: int | None = None) -> None:
         self.task = task
+        self.batch_size = batch_size
         self.most = most
-        self.introduced = False
+        self._structures: set[tuple[str, ...]] = set()
         self.fingerprints: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the inputs down."""
-        if not self.introduced:
+        structure = tuple(name for name, _ in walk(batch))
+        if structure not in self._structures:
+            # Which leaves are inputs may only be known from such a batch.
             with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
-                self.task.read(shadow, self.task.rows(batch))
-            self.introduced = True
+                self.task.read(shadow, self._rows(batch))
+            self._structures.add(structure)
         self.fingerprints.update(fingerprints(self.task.inputs(batch)))
         if self.most is not None and len(self.fingerprints) > self.most:
             raise MisconfigurationException(
                 f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
                 f"which, but {self.most} samples gave {len(self.fingerprints)} different inputs or more; move random "
-                "augmentation into training_step, or hold data out with HoldOutDataModule instead of folds"
+                "augmentation into training_step, or pad all of them to one length, or hold data out with HoldOutDataModule "
+                "instead of folds"
             )
+
+    def _rows(self, batch: Any) -> Rows:
+        """Take a batch for rows, on the axis that is as long as the loader's batches if the task knows no better."""
+        if self.task.is_ready or self.batch_size is None:
+            return self.task.rows(batch)
+        try:
+            return rows_of_batches([batch], [self.batch_size])[0]
+        except ValueError:  # A last batch that is smaller.
+            return self.task.rows(batch)
 
 
 class KeepBestWeights(Callback):
@@ -110,12 +126,36 @@ class KeepBestWeights(Callback):
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
         with _undisturbed(trainer, pl_module, self.loader) as shadow:
-            parts = list(_read(trainer, shadow, self.loader, self.task))
-            if not self.fingerprints:
-                self.fingerprints.update(digest for probes in parts for digest in probes.fingerprints)
-            probes = Probes.joined(*(group for part in parts for group in part.groups))
-            with trainer.precision_plugin.forward_context():
-                return self.task.mean_loss(shadow, probes)
+            groups = (group for group in _read(trainer, shadow, self.loader, self.task) if group is not None)
+            return self.task.mean_loss(shadow, self._taken_down(groups) if not self.fingerprints else groups)
+
+    def _taken_down(self, groups: Iterator[ProbeGroup]) -> Iterator[ProbeGroup]:
+        for group in groups:
+            self.fingerprints.update(fingerprints(group.inputs))
+            yield group
+
+
+class Introduction(Callback):
+    """Lets a task find out what a module's step does, as soon as a Trainer has it set up; for a Trainer that does not train.
+
+    Args:
+        task: The task.
+        batches: A few batches as the loader gives them, of different sizes if possible.
+        sizes: How many samples are in each.
+    """
+
+    def __init__(self, task: Task, batches: Sequence[Any], sizes: Sequence[int]) -> None:
+        self.task = task
+        self.batches = batches
+        self.sizes = sizes
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the step on the batches, and stop before the first one of training."""
+        trainer.should_stop = True
+        with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
+            moved = [transfer(trainer, shadow, batch) for batch in self.batches]
+            for rows in rows_of_batches(moved, self.sizes):
+                self.task.read(shadow, rows)
 
 
 class ScoreInputs(Callback):
@@ -127,7 +167,7 @@ class ScoreInputs(Callback):
         score: Scores the model on them.
 
     Attributes:
-        scores: ``[inputs]``, float64 on the CPU; empty before.
+        scores: ``[inputs]``, float64 on the CPU, NaN where no target counts; empty before.
     """
 
     def __init__(self, loader: DataLoader[Any], task: Task, score: Scorer) -> None:
@@ -140,12 +180,13 @@ class ScoreInputs(Callback):
         """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
         trainer.should_stop = True
         with _undisturbed(trainer, pl_module, self.loader) as shadow:
-            scores = []
-            for probes in _read(trainer, shadow, self.loader, self.task):
-                with trainer.precision_plugin.forward_context():
-                    scores += [
-                        self.score(shadow, group.inputs.tree, group.targets.tree).double().cpu() for group in probes.groups
-                    ]
+            groups = _read(trainer, shadow, self.loader, self.task, in_order=True)
+            scores = [
+                torch.full((1,), torch.nan, dtype=torch.float64)
+                if group is None
+                else self.score(shadow, group.inputs.tree, group.targets.tree).double().cpu()
+                for group in groups
+            ]
             self.scores = torch.cat(scores)
 
 
@@ -156,7 +197,34 @@ def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[An
         yield shadow
 
 
-def _read(trainer: Trainer, model: LightningModule, loader: DataLoader[Any], task: Task) -> Iterator[Probes]:
-    """Find inputs and targets in all batches of a loader."""
+def _read(
+    trainer: Trainer, model: LightningModule, loader: DataLoader[Any], task: Task, *, in_order: bool = False
+) -> Iterator[ProbeGroup | None]:
+    """Find inputs and targets in all batches of a loader, one batch after the other.
+
+    The Trainer's precision is on while these are read, and while whoever asks for them works with them.
+
+    Args:
+        trainer: The Trainer that has the model set up.
+        model: A copy of it to be run.
+        loader: The loader.
+        task: Finds inputs and targets in a batch.
+        in_order: Give every row, in the order in which they are loaded; ``None`` for one without a target that counts.
+    """
     for batch in loader:
-        yield task.read(model, task.rows(transfer(trainer, model, batch)))
+        moved = transfer(trainer, model, batch)
+        rows, number = task.rows(moved), len(task.inputs(moved))
+        with trainer.precision_plugin.forward_context():
+            probes = task.read(model, rows)
+            if in_order and (len(probes.groups) > 1 or len(probes) != number):
+                yield from (_alone(task, model, rows.select([row])) for row in range(number))
+            else:
+                for group in probes.groups:
+                    yield from group.split(task.largest_batch)
+
+
+def _alone(task: Task, model: LightningModule, row: Rows) -> ProbeGroup | None:
+    try:
+        return task.read(model, row).groups[0]
+    except ValueError:  # Others of its batch could be read: its target does not count.
+        return None

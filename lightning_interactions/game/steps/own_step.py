@@ -460,7 +460,7 @@ def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> st
     Returns:
         Both numbers in words if they differ; empty if they agree, or the step says no number.
     """
-    here = task.mean_loss(model, probes)
+    here = task.mean_loss(model, probes.groups)
     name = next((name for name in STEPS if _step(model, name) is not None), None)
     if name is None or here != here:
         return ""
@@ -527,12 +527,15 @@ def _roles(task: OwnStep, reading: Reading, model: nn.Module, batch: Rows) -> tu
 
 
 def _other(leaf: Tensor) -> Tensor:
-    """Change every row of a leaf into one that is as possible."""
-    if len(leaf) > 1:
-        return leaf.roll(1, 0)
+    """Change every row of a leaf into one that is as possible: another row's, or if all are the same a little other."""
+    another = leaf.roll(1, 0)
+    if not torch.equal(another, leaf):
+        return another
     if leaf.dtype == torch.bool:
         return ~leaf
-    return leaf + 1 if not leaf.is_floating_point() else 1.1 * leaf + 0.1
+    if leaf.is_floating_point():
+        return 1.1 * leaf + 0.1
+    return leaf - 1 if leaf.numel() and bool((leaf > 0).all()) else leaf + 1
 
 
 def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> str:
@@ -587,7 +590,9 @@ def _step(model: nn.Module, name: str) -> Callable[..., Any] | None:
     """Return a module's step if it has one of its own."""
     step = getattr(model, name, None)
     of_class = getattr(type(model), name, None)
-    is_empty = getattr(of_class, "__module__", "").endswith(("lightning.pytorch.core.module", "pytorch_lightning.core.module"))
+    is_empty = (getattr(of_class, "__module__", None) or "").endswith(
+        ("lightning.pytorch.core.module", "pytorch_lightning.core.module")
+    )
     return step if callable(step) and not is_empty else None
 
 
