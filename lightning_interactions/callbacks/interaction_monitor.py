@@ -127,7 +127,7 @@ class InteractionMonitor(Callback):
         self.final_interactions: Interactions | None = None
         self._tells_evidence = evidence is None
         self._saved_task: dict[str, Any] = {}
-        self._run: tuple[weakref.ref[Any], ...] = ()
+        self._run: tuple[Callable[[], Any], ...] = ()
         self._is_lazy = False
         self._said_left_out: set[str] = set()
         self._keeper = ProbeKeeper(self.probes, self.task)
@@ -415,8 +415,8 @@ class InteractionMonitor(Callback):
         """Begin anew if this is not the module, or not the data, of the run that the history is of."""
         watched = [pl_module, getattr(trainer.train_dataloader, "dataset", None)]
         before = [reference() for reference in self._run]
-        self._run = tuple(weakref.ref(one) for one in watched if one is not None)
-        other = [own for own, one in zip(watched, before, strict=False) if one is not own]
+        self._run = tuple(map(_reference, watched))
+        other = [own for own, one in zip(watched, before, strict=False) if one is not own and one is not None]
         if self.history and before and other:
             rank_zero_warn(
                 f"InteractionMonitor: the history is of another {'module' if pl_module in other else 'data set'} than this fit "
@@ -502,6 +502,18 @@ class InteractionMonitor(Callback):
                 notify(trainer, pl_module, self)
         self.history = self.history.with_seconds(time.perf_counter() - begin)
         self._loggers.write(trainer, self.history, tags, step)
+
+
+def _reference(one: Any) -> Callable[[], Any]:
+    """Refer to an object without keeping it alive; to nothing where that cannot be, as with a list."""
+    try:
+        return weakref.ref(one)
+    except TypeError:
+        return _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 def _check_kinds(**settings: tuple[object, type]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_interactions import players
 from tests.situations.losses import Net
 from tests.situations.situation import (
     Answer,
@@ -113,7 +114,7 @@ def named_tuple() -> Case:
     return Case(Module(), **of_rows(lambda i: Pair(normal(4, seed=i), normal(3, seed=i + 300))), oracle=oracle)
 
 
-@situation("a list of number, row and label")
+@situation("a list of number, row and label", slow=True)
 def with_index() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -130,7 +131,7 @@ def with_index() -> Case:
     return Case(Module(), **of_rows(lambda i: (i, *table()[i % 16])), oracle=oracle, empty=zero(1))
 
 
-@situation("categorical and continuous features in one dict")
+@situation("categorical and continuous features in one dict", slow=True)
 def categorical_and_continuous() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -176,10 +177,11 @@ def two_tables() -> Case:
         logits = torch.einsum("ri,oij,rj->ro", left, module.head.weight, right) + module.head.bias
         return classified(logits, target)
 
-    return Case(Module(), **of_rows(row), oracle=oracle)
+    both: Any = players.FeatureGroups(leaf=("0.0", "0.1"))
+    return Case(Module(), **of_rows(row), oracle=oracle, monitor={"players": both})
 
 
-@situation("the label is a column of the only tensor")
+@situation("the label is a column of the only tensor", slow=True)
 def label_column() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -231,7 +233,7 @@ def packed() -> Case:
     return Case(Module(), **of_rows(series, padded), oracle=oracle, empty=zero(0))
 
 
-@situation("key_padding_mask in a transformer, batches of different lengths")
+@situation("key_padding_mask in a transformer, batches of different lengths", slow=True)
 def key_padding_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -258,7 +260,7 @@ def key_padding_mask() -> Case:
     return Case(Module(), **data, oracle=oracle)
 
 
-@situation("time first, the batch on the second axis")
+@situation("time first, the batch on the second axis", slow=True)
 def time_first() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -280,7 +282,7 @@ def time_first() -> Case:
     return Case(Module(), **of_rows(lambda i: (normal(6, 2, seed=i), i % 3), collate), oracle=oracle, empty=zero("x"))
 
 
-@situation("signals with channels, one label")
+@situation("signals with channels, one label", slow=True)
 def signals() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -315,7 +317,7 @@ def masked_mean() -> Case:
     return Case(Module(), **of_rows(labelled_steps), oracle=oracle, empty=zero(0), step_loss=over_steps, means_only=True)
 
 
-@situation("a label for each step of a series, logits[mask]")
+@situation("a label for each step of a series, logits[mask]", slow=True)
 def logits_of_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -345,7 +347,7 @@ def over_steps(module: Any, batch: Any) -> Tensor:
     return (losses * mask).sum() / mask.sum()
 
 
-@situation("labels as floats [rows, 1] in a dataclass")
+@situation("labels as floats [rows, 1] in a dataclass", slow=True)
 def in_dataclass() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

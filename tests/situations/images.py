@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_interactions import players
 from tests.situations.batches import Rows, Stepped, of_rows
 from tests.situations.losses import Net
 from tests.situations.situation import (
@@ -66,7 +67,7 @@ def flattened_images() -> Case:
     return Case(Module(), **pictures(), oracle=oracle, empty=zero(0))
 
 
-@situation("channels last, permuted in forward")
+@situation("channels last, permuted in forward", slow=True)
 def channels_last() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -83,7 +84,7 @@ def channels_last() -> Case:
     return Case(Module(), **of_rows(row), oracle=oracle, empty=zero(0))
 
 
-@situation("bytes, divided by 255 in the step")
+@situation("bytes, divided by 255 in the step", slow=True)
 def bytes_in_step() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -124,7 +125,7 @@ def transfer_hook() -> Case:
     return Case(Module(), **pictures(), oracle=oracle)
 
 
-@situation("noise in the step while training")
+@situation("noise in the step while training", slow=True)
 def noise_in_step() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ def segmentation() -> Case:
     return Case(Segmenter(), **masks(), oracle=oracle, empty=zero("image"))
 
 
-@situation("segmentation with pixels of no class, 255")
+@situation("segmentation with pixels of no class, 255", slow=True)
 def segmentation_with_void() -> Case:
     def oracle(module: Any, batch: Any) -> Answer:
         return tokens(of_pixels(module, batch), batch["mask"], ignored=255)
@@ -191,7 +192,7 @@ def segmentation_with_void() -> Case:
     return Case(module, **masks(void=True), oracle=oracle, empty=zero("image"), step_loss=total, means_only=True)
 
 
-@situation("segmentation of one class, BCE of [rows, 1, height, width]")
+@situation("segmentation of one class, BCE of [rows, 1, height, width]", slow=True)
 def binary_segmentation() -> Case:
     class Module(Segmenter):
         def step(self, batch: Any) -> Tensor:
@@ -204,7 +205,7 @@ def binary_segmentation() -> Case:
     return Case(Module(classes=1), **masks(), oracle=oracle, empty=zero("image"))
 
 
-@situation("crops in training, whole images in validation")
+@situation("crops in training, whole images in validation", slow=True)
 def crops() -> Case:
     class Crops(Rows):
         def __getitem__(self, index: int) -> Any:
@@ -227,7 +228,7 @@ def crops() -> Case:
     )
 
 
-@situation("rotations predicted without labels, made in the step")
+@situation("rotations predicted without labels, made in the step", slow=True)
 def rotations() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -283,8 +284,6 @@ def vision_transformer() -> Case:
 
 @situation("patches of an inner layer")
 def feature_map() -> Case:
-    from lightning_interactions import players
-
     class Module(Net):
         def __init__(self) -> None:
             super().__init__()
@@ -303,10 +302,8 @@ def feature_map() -> Case:
     return Case(module, **pictures(), oracle=oracle, monitor={"players": inner})
 
 
-@situation("a point cloud")
+@situation("a point cloud", slow=True)
 def point_cloud() -> Case:
-    from lightning_interactions import players
-
     class Module(Net):
         def __init__(self) -> None:
             super().__init__()

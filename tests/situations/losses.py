@@ -65,7 +65,7 @@ def softmax_in_forward() -> Case:
     return Case(Module(), **tables(), oracle=lambda m, b: probable(m.net(b[0]).softmax(1), b[1]), empty=zero(0))
 
 
-@situation("softmax in forward, NLL of its logarithm clamped from below")
+@situation("softmax in forward, NLL of its logarithm clamped from below", slow=True)
 def softmax_with_epsilon() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -151,7 +151,7 @@ def pos_weight() -> Case:
     return Case(Module(), **tables(classes=2), oracle=oracle, empty=zero(0))
 
 
-@situation("additive margin in training and validation")
+@situation("additive margin in training and validation", slow=True)
 def margin_everywhere() -> Case:
     return _margin(only_in_training=False)
 
@@ -196,7 +196,7 @@ def one_hot() -> Case:
     return Case(Net(), **loaders(hot(16, 0), hot(8, 1)), oracle=oracle, empty=zero(0))
 
 
-@situation("soft targets, several opinions a row")
+@situation("soft targets, several opinions a row", slow=True)
 def soft_targets() -> Case:
     def opinions(rows: int, seed: int) -> TensorDataset:
         return TensorDataset(normal(rows, 4, seed=seed), (2 * normal(rows, 3, seed=seed + 7)).softmax(1))
@@ -255,7 +255,7 @@ def several_logits() -> Case:
     return Case(Module(out=5), **loaders(labels(16, 0), labels(8, 1)), oracle=oracle, empty=zero(0))
 
 
-@situation("several labels, probabilities, sum over labels")
+@situation("several labels, probabilities, sum over labels", slow=True)
 def several_probabilities() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def several_probabilities() -> Case:
     return Case(Module(out=5), **loaders(labels(16, 0), labels(8, 1)), oracle=oracle, empty=zero(0), step_loss=summed)
 
 
-@situation("sum over rows instead of the mean")
+@situation("sum over rows instead of the mean", slow=True)
 def reduction_sum() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def logging_forward() -> Case:
     return plain(Module())
 
 
-@situation("collections of metrics, computed and reset by hand")
+@situation("collections of metrics, computed and reset by hand", slow=True)
 def metrics_by_hand() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def past_outputs() -> Case:
     return plain(Module())
 
 
-@situation("a queue of past features in the step")
+@situation("a queue of past features in the step", slow=True)
 def queue_of_features() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -126,7 +126,7 @@ def queue_of_features() -> Case:
     return plain(Module())
 
 
-@situation("a hidden state that is carried over batches of training")
+@situation("a hidden state that is carried over batches of training", slow=True)
 def carried_state() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -218,7 +218,7 @@ def lazy_layers() -> Case:
     return plain(Module(), trainer={"num_sanity_val_steps": 0}, epochs=(1, 2))
 
 
-@situation("an average of the weights is validated")
+@situation("an average of the weights is validated", slow=True)
 def averaged_weights() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -267,15 +267,19 @@ def not_copied() -> Case:
     class Module(Net):
         def __init__(self) -> None:
             super().__init__()
-            self.lock, self.file, self.batches = threading.Lock(), open(__file__, encoding="utf-8"), iter([1, 2])  # noqa: SIM115
+            self.lock, self.file, self.batches = threading.Lock(), None, iter([1, 2])
             self.numbers = (number for number in range(3))
 
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
             with self.lock:
                 return F.cross_entropy(self(x), y)
 
+        def on_fit_start(self) -> None:
+            self.file = open(__file__, encoding="utf-8")  # noqa: SIM115
+
         def on_fit_end(self) -> None:
             self.file.close()
+            self.file = None
 
     # They are shared with what is measured, which is said.
     return plain(Module(), warned="cannot be copied")
@@ -313,7 +317,7 @@ def merged_adapter() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("batch norm with running statistics, dropout, frozen parts")
+@situation("batch norm with running statistics, dropout, frozen parts", slow=True)
 def usual_layers() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -331,7 +335,7 @@ def usual_layers() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("threshold of the loss is a plain attribute changed by the step")
+@situation("threshold of the loss is a plain attribute changed by the step", slow=True)
 def warm_up() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -352,7 +356,7 @@ def warm_up() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("a memory of how often each row was seen")
+@situation("a memory of how often each row was seen", slow=True)
 def memory() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

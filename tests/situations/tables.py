@@ -50,7 +50,7 @@ def squared_error() -> Case:
     return regression(Module(out=1), oracle, empty=zero(0))
 
 
-@situation("absolute error of one number, targets [rows, 1]")
+@situation("absolute error of one number, targets [rows, 1]", slow=True)
 def absolute_error() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -81,7 +81,7 @@ def huber() -> Case:
     return regression(Module(out=1), oracle, empty=zero(0))
 
 
-@situation("targets are standardised in the step")
+@situation("targets are standardised in the step", slow=True)
 def standardised_targets() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -164,7 +164,7 @@ def no_forward() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0))
 
 
-@situation("inputs are standardised in the step")
+@situation("inputs are standardised in the step", slow=True)
 def standardised_inputs() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -198,7 +198,7 @@ def auxiliary() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0), step_loss=total)
 
 
-@situation("two heads, the second one at a tenth")
+@situation("two heads, the second one at a tenth", slow=True)
 def two_heads() -> Case:
     class Module(Base):
         def __init__(self) -> None:
@@ -231,7 +231,7 @@ def two_heads() -> Case:
     return Case(Module(), **loaders(rows(16, 0), rows(8, 1)), oracle=oracle, empty=zero("x"), step_loss=total)
 
 
-@situation("a penalty on the weights")
+@situation("a penalty on the weights", slow=True)
 def penalty() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def variational() -> Case:
     return Case(Module(), **loaders(*data), oracle=oracle, step_loss=total)
 
 
-@situation("distilled from a frozen teacher")
+@situation("distilled from a frozen teacher", slow=True)
 def distilled() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -295,7 +295,7 @@ def distilled() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0), step_loss=total)
 
 
-@situation("focal loss on top of an unreduced cross-entropy")
+@situation("focal loss on top of an unreduced cross-entropy", slow=True)
 def focal() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:

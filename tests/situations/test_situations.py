@@ -73,10 +73,6 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
     return Run(case, trainer, recorder, everything(trainer, case.module, recorder))
 
 
-def monitored(case: Case) -> InteractionMonitor:
-    return few(**case.monitor)
-
-
 def test_no_two_situations_share_a_name() -> None:
     assert len({situation.name for situation in ALL}) == len(ALL)
 
@@ -140,8 +136,8 @@ def test_the_oracle_agrees_with_the_step(situation: Situation, tmp_path: Path) -
 
 @pytest.mark.parametrize("situation", PARAMETERS)
 def test_situation(situation: Situation, tmp_path: Path) -> None:
-    monitor = monitored(situation.build())
-    refused, warned = (getattr(situation.build(), name) for name in ("refused", "warned"))
+    case = situation.build()
+    monitor, refused, warned = few(**case.monitor), case.refused, case.warned
     if refused is not None:
         kinds, words = refused
         with pytest.raises(kinds, match=words):

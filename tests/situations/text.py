@@ -143,7 +143,7 @@ def several_labels_of_text() -> Case:
     return Case(module, **sentences(0, label), oracle=oracle)
 
 
-@situation("token classification inside BERT, -100 at padding")
+@situation("token classification inside BERT, -100 at padding", slow=True)
 def token_classification() -> Case:
     from transformers import BertConfig, BertForTokenClassification
 
@@ -180,7 +180,7 @@ def causal() -> Case:
     return Case(module, **sentences(0, lambda words, _i: list(words)), oracle=oracle, step_loss=total, means_only=True)
 
 
-@situation("next tokens by hand, flattened with view(-1, V)")
+@situation("next tokens by hand, flattened with view(-1, V)", slow=True)
 def next_tokens() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -206,7 +206,7 @@ def next_tokens() -> Case:
     )
 
 
-@situation("tags of words, time first and flattened")
+@situation("tags of words, time first and flattened", slow=True)
 def tags_time_first() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -255,7 +255,7 @@ def bags() -> Case:
     return Case(Module(), **of_rows(row, collate), oracle=lambda _m, _b: (None, None), step_loss=None, refused=refusal)
 
 
-@situation("mean of embeddings over a mask, ids and mask apart")
+@situation("mean of embeddings over a mask, ids and mask apart", slow=True)
 def masked_embeddings() -> Case:
     class Module(Net):
         def __init__(self) -> None:
