@@ -319,6 +319,7 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: expected a state of version {STATE_VERSION} in the checkpoint, got version "
                 f"{state_dict.get('version')}; go on with the version of this package that wrote it, or without this callback"
             )
+        self._run = ()  # It goes on with whatever module and data the run is resumed with.
         self._saved_task = state_dict["task"]
         self.history = History.from_dict(state_dict["history"])
         final = state_dict["final_interactions"]
@@ -363,7 +364,7 @@ class InteractionMonitor(Callback):
 
     def _forget(self) -> None:
         """Begin anew."""
-        self.history, self.final_interactions, self._saved_task = History(), None, {}
+        self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
         self.meter = self._new_meter()
         self._timetable.load_state_dict({})
         self._keeper.load_state_dict({})
@@ -440,7 +441,7 @@ class InteractionMonitor(Callback):
                 self._said_left_out.add(name)
                 rank_zero_warn(
                     f"InteractionMonitor: all {name} probes are left out of the measurement after epoch "
-                    f"{measurement.time_point.epoch}, because {reason}"
+                    f"{measurement.time.epoch}, because {reason}"
                 )
 
     def _check_settings(self, settings: dict[str, Any]) -> None:

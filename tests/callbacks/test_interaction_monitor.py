@@ -525,7 +525,10 @@ def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Pat
 def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
     monitor = few(figures=EveryNEpochs())
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, monitor, model=SometimesNotANumber(-torch.inf), logger=logger)
+    with pytest.warns(UserWarning, match="probes are left out of the measurement after epoch 0") as caught:
+        fit(tmp_path, monitor, model=SometimesNotANumber(-torch.inf), logger=logger)
+    said = [text for warning in caught if "are left out of the measurement" in (text := str(warning.message))]
+    assert [text.split()[2] for text in said] == ["training", "held_out"]
     assert monitor.history.epochs == [0, 1, 2]
     for measurement in monitor.history.measurements:
         assert summarise(measurement).training.left_out == 6
