@@ -275,11 +275,11 @@ class InteractionMonitor(Callback):
         """
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
+        if not len(Probes.of((inputs, targets))):
+            raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         trainer = model._trainer if isinstance(model._trainer, classes("Trainer")) else None
         with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
             asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
-        if not len(asked):
-            raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
         if not bool(rows.any()):
@@ -319,6 +319,7 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: expected a state of version {STATE_VERSION} in the checkpoint, got version "
                 f"{state_dict.get('version')}; go on with the version of this package that wrote it, or without this callback"
             )
+        self._run = ()  # It goes on with whatever module and data the run is resumed with.
         self._saved_task = state_dict["task"]
         self.history = History.from_dict(state_dict["history"])
         final = state_dict["final_interactions"]
@@ -363,7 +364,7 @@ class InteractionMonitor(Callback):
 
     def _forget(self) -> None:
         """Begin anew."""
-        self.history, self.final_interactions, self._saved_task = History(), None, {}
+        self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
         self.meter = self._new_meter()
         self._timetable.load_state_dict({})
         self._keeper.load_state_dict({})
@@ -440,7 +441,7 @@ class InteractionMonitor(Callback):
                 self._said_left_out.add(name)
                 rank_zero_warn(
                     f"InteractionMonitor: all {name} probes are left out of the measurement after epoch "
-                    f"{measurement.time_point.epoch}, because {reason}"
+                    f"{measurement.time.epoch}, because {reason}"
                 )
 
     def _check_settings(self, settings: dict[str, Any]) -> None:

@@ -177,6 +177,9 @@ class InteractionMeter:
         with self._undisturbed(model, probes) as shadow:
             assert shadow is not None
             self.interactions, *ratings = self._extracted(shadow)
+            # Other ranks may have measured what this one could not.
+            measured = {name for name, found in self.interactions.items() if bool(found.offset.isfinite().any())}
+            self.left_out = {name: reason for name, reason in self.left_out.items() if name not in measured}
             exact = {name: split.game.exact_losses(shadow) for name, split in self._splits.items()}
             return {name: self._facts(name, [rating[name] for rating in ratings], exact[name]) for name in self._splits}
 

@@ -1,6 +1,7 @@
 import csv
 import math
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -524,7 +525,10 @@ def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Pat
 def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
     monitor = few(figures=EveryNEpochs())
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, monitor, model=SometimesNotANumber(-torch.inf), logger=logger)
+    with pytest.warns(UserWarning, match="probes are left out of the measurement after epoch 0") as caught:
+        fit(tmp_path, monitor, model=SometimesNotANumber(-torch.inf), logger=logger)
+    said = [text for warning in caught if "are left out of the measurement" in (text := str(warning.message))]
+    assert [text.split()[2] for text in said] == ["training", "held_out"]
     assert monitor.history.epochs == [0, 1, 2]
     for measurement in monitor.history.measurements:
         assert summarise(measurement).training.left_out == 6
@@ -545,6 +549,59 @@ def test_reference_models_trained_in_float32_rate_a_run_in_float64(tmp_path: Pat
     monitor = few(evidence=other_references())
     fit(tmp_path, monitor, precision="64-true", max_epochs=1)
     assert all(0 <= summarise(measurement).training.share.value <= 1 for measurement in monitor.history.measurements)
+
+
+class BreaksDown(TabularClassifier):
+    """Fails in its validation step while it is broken."""
+
+    broken = False
+
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+        if self.broken:
+            raise RuntimeError("broken for a while")
+        return super().validation_step(batch, batch_index)
+
+
+class Breaks(Callback):
+    """Breaks a module for the measurement after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: BreaksDown) -> None:
+        pl_module.broken = self.epochs == 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: BreaksDown) -> None:
+        pl_module.broken = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: BreaksDown) -> None:
+        pl_module.broken = trainer.current_epoch + 1 == self.epochs
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_measurement_that_fails_later_is_left_out_or_ends_the_run(tmp_path: Path, on_error: str) -> None:
+    monitor, weights = few(on_error=on_error), []
+    for callbacks in ([], [monitor]):
+        torch.manual_seed(0)
+        model = BreaksDown()
+        failing = {
+            "warn": pytest.warns(UserWarning, match=r"epoch 1, step 3 failed and is left out: RuntimeError\('broken"),
+            "raise": pytest.raises(RuntimeError, match="broken for a while"),
+        }[on_error]
+        with failing if callbacks else nullcontext():
+            fit(tmp_path, Breaks(1), *callbacks, model=model, max_epochs=3 if on_error == "warn" else 1)
+        weights.append(model.state_dict())
+    assert monitor.history.epochs == ([0, 2, 3] if on_error == "warn" else [0])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_module_that_cannot_be_measured_ends_the_run_before_training(tmp_path: Path, on_error: str) -> None:
+    training, monitor = StartsTraining(), few(on_error=on_error)
+    with pytest.raises(ValueError, match="broken for a while"):
+        fit(tmp_path, Breaks(0), monitor, training, model=BreaksDown())
+    assert not training.started
+    assert monitor.history.epochs == []
 
 
 def test_a_failing_logger_is_warned_about_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -223,6 +223,14 @@ def test_other_settings_are_refused_before_evidence_fits_itself(tmp_path: Path) 
         fit(tmp_path, 2, few(evidence=Fits()), resume=tmp_path / "saved.ckpt")
 
 
+def test_the_same_monitor_goes_on_where_its_run_is_resumed_with_another_instance_of_the_module(tmp_path: Path) -> None:
+    monitor, unbroken = few(), few()
+    fit(tmp_path, 2, unbroken)
+    fit(tmp_path, 1, monitor).save_checkpoint(tmp_path / "saved.ckpt")
+    fit(tmp_path, 2, monitor, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    assert_same_history(monitor.history, unbroken.history, TOLERANCE)
+
+
 def test_a_resume_with_other_probes_handed_in_keeps_those_of_the_run(tmp_path: Path) -> None:
     fit(tmp_path, 1, first := few()).save_checkpoint(tmp_path / "saved.ckpt")
     resumed = few(training=tabular_data(5, seed=7).tensors)

@@ -91,7 +91,10 @@ def test_the_run_says_which_evidence_was_chosen_and_why(tmp_path: Path, caplog: 
     assert "CrossFitted" in note
 
 
-def test_a_run_with_evidence_of_its_own_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_with_evidence_of_its_own_says_only_what_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch"):
-        fit(tmp_path, few(), max_epochs=1)
-    assert not [record for record in caplog.records if "InteractionMonitor: " in record.getMessage()]
+        fit(tmp_path, few(), max_epochs=2)
+    (note,) = [text for record in caplog.records if "InteractionMonitor: " in (text := record.getMessage())]
+    assert "explains Classification(" in note
+    assert "the step's own loss" in note
+    assert "Zeros()" in note

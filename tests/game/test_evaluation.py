@@ -309,6 +309,38 @@ def test_a_task_may_limit_the_chunks(network: nn.Module, game: Game, batch_size:
     torch.testing.assert_close(values, game.values(network))
 
 
+class WithExactLosses(Classification):
+    """Computes its losses from the outputs, with the weights of the classes."""
+
+    def exact_losses(self, outputs: Any, targets: Any) -> Tensor:
+        losses = nn.functional.cross_entropy(outputs, targets, weight=CLASS_WEIGHTS, reduction="none")
+        return torch.stack([losses, CLASS_WEIGHTS[targets]], dim=1)
+
+
+CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 3.0])
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+@pytest.mark.parametrize("largest", [None, 1])
+def test_exact_losses_are_computed_in_chunks(
+    network: nn.Module, game: Game, batch_size: int | None, largest: int | None
+) -> None:
+    task, recorder = WithExactLosses(), Recorder(network)
+    task.largest_batch = largest
+    losses = replace(game, task=task, batch_size=batch_size).exact_losses(recorder)
+    assert losses is not None
+    own = nn.functional.cross_entropy(network(inputs_of(game)), targets_of(game), weight=CLASS_WEIGHTS)
+    torch.testing.assert_close(losses.mean().float(), own)
+    assert sum(recorder.batches) == NUM_INPUTS
+    assert max(recorder.batches) == min(batch_size or NUM_INPUTS, largest or NUM_INPUTS)
+
+
+def test_without_exact_losses_no_model_is_run(network: nn.Module, game: Game) -> None:
+    recorder = Recorder(network)
+    assert game.exact_losses(recorder) is None
+    assert recorder.batches == []
+
+
 @pytest.mark.parametrize("batch_size", [7, 16, 48])
 def test_a_model_may_write_into_what_it_gets_and_view_it(batch_size: int) -> None:
     class Writes(nn.Module):

@@ -275,11 +275,11 @@ def test_a_model_that_does_not_fit_is_found_out_when_it_is_prepared() -> None:
 
 def on_ranks(
     evidence: Callable[[], Evidence], num_ranks: int, model: Callable[[], nn.Module]
-) -> tuple[list[dict[str, SplitMeasurement]], list[int]]:
-    """Measure on ranks that are threads and wait for each other's sums, and count the sums of a measurement."""
+) -> tuple[list[dict[str, SplitMeasurement]], list[int], list[set[str]]]:
+    """Measure on ranks that are threads and wait for each other's sums; count these, and list the splits that are left out."""
     barrier, parts = threading.Barrier(num_ranks, timeout=120), [torch.zeros(0)] * num_ranks
 
-    def run(rank: int) -> tuple[dict[str, SplitMeasurement], int]:
+    def run(rank: int) -> tuple[dict[str, SplitMeasurement], int, set[str]]:
         sums = 0
 
         def total(tensor: Tensor) -> Tensor:
@@ -292,11 +292,11 @@ def on_ranks(
 
         meter = meter_with(evidence(), ranks=Ranks(rank, num_ranks, total)).prepare(both_splits())
         before = sums
-        return meter.measure_splits(model()), sums - before
+        return meter.measure_splits(model()), sums - before, set(meter.left_out)
 
     with ThreadPoolExecutor(num_ranks) as pool:
-        measured, num_sums = zip(*pool.map(run, range(num_ranks)), strict=True)
-    return list(measured), list(num_sums)
+        measured, num_sums, left_out = zip(*pool.map(run, range(num_ranks)), strict=True)
+    return list(measured), list(num_sums), list(left_out)
 
 
 @pytest.fixture
@@ -315,13 +315,24 @@ def kept_random_state() -> Iterator[None]:
 )
 def test_ranks_measure_the_same_with_a_single_sum(evidence: Callable[[], Evidence], num_ranks: int) -> None:
     alone = meter_with(evidence()).prepare(both_splits()).measure_splits(TableModel(broken=(2.0,)))
-    by_rank, num_sums = on_ranks(evidence, num_ranks, lambda: TableModel(broken=(2.0,)))
+    by_rank, num_sums, _ = on_ranks(evidence, num_ranks, lambda: TableModel(broken=(2.0,)))
     assert num_sums == [1] * num_ranks
     for measured in by_rank:
         for name, expected in alone.items():
             assert_same(measured[name], expected, atol=1e-2)
             assert_same(measured[name], by_rank[0][name])
             torch.testing.assert_close(measured[name].loss, expected.loss, equal_nan=True)
+
+
+@pytest.mark.usefixtures("kept_random_state")
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [((1.0, 3.0, 5.0), set()), ((1.0, 2.0, 3.0, 4.0, 5.0), {TRAINING, HELD_OUT})],
+    ids=["one rank's", "all"],
+)
+def test_a_split_is_left_out_where_no_rank_could_measure_it(broken: tuple[float, ...], expected: set[str]) -> None:
+    # The first of two ranks has the first, third and fifth probe.
+    assert on_ranks(OrderShape, 2, lambda: TableModel(broken=broken))[2] == [expected, expected]
 
 
 # Without a trace
