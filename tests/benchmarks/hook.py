@@ -38,7 +38,8 @@ EXTRACTION = Extraction(tolerance=1e-3)
 LEAST_LOGGED, LEAST_ACCOUNTED = 0.95, 0.9
 
 PARTS = {
-    "forwards": [("game/evaluation.py", "values")],
+    "copy": [("measuring/shadow.py", "shadow_of")],
+    "forwards": [("game/evaluation.py", "_values"), ("game/evaluation.py", "exact_losses")],
     "extraction": [("functional/extraction/extract.py", "extract_interactions")],
     "evidence": [
         ("evidence/base.py", "raters"), ("evidence/parameter_noise.py", "raters"),
