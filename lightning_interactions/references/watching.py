@@ -219,7 +219,8 @@ def _read(
             groups = _read_if_any(task, model, rows)
             if in_order and (len(groups) != 1 or len(groups[0]) != number):
                 for row in range(number):
-                    yield from _read_if_any(task, model, rows.select([row])) or [None]
+                    alone = _read_if_any(task, model, rows.select([row]))
+                    yield alone[0] if alone else None
             else:
                 for group in groups:
                     yield from group.split(task.largest_batch)

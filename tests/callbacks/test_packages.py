@@ -16,7 +16,7 @@ from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks.phase_early_stopping import PhaseStoppingReason
 from lightning_interactions.records import Rows, fingerprints
 from lightning_interactions.references import CrossFitted, HeldOutReferences, HoldOutDataModule, fit_reference_models
-from lightning_interactions.references.internals import classes, trainer_class
+from lightning_interactions.references.internals import classes, data_module_class, trainer_class
 from tests.callbacks.runs import assert_same_history, few, script_phases
 from tests.helpers.models import PlainTabularClassifier, tabular_data, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
@@ -88,9 +88,14 @@ def doubled() -> set[str]:
     return set(fingerprints(Rows.of(2 * tabular_data(40, seed=2).tensors[0])))
 
 
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "barebones": False}
+
+
 def test_the_trainer_is_the_one_of_the_modules_package() -> None:
     assert trainer_class(Other()) is pytorch_lightning.Trainer
     assert trainer_class(PlainTabularClassifier()) is lightning.pytorch.Trainer
+    assert data_module_class(pytorch_lightning.Trainer(**QUIET)) is pytorch_lightning.LightningDataModule
+    assert data_module_class(None) is lightning.pytorch.LightningDataModule
     assert classes("LightningModule") == (lightning.pytorch.LightningModule, pytorch_lightning.LightningModule)
     of_callbacks = (lightning.pytorch.callbacks.Checkpoint, pytorch_lightning.callbacks.Checkpoint)
     assert classes("Checkpoint", "callbacks") == of_callbacks
@@ -192,3 +197,13 @@ def test_sharding_is_refused_by_whichever_strategy(tmp_path: Path) -> None:
     trainer.strategy.__class__ = pytorch_lightning.strategies.FSDPStrategy
     with pytest.raises(lightning.fabric.utilities.exceptions.MisconfigurationException, match="FSDPStrategy"):
         monitor.setup(trainer, Other(), "fit")
+
+
+def test_a_try_of_one_batch_fits_evidence_too(tmp_path: Path) -> None:
+    evidence = CrossFitted(num_models=1)
+    monitor = few(evidence=evidence)
+    trainer = other_trainer(tmp_path, callbacks=[monitor, PhaseEarlyStopping()], fast_dev_run=True, logger=True)
+    loader = DataLoader(tabular_data(40, seed=2), batch_size=8)
+    trainer.fit(Other(), loader, tabular_loader(16, seed=1))
+    assert len(monitor.history) == 1
+    assert trainer.current_epoch == 1
