@@ -176,17 +176,18 @@ class Task(ABC):
             model: The model.
             groups: Inputs with targets, on its device; each is run at once, or in parts where rows must be run alone.
         """
-        exactly = type(self).exact_losses is not Task.exact_losses
-        found = []
-        for group in groups:
-            for part in group.split(self.largest_batch):
-                if exactly:
-                    exact = self.exact_losses(widened(self.forward(model, part.inputs.tree)), part.targets.tree)
-                    found += [] if exact is None else [exact.double().cpu()]
-                else:
-                    score = self.scores(model, part.inputs.tree, part.targets.tree).double().cpu()
-                    found.append(self.losses(score, part.targets))
-        return float((self.reduce_exact(torch.cat(found)) if exactly else torch.cat(found)).mean())
+        parts = (part for group in groups for part in group.split(self.largest_batch))
+        if type(self).exact_losses is not Task.exact_losses:
+            outputs = ((widened(self.forward(model, part.inputs.tree)), part.targets.tree) for part in parts)
+            exact = [self.exact_losses(*own) for own in outputs]
+            return float(self.reduce_exact(torch.cat([one.double().cpu() for one in exact if one is not None])).mean())
+        # A loss may depend on the targets of all rows, such as on the sum of their weights.
+        of_kind: dict[Any, list[tuple[Tensor, Rows]]] = {}
+        for part in parts:
+            score = self.scores(model, part.inputs.tree, part.targets.tree).double().cpu()
+            of_kind.setdefault(part.targets.kind, []).append((score, part.targets.to("cpu")))
+        together = [([score for score, _ in own], own[0][1].join([rows for _, rows in own[1:]])) for own in of_kind.values()]
+        return float(torch.cat([self.losses(torch.cat(scores), targets) for scores, targets in together]).mean())
 
     def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
         """Apply the loss to the rows with finite scores.

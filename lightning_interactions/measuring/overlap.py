@@ -43,7 +43,7 @@ def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: Data
     return _store_the_same(training.dataset, other.dataset, some) or _give_the_same(training, other, some)
 
 
-def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]:
+def _roots(dataset: Any, indices: Iterable[int]) -> dict[int, set[int]]:
     """The indices in the datasets behind others, by the identity of these datasets."""
     if isinstance(dataset, Subset):
         own = list(dataset.indices)
@@ -64,11 +64,11 @@ def _roots(dataset: Dataset[Any], indices: Iterable[int]) -> dict[int, set[int]]
     return {id(dataset): {int(index) for index in indices}}
 
 
-def _length(dataset: Dataset[Any]) -> int | None:
+def _length(dataset: Any) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) else None
 
 
-def _store_the_same(first: Dataset[Any], second: Dataset[Any], indices: Sequence[int]) -> bool:
+def _store_the_same(first: Any, second: Any, indices: Sequence[int]) -> bool:
     """Whether two datasets of one class hold the same, whatever random transforms make of it."""
     one, other = (getattr(dataset, "__dict__", {}) for dataset in (first, second))
     if type(first) is not type(second) or one.keys() != other.keys():

@@ -1,5 +1,6 @@
 """A copy of a module that can be measured without leaving a trace in the module."""
 
+import collections
 import copy
 import functools
 import types
@@ -76,8 +77,8 @@ def _replacement(value: Any) -> tuple[Any] | None:
         return None if value.is_leaf else (value.detach().clone(),)
     if isinstance(value, torch.Generator):
         return (torch.Generator(value.device).set_state(value.get_state()),)
-    if isinstance(value, list) and value and all(_is_past_loss(item) for item in value):
-        return ([],)
+    if isinstance(value, (list, collections.deque)) and value and all(_is_past_loss(item) for item in value):
+        return (type(value)(),)
     if (
         isinstance(value, (Dataset, DataLoader, Sampler))
         or hasattr(value, "fit_loop")
@@ -106,7 +107,7 @@ def _reachable(model: nn.Module) -> Iterator[Any]:
             continue
         if isinstance(item, Mapping):
             todo.extend(item.values())
-        elif isinstance(item, (list, tuple, set)):
+        elif isinstance(item, (list, tuple, set, frozenset, collections.deque)):
             todo.extend(item)
         elif hasattr(item, "__dict__"):
             todo.extend(value for name, value in vars(item).items() if name != "_trainer")

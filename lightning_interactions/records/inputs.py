@@ -152,7 +152,7 @@ class Rows:
         def replaced(name: str, leaf: Any) -> Any:
             if name not in leaves:
                 return leaf
-            return leaves[name].movedim(0, self.axes[name]) if self.axes[name] else leaves[name]
+            return leaves[name].movedim(0, self.axes[name]).contiguous() if self.axes[name] else leaves[name]
 
         return self._map(replaced, self.num_rows)
 

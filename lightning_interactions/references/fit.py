@@ -97,9 +97,11 @@ def fit_ensemble(
         resume_from: File of finished models, if there is to be one.
     """
     with preserve_random_state(accelerator(), training.seed):
-        pool = _checked_pool(loader, ensemble, task)
+        pool = _pool(loader, ensemble)
         if pool is not None and not task.is_ready:
             introduce(task, model, loader, datamodule, pool, training)
+        if pool is not None and ensemble.folds is not None:
+            check_repeatable(loader, pool, task)
         screens = ensemble.screens(task)
         plans = _plans(pool, ensemble, task, training)
         screening_plans = _plans(pool, ensemble.to_screen, task, training, SEED_OFFSET) if screens else []
@@ -124,16 +126,14 @@ def fit_ensemble(
         return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
 
 
-def _checked_pool(loader: Any, ensemble: Ensemble, task: Task) -> list[int] | None:
-    """List the samples of the data; refuse data without indices, or of inputs that change, where there are folds."""
+def _pool(loader: Any, ensemble: Ensemble) -> list[int] | None:
+    """List the samples of the data; refuse data without indices where there are folds."""
     pool = sampler_pool(loader)
-    if ensemble.folds is not None:
-        if pool is None:
-            raise MisconfigurationException(
-                "reference models: folds need data with indices, a torch DataLoader of a map-style dataset without a batch "
-                f"sampler of its own, got {type(loader).__name__}; make such a loader, or hold data out instead"
-            )
-        check_repeatable(loader, pool, task)
+    if pool is None and ensemble.folds is not None:
+        raise MisconfigurationException(
+            "reference models: folds need data with indices, a torch DataLoader of a map-style dataset without a batch "
+            f"sampler of its own, got {type(loader).__name__}; make such a loader, or hold data out instead"
+        )
     return pool
 
 

@@ -2,16 +2,17 @@
 
 import copy
 from functools import cache
+from types import MethodType
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_interactions.references.internals import classes, share_hyperparameters
+from lightning_interactions.references.internals import classes, data_module_class, share_hyperparameters
 from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool
 
-__all__ = ["GivenLoaders", "HoldOutDataModule"]
+__all__ = ["BorrowedHooks", "GivenLoaders", "HoldOutDataModule"]
 
 
 def _hook_of_inner(name: str) -> Any:
@@ -21,6 +22,11 @@ def _hook_of_inner(name: str) -> Any:
     here would always count as overridden; the inner one's counts as it does there.
     """
     return property(lambda self: getattr(self.inner, name))
+
+
+def _hook_of_package(name: str) -> Any:
+    """Make a property that gives what the attached Trainer takes for a hook that is not overridden."""
+    return property(lambda self: MethodType(getattr(data_module_class(self.trainer), name), self))
 
 
 @cache
@@ -45,6 +51,7 @@ class BorrowedHooks(LightningDataModule):
     """The class as it is written in a file, where this one was made of it."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
+        """Make a data module of every package of Lightning that is loaded."""
         kind: Any = cls
         return super().__new__(_of_all_packages(kind, classes("LightningDataModule")))
 
@@ -74,13 +81,21 @@ class BorrowedHooks(LightningDataModule):
         return getattr(self.inner, name)
 
     @property
-    def trainer(self) -> Trainer | None:
-        """The Trainer that the data module is attached to."""
+    def trainer(self) -> Any:
+        """The Trainer that the data module is attached to, of any package, or what stands in for it."""
         return self.inner.trainer
 
     @trainer.setter
-    def trainer(self, trainer: Trainer | None) -> None:
+    def trainer(self, trainer: Any) -> None:
         self.inner.trainer = trainer
+
+
+class NoHooks(LightningDataModule):
+    """Moves batches as Lightning does without a data module."""
+
+    on_before_batch_transfer = _hook_of_package("on_before_batch_transfer")
+    transfer_batch_to_device = _hook_of_package("transfer_batch_to_device")
+    on_after_batch_transfer = _hook_of_package("on_after_batch_transfer")
 
 
 class GivenLoaders(BorrowedHooks):
@@ -93,7 +108,7 @@ class GivenLoaders(BorrowedHooks):
     """
 
     def __init__(self, train_dataloader: Any, val_dataloaders: Any = None, inner: LightningDataModule | None = None) -> None:
-        super().__init__(LightningDataModule() if inner is None else inner)
+        super().__init__(NoHooks() if inner is None else inner)
         self._training = train_dataloader
         self._validation = val_dataloaders
 
@@ -104,7 +119,9 @@ class GivenLoaders(BorrowedHooks):
     @property
     def val_dataloader(self) -> Any:
         """A hook that gives the validation loaders; the base class's, which is as good as none, where there are none."""
-        return super().val_dataloader if self._validation is None else self._given_validation
+        return self._no_validation if self._validation is None else self._given_validation
+
+    _no_validation = _hook_of_package("val_dataloader")
 
     def _given_validation(self) -> Any:
         return self._validation

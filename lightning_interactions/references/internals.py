@@ -13,6 +13,7 @@ __all__ = [
     "PACKAGES",
     "batch_hook_owner",
     "classes",
+    "data_module_class",
     "in_hook",
     "is_sequential",
     "share_hyperparameters",
@@ -39,11 +40,20 @@ def classes(name: str, part: str = "") -> tuple[type[Any], ...]:
 
 def trainer_class(module: object) -> type[Trainer]:
     """Return the Trainer of the package of Lightning that a module is made of, which takes no other modules."""
-    for package in PACKAGES:
-        if package in sys.modules and isinstance(module, import_module(package).LightningModule):
-            own: type[Trainer] = import_module(package).Trainer
-            return own
-    return Trainer
+    own: type[Trainer] = _package_of(module, "LightningModule").Trainer
+    return own
+
+
+def data_module_class(trainer: object) -> type[LightningDataModule]:
+    """Return the data module of the package of Lightning that a Trainer belongs to."""
+    own: type[LightningDataModule] = _package_of(trainer, "Trainer").LightningDataModule
+    return own
+
+
+def _package_of(thing: object, kind: str) -> Any:
+    """Find the package whose kind of object this is; the first one if it is of none."""
+    loaded = [import_module(package) for package in PACKAGES if package in sys.modules]
+    return next((package for package in loaded if isinstance(thing, getattr(package, kind))), loaded[0])
 
 
 def batch_hook_owner(trainer: Trainer, hook: str) -> object:

@@ -69,14 +69,16 @@ class ReferenceTrainer:
         """
         models: list[LightningModule] = []
         seen_by_each: list[frozenset[str]] = []
+        made = [self.model]
         for plan in plans:
             with self._undisturbed(plan.seed):
                 fresh = fresh_copy(self.model, self.training.factory)
-                if any(fresh is other for other in (self.model, *models)):
+                if any(fresh is other for other in made):
                     raise MisconfigurationException(
                         "reference models: expected a new module from every call of factory, got the same one again; make it "
                         "in the factory: lambda: YourModule(...)"
                     )
+                made.append(fresh)
                 model, seen = self._saved(plan, fresh) or self._trained(plan, fresh)
             models.append(model)
             seen_by_each.append(seen)

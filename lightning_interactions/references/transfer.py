@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.references.hold_out import BorrowedHooks
 from lightning_interactions.references.internals import batch_hook_owner, in_hook
 
 __all__ = ["transfer"]
@@ -45,14 +46,21 @@ def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_i
 
 @contextmanager
 def _validating(trainer: Trainer) -> Iterator[None]:
-    stage, data_module = trainer.state.stage, trainer.datamodule
-    attributes = {} if data_module is None else vars(data_module).copy()
-    with preserve_generators(data_module):
+    stage, data_modules = trainer.state.stage, list(_with_inner(trainer.datamodule))
+    attributes = [vars(data_module).copy() for data_module in data_modules]
+    with preserve_generators(*data_modules):
         try:
             trainer.validating = True
             yield
         finally:
             trainer.state.stage = stage
-            if data_module is not None:
+            for data_module, own in zip(data_modules, attributes, strict=True):
                 vars(data_module).clear()
-                vars(data_module).update(attributes)
+                vars(data_module).update(own)
+
+
+def _with_inner(data_module: Any) -> Iterator[Any]:
+    """List a data module and those whose hooks it borrows."""
+    while data_module is not None:
+        yield data_module
+        data_module = data_module.inner if isinstance(data_module, BorrowedHooks) else None

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import shadowed
@@ -52,7 +53,7 @@ class SeenInputs(Callback):
         if structure not in self._structures:
             # Which leaves are inputs may only be known from such a batch.
             with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
-                self.task.read(shadow, self._rows(batch))
+                _read_if_any(self.task, shadow, self._rows(batch))
             self._structures.add(structure)
         self.fingerprints.update(fingerprints(self.task.inputs(batch)))
         if self.most is not None and len(self.fingerprints) > self.most:
@@ -155,7 +156,7 @@ class Introduction(Callback):
         with shadowed(pl_module, pl_module.device, 0, trainer) as shadow:
             moved = [transfer(trainer, shadow, batch) for batch in self.batches]
             for rows in rows_of_batches(moved, self.sizes):
-                self.task.read(shadow, rows)
+                _read_if_any(self.task, shadow, rows)
 
 
 class ScoreInputs(Callback):
@@ -215,16 +216,18 @@ def _read(
         moved = transfer(trainer, model, batch)
         rows, number = task.rows(moved), len(task.inputs(moved))
         with trainer.precision_plugin.forward_context():
-            probes = task.read(model, rows)
-            if in_order and (len(probes.groups) > 1 or len(probes) != number):
-                yield from (_alone(task, model, rows.select([row])) for row in range(number))
+            groups = _read_if_any(task, model, rows)
+            if in_order and (len(groups) != 1 or len(groups[0]) != number):
+                for row in range(number):
+                    yield from _read_if_any(task, model, rows.select([row])) or [None]
             else:
-                for group in probes.groups:
+                for group in groups:
                     yield from group.split(task.largest_batch)
 
 
-def _alone(task: Task, model: LightningModule, row: Rows) -> ProbeGroup | None:
+def _read_if_any(task: Task, model: LightningModule, rows: Rows) -> Sequence[ProbeGroup]:
+    """Find inputs and targets in a batch; nothing where no target counts."""
     try:
-        return task.read(model, row).groups[0]
-    except ValueError:  # Others of its batch could be read: its target does not count.
-        return None
+        return task.read(model, rows).groups
+    except IgnoredError:
+        return []

@@ -1,4 +1,5 @@
 import copy
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -94,9 +95,16 @@ def test_a_parameter_without_an_initialiser_is_refused_by_name() -> None:
 
 def test_a_module_that_cannot_be_copied_is_refused_with_a_way_out() -> None:
     model = MODULES["re-initialised"]()
-    model.outputs = [torch.ones(2, requires_grad=True) * 2]  # type: ignore[assignment]
+    model.outputs = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(MisconfigurationException, match=r"WithoutHparams.*factory="):
         fresh_copy(model, None)
+
+
+def test_tensors_with_a_history_are_no_obstacle() -> None:
+    model = MODULES["re-initialised"]()
+    model.outputs = [torch.ones(2, requires_grad=True) * 2]  # type: ignore[assignment]
+    assert fresh_copy(model, None).state_dict().keys() == model.state_dict().keys()
+    assert len(model.outputs) == 1  # type: ignore[arg-type]
 
 
 def test_a_factory_comes_first() -> None:

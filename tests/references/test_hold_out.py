@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, Subset, SubsetRandomSampler
 
 from lightning_interactions.references import HoldOutDataModule, fit_reference_models
+from tests.callbacks.runs import few
 from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
 from tests.references.fits import Tables, fit, prints
@@ -59,6 +60,20 @@ def test_the_data_module_is_set_up_once_and_torn_down(tmp_path: Path) -> None:
     assert inner.calls == ["prepare_data", "setup", "prepare_data", "teardown"]
     quiet_trainer(tmp_path, max_epochs=1).fit(TabularClassifier(), datamodule=data)
     assert inner.calls[-2:] == ["setup", "teardown"]
+
+
+def test_hooks_see_the_trainer_of_the_run_while_it_is_measured(tmp_path: Path) -> None:
+    class Looks(Tables):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            trainers.append(self.trainer)
+            return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    trainers: list[Any] = []
+    data = HoldOutDataModule(Looks())
+    trainer = quiet_trainer(tmp_path, callbacks=[few()], max_epochs=2)
+    trainer.fit(TabularClassifier(), datamodule=data)
+    assert all(one is trainer for one in trainers)
+    assert copy.copy(data).inner is not data.inner
 
 
 def test_everything_else_is_the_inner_data_modules(tmp_path: Path) -> None:

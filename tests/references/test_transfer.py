@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_interactions.references import HoldOutDataModule
 from lightning_interactions.references.transfer import transfer
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
@@ -56,7 +57,9 @@ class Transfers(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        owner = trainer.datamodule if isinstance(trainer.datamodule, Converting) else pl_module
+        data: Any = trainer.datamodule
+        data = data.inner if isinstance(data, HoldOutDataModule) else data
+        owner = data if isinstance(data, Converting) else pl_module
         before = getattr(owner, "seen", 0)
         self.moved.append(transfer(trainer, pl_module, next(iter(trainer.val_dataloaders)), self.dataloader_idx)[0])
         self.seen.append(getattr(owner, "seen", 0) - before)
@@ -69,17 +72,18 @@ class Transfers(Callback):
             self.validated.append(batch[0])
 
 
-@pytest.mark.parametrize("of_data", [False, True], ids=["module", "data module"])
-def test_a_batch_is_moved_as_before_a_validation_step(tmp_path: Path, of_data: bool) -> None:
+@pytest.mark.parametrize("data", [None, ConvertingData(), HoldOutDataModule(ConvertingData())])
+def test_a_batch_is_moved_as_before_a_validation_step(tmp_path: Path, data: Any) -> None:
     notes = Transfers()
     trainer = quiet_trainer(tmp_path, callbacks=[notes], max_epochs=1, precision="64-true")
-    trainer.fit(TabularClassifier(), datamodule=ConvertingData()) if of_data else trainer.fit(
-        ConvertingModule(), tabular_loader(8), tabular_loader(8, seed=1)
-    )
+    if data is None:
+        trainer.fit(ConvertingModule(), tabular_loader(8), tabular_loader(8, seed=1))
+    else:
+        trainer.fit(TabularClassifier(), datamodule=data)
     assert notes.moved[0].dtype == torch.float64
     assert torch.equal(notes.moved[0], notes.validated[-1])
     # What the data module counts is as it was; the module that is measured is a copy, or its owner's to restore.
-    assert set(notes.seen) == {0 if of_data else 1}
+    assert set(notes.seen) == {1 if data is None else 0}
 
 
 def test_the_loader_of_the_batch_is_told(tmp_path: Path) -> None:

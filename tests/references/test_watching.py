@@ -128,8 +128,9 @@ def test_the_tasks_forward_and_loss_decide() -> None:
             return model(inputs)["logits"]
 
     assert len(fit(DictOutputClassifier(), num_models=1, task=Logits()).seen[0]) == 60
+    assert len(fit(DictOutputClassifier(), num_models=1).seen[0]) == 60
     with pytest.raises(MisconfigurationException, match=r"ReferenceTraining\(patience=None\)"):
-        fit(DictOutputClassifier(), num_models=1)
+        fit(DictOutputClassifier(), num_models=1, task=Classification())
     one, other = (
         fit(num_models=1, task=Classification(class_weights=weights), max_epochs=8).models[0].state_dict()
         for weights in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))

@@ -69,12 +69,14 @@ class _Interception(TorchFunctionMode):
 
     Args:
         stop_at: Number of the call at which the step ends, before the loss is computed; never if ``None``.
+        scale: What results without a reduction are multiplied with; they become leaves then, of which gradients can be taken.
     """
 
-    def __init__(self, stop_at: int | None) -> None:
+    def __init__(self, stop_at: int | None, scale: float | None) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
         self.stop_at = stop_at
+        self.scale = scale
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -92,6 +94,8 @@ class _Interception(TorchFunctionMode):
             reduction = "sum"
         stops = self.stop_at == len(self.calls)
         result = None if stops else func(*args, **kwargs)
+        if result is not None and self.scale is not None and reduction == "none":
+            result = (self.scale * result.detach()).requires_grad_()
         self.calls.append(LossCall(func, outputs.detach(), targets.detach(), given, reduction, result))
         if stops:
             raise StopStep
@@ -99,12 +103,13 @@ class _Interception(TorchFunctionMode):
 
 
 @contextmanager
-def intercepted(stop_at: int | None = None) -> Iterator[list[LossCall]]:
+def intercepted(stop_at: int | None = None, scale: float | None = None) -> Iterator[list[LossCall]]:
     """Run the body and list the calls of loss functions in it, in their order.
 
     Args:
         stop_at: Number of the call with which the body ends; with its own end if ``None``.
+        scale: What results without a reduction are multiplied with, to find out what the step makes of them.
     """
-    mode = _Interception(stop_at)
+    mode = _Interception(stop_at, scale)
     with suppress(StopStep), mode:
         yield mode.calls

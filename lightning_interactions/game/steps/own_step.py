@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lightning_interactions.game.steps.calls import LOSSES, LossCall, intercepted
 from lightning_interactions.game.steps.stage import StandInTrainer, as_found, on_stage
 from lightning_interactions.game.steps.terms import LossTerm
-from lightning_interactions.game.tasks import Task
+from lightning_interactions.game.tasks import MultiLabel, Task, TokenClassification
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.trees import describe_tree, map_leaves, walk
 
-__all__ = ["OwnStep", "disagreement"]
+__all__ = ["IgnoredError", "OwnStep", "disagreement"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -36,8 +36,15 @@ CERTAINTIES = {
     ALONE: "; the outputs of a row depend on the other rows, so that rows are run one by one, which takes long",
 }
 
+WEIGHTS = "weights"
+"""Name of the weights of elements beside targets."""
+
 MOST_PERTURBED = 32
 """Leaves of a batch that are tried out one by one."""
+
+
+class IgnoredError(ValueError):
+    """A batch in which no target counts."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,7 @@ class OwnStep(Task):
 
         Raises:
             ValueError: If there is no step, its loss is not understood, or cannot be told apart by rows.
+            IgnoredError: If no target counts.
         """
         self._axes = {**batch.axes, **self._axes}
         structure = _structure(batch.tree)
@@ -181,7 +189,7 @@ class OwnStep(Task):
         groups = [self._with_targets(model, reading, part) for part in self._of_equal_counts(model, reading, rows)]
         kept = [group for group in groups if len(group)]
         if not kept:
-            raise ValueError(
+            raise IgnoredError(
                 f"OwnStep: expected rows with targets that count, got only ignored ones in {describe_tree(batch.tree)}; look "
                 "at ignore_index and the labels"
             )
@@ -199,27 +207,31 @@ class OwnStep(Task):
         num_rows = next(
             leaf.shape[self._axes[name]] for name, leaf in walk(inputs) if name in self._axes and isinstance(leaf, Tensor)
         )
-        return reading.term.rows(self.call(model, reading, inputs), num_rows)[0]
+        call = self.call(model, reading, inputs)
+        term = reading.term.updated(call, num_rows)
+        if term is not reading.term:
+            self._readings[_structure(inputs)] = replace(reading, term=term)
+        return term.rows(call, num_rows)[0]
 
     def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return what is explained; see the class."""
-        term, own = self._term(targets)
-        return term.score(outputs, own)
+        term, own, weights = self._term(targets)
+        return term.score(outputs, own, weights)
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"] | None:
         """Return the loss of each row as a function of its score; see :class:`Task`."""
-        term, own = self._term(targets)
-        return term.loss(score, own)
+        term, own, weights = self._term(targets)
+        return term.loss(score, own, weights)
 
     def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the logit of the label minus the largest other one, nats, where there are classes."""
-        term, own = self._term(targets)
+        term, own, _ = self._term(targets)
         return super().margin(outputs, own) if term.task is None else term.task.margin(term.logits(outputs), own)
 
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
         """Return the sum of each row's losses and its weight in a mean, as the step's loss function computes them."""
-        term, own = self._term(targets)
-        return torch.stack([term.losses(outputs, own), term.weights(own).to(outputs)], dim=1)
+        term, own, weights = self._term(targets)
+        return torch.stack([term.losses(outputs, own, weights), term.weights(own, weights).to(outputs)], dim=1)
 
     def reduce_exact(self, losses: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
         """Give each row its part of the loss of all rows together; see :class:`Task`."""
@@ -257,11 +269,18 @@ class OwnStep(Task):
         named = [known.get(other.name, 0) for other in others if other.name in known or other.default is other.empty]
         return [tree, *named]
 
-    def run(self, model: nn.Module, step_name: str, tree: Any) -> Run:
-        """Run a step to its end, whatever comes of it."""
+    def run(self, model: nn.Module, step_name: str, tree: Any, scale: float | None = None) -> Run:
+        """Run a step to its end, whatever comes of it.
+
+        Args:
+            model: The module, on a stage.
+            step_name: Which step.
+            tree: The batch.
+            scale: If given, the step has gradients, and losses without a reduction are multiplied with it.
+        """
         step = _step(model, step_name)
         assert step is not None
-        for needs_grad in (False, True):
+        for needs_grad in (False, True) if scale is None else (True,):
             logged: dict[str, Any] = {}
             returned, error = None, None
             copied = map_leaves(_cloned, tree)
@@ -271,7 +290,7 @@ class OwnStep(Task):
                 as_found(model) as changes,
                 _logging_to(model, logged),
                 torch.set_grad_enabled(needs_grad),
-                intercepted() as calls,
+                intercepted(scale=scale) as calls,
             ):
                 try:
                     returned = step(*self.arguments(step, copied))
@@ -303,24 +322,40 @@ class OwnStep(Task):
         self.largest_batch = 1 if any(one.rows_alone for one in self.readings) else None
         self.outputs_depend_on_targets = any(one.outputs_depend_on_targets for one in self.readings)
 
-    def _term(self, targets: Any) -> tuple[LossTerm, Tensor]:
-        """Say which loss targets belong to: those of other structures than the first are marked by its number."""
+    def _term(self, targets: Any) -> tuple[LossTerm, Tensor, Tensor | None]:
+        """Say which loss targets belong to, and how much its elements count; see :meth:`_tagged`."""
         if isinstance(targets, Tensor):
-            return self.readings[0].term, targets
-        ((number, own),) = targets.items()
-        return self.readings[int(number)].term, own
+            return self.readings[0].term, targets, None
+        (name,) = targets.keys() - {WEIGHTS}
+        return self.readings[int(name)].term, targets[name], targets.get(WEIGHTS)
+
+    def _tagged(self, reading: Reading, targets: Tensor, element_weights: Tensor | None) -> Any:
+        """Mark targets of other structures than the first with its number, and put weights of elements beside them."""
+        number = self.readings.index(reading)
+        beside = {} if element_weights is None else {WEIGHTS: element_weights}
+        return {str(number): targets, **beside} if number or beside else targets
 
     def _with_targets(self, model: nn.Module, reading: Reading, rows: Rows) -> ProbeGroup:
         """Find the targets of rows with equally many elements, and leave out rows without any that counts."""
+        term = reading.term
         if reading.rows_alone:
-            alone = [reading.term.rows(self.call(model, reading, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
-            targets = torch.cat(alone)
+            alone = [term.rows(self.call(model, reading, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
+            targets, element_weights = torch.cat(alone), None
         else:
-            targets = reading.term.rows(self.call(model, reading, rows.tree), len(rows))[1].clone()
-        number = self.readings.index(reading)
-        group = ProbeGroup(rows, Rows.of({str(number): targets} if number else targets, len(rows)))
-        counts = reading.term.weights(targets) > 0
+            targets = term.rows(self.call(model, reading, rows.tree), len(rows))[1].clone()
+            element_weights = self._element_weights(model, reading, rows)
+        if element_weights is not None and isinstance(term.task, TokenClassification):
+            targets = torch.where(element_weights.reshape(targets.shape) == 0, term.task.ignore_index, targets)
+        group = ProbeGroup(rows, Rows.of(self._tagged(reading, targets, element_weights), len(rows)))
+        counts = term.weights(targets, element_weights) > 0
         return group if bool(counts.all()) else group.select(counts)
+
+    def _element_weights(self, model: nn.Module, reading: Reading, rows: Rows) -> Tensor | None:
+        """Find out what the step makes of a loss without a reduction; ``None`` for the mean, or if that cannot be known."""
+        if reading.term.reduction != "none":
+            return None
+        gradient = _gradient(self, model, reading, rows)
+        return None if gradient is None else reading.term.element_weights(gradient, len(rows))
 
     def _of_equal_counts(self, model: nn.Module, reading: Reading, rows: Rows) -> list[Rows]:
         """Part rows by how many elements of the loss are theirs, where a batch's elements are on one axis.
@@ -417,7 +452,19 @@ class _Choice:
             said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
         )
         aside, depends = _roles(self.task, reading, self.model, self.batch)
-        return replace(reading, aside=aside, outputs_depend_on_targets=depends)
+        reading = replace(reading, aside=aside, outputs_depend_on_targets=depends)
+        return self._of_elements(reading) if term.reduction == "none" and certainty == CERTAIN else reading
+
+    def _of_elements(self, reading: Reading) -> Reading:
+        """Say what the step makes of losses without a reduction; labels of which some do not count have no joint log-odds."""
+        gradient = _gradient(self.task, self.model, reading, self.batch)
+        if gradient is None:
+            return replace(
+                reading, said=f"{reading.said}; what the step makes of these losses is not known: their mean is taken"
+            )
+        some = not bool((gradient == gradient.flatten()[0]).all())
+        term = replace(reading.term, task=None) if some and isinstance(reading.term.task, MultiLabel) else reading.term
+        return replace(reading, term=term, said=f"{reading.said}; its elements are weighted as the step does")
 
     def _told_apart(self, number: int, call: LossCall, alone: Mapping[int, LossCall]) -> tuple[LossTerm | None, int]:
         """Find out which outputs of a batch belong to which row, by rows that ran alone, and how certain that is."""
@@ -572,11 +619,34 @@ def _equal(here: float, there: float, dtype: torch.dtype) -> bool:
     return here == there or abs(here - there) <= tolerance * max(1.0, abs(there)) or (here != here and there != there)
 
 
+def _gradient(task: OwnStep, model: nn.Module, reading: Reading, rows: Rows) -> Tensor | None:
+    """Return the derivative of the step's own loss by the elements of its loss; ``None`` if it is no weighted sum of them."""
+    found = []
+    for scale in (1.0, 1.5):
+        run = task.run(model, reading.step, rows.tree, scale)
+        result = run.calls[reading.call].result if len(run.calls) > reading.call else None
+        own = _own_loss_tensor(run)
+        if result is None or own is None or not own.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(own, result, allow_unused=True, materialize_grads=True)
+        found.append(gradient)
+    return found[0] if _close(found[0], found[1], found[0]) and bool((found[0] != 0).any()) else None
+
+
+def _own_loss_tensor(run: Run) -> Tensor | None:
+    """Return the loss that a step returns, else the first that it logs."""
+    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
+    if isinstance(returned, Tensor) and returned.numel() == 1:
+        return returned
+    logged = [value for name, value in run.logged.items() if "loss" in name.lower() and isinstance(value, Tensor)]
+    return next((value for value in logged if value.numel() == 1 and value.requires_grad), None)
+
+
 def _own_loss(run: Run, value: float) -> float | None:
     """Return what a step says its loss is: what it returns, else what it logs that has this value or is called a loss."""
     returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
     if isinstance(returned, Tensor) and returned.numel() == 1:
-        return float(returned)
+        return float(returned.detach())
     numbers = {
         name: float(value)
         for name, value in run.logged.items()

@@ -124,23 +124,58 @@ class LossTerm:
             )
         return self._arranged(outputs, num_rows), self._arranged(targets, num_rows)
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
+    def updated(self, call: LossCall, num_rows: int) -> "LossTerm":
+        """Take up the options of a later call, such as a label smoothing that falls with the epoch."""
+        if all(_same(option, call.options[name]) for name, option in self.options.items()):
+            return self
+        task = self.task
+        if type(task) in (Classification, BinaryClassification, Prediction):
+            task = _task(call, *_elements(call), flattened=len(_elements(call)[0]) != num_rows)
+        return replace(self, options=call.options, task=task)
+
+    def element_weights(self, gradient: Tensor, num_rows: int) -> Tensor | None:
+        """Arrange by rows how much each element counts in what a step makes of losses without a reduction.
+
+        Args:
+            gradient: The derivative of the step's loss by each element.
+            num_rows: Number of rows.
+
+        Returns:
+            ``[rows, ...]``: 0 and 1 where the step takes a mean of some, else what each is multiplied with in a mean of all;
+            ``None`` for the mean of all.
+        """
+        arranged = self._arranged(gradient, num_rows)
+        counting = gradient[gradient != 0]
+        are_equal = bool(((counting - counting.mean()).abs() <= 1e-4 * counting.abs().mean()).all())
+        if are_equal and abs(float(counting.sum()) - 1) <= 1e-3:
+            return None if counting.numel() == gradient.numel() else (arranged != 0).float()
+        return arranged * gradient.numel()
+
+    def score(self, outputs: Tensor, targets: Tensor, element_weights: Tensor | None = None) -> Float[Tensor, " rows"]:
         """Return what is explained of each row."""
         if self.task is None:
-            losses = self.losses(outputs, targets)
-            return -losses if self.reduction in ("sum", "batchmean") else -losses / self.weights(targets)
+            losses = self.losses(outputs, targets, element_weights)
+            return -losses if self.reduction in ("sum", "batchmean") else -losses / self.weights(targets, element_weights)
         return self.task.score(self.logits(outputs), targets)
 
-    def loss(self, score: Float[Tensor, " rows"], targets: Tensor) -> Float[Tensor, " rows"] | None:
+    def loss(
+        self, score: Float[Tensor, " rows"], targets: Tensor, element_weights: Tensor | None = None
+    ) -> Float[Tensor, " rows"] | None:
         """Return the loss of each row as a function of its score, as exactly as that can be; see :class:`Task`."""
         if self.task is None:
             return -score
         loss = self.task.loss(score, targets)
         if loss is None:
             return None
+        if element_weights is not None and not _is_mask(element_weights):
+            loss = (
+                loss * element_weights.flatten(1).mean(dim=1).to(score)
+                if element_weights.ndim > 1
+                else loss * element_weights.to(score)
+            )
         return loss * self.weights(targets).mean().to(score) if self.reduction in ("sum", "batchmean") else loss
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
+    def losses(self, outputs: Tensor, targets: Tensor, element_weights: Tensor | None = None) -> Float[Tensor, " rows"]:
         """Compute the sum of each row's losses as the call does."""
         options = {name: value.to(outputs) if isinstance(value, Tensor) else value for name, value in self.options.items()}
         if self.function in OVER_CLASSES:
@@ -150,18 +185,21 @@ class LossTerm:
         else:
             outputs_by_element = outputs
         elements: Tensor = self.function(outputs_by_element, targets, reduction="none", **options)
-        return elements.reshape(len(outputs), -1).sum(dim=1)
+        by_row = elements.reshape(len(outputs), -1)
+        return (by_row if element_weights is None else by_row * element_weights.reshape(len(outputs), -1).to(by_row)).sum(dim=1)
 
-    def weights(self, targets: Tensor) -> Float[Tensor, " rows"]:
+    def weights(self, targets: Tensor, element_weights: Tensor | None = None) -> Float[Tensor, " rows"]:
         """Return the weight that each row has in a mean: how many elements count, or the sum of their class weights."""
         rows = len(targets)
+        if element_weights is not None and _is_mask(element_weights):
+            return element_weights.reshape(rows, -1).sum(dim=1)
         if self.function in OVER_CLASSES and not targets.is_floating_point():
             classes = targets.reshape(rows, -1)
             counts: Tensor = classes != self.options["ignore_index"]
             weight = self.options["weight"]
             of_classes: Tensor = (
                 torch.ones_like(classes, dtype=torch.float32)
-                if weight is None
+                if weight is None or self.reduction == "none"
                 else weight.to(targets.device)[torch.where(counts, classes, 0)]
             )
             row_weights: Tensor = (of_classes * counts).sum(dim=1)
@@ -209,6 +247,16 @@ class LossTerm:
         if self.positions_first:
             return elements.reshape(-1, num_rows, *elements.shape[1:]).transpose(0, 1)
         return elements.reshape(num_rows, -1, *elements.shape[1:])
+
+
+def _same(option: Any, other: Any) -> bool:
+    if isinstance(option, Tensor) and isinstance(other, Tensor):
+        return option.shape == other.shape and bool(torch.equal(option, other.to(option.device)))
+    return bool(option == other) if not isinstance(other, Tensor) and not isinstance(option, Tensor) else False
+
+
+def _is_mask(element_weights: Tensor) -> bool:
+    return bool(((element_weights == 0) | (element_weights == 1)).all())
 
 
 def _elements(call: LossCall) -> tuple[Tensor, Tensor]:

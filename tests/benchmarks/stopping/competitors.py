@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_interactions.measuring.isolation import leave_no_trace
+from lightning_interactions.measuring.isolation import shadowed
 
 __all__ = [
     "Accuracy",
@@ -262,8 +262,8 @@ class RuleStopping(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         begin = time.process_time()
         # Another seed at every epoch, so that dropout is drawn anew where it is on.
-        with leave_no_trace(pl_module, pl_module.device, seed=len(self.curve)):
-            self.curve.append(self.measure(pl_module))
+        with shadowed(pl_module, pl_module.device, len(self.curve), trainer) as shadow:
+            self.curve.append(self.measure(shadow))
         self.seconds += time.process_time() - begin
         if not self.log_only and self.stop.stopped is not None:
             trainer.should_stop = True

@@ -221,12 +221,19 @@ def test_parameters_that_are_frozen_or_unused_do_not_disturb() -> None:
     assert 0 < gradient_disparity(model, inputs, labels) < whole
 
 
+class Seen(list[tuple[Tensor, bool, bool]]):
+    """What a module and its copies are given, and in which mode."""
+
+    def __deepcopy__(self, _memo: Any) -> "Seen":
+        return self
+
+
 class Spy(PlainTabularClassifier):
-    """Remembers what it is given, and in which mode."""
+    """Remembers what it is given, and in which mode, also as a copy."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Tensor, bool, bool]] = []
+        self.seen = Seen()
 
     def forward(self, inputs: Tensor) -> Any:
         self.seen.append((inputs, self.training, torch.is_grad_enabled()))
