@@ -74,12 +74,12 @@ def _with_masked(game: Game, model: nn.Module, group: ProbeGroup) -> tuple[Rows,
 
 
 def _scores(game: Game, model: nn.Module, rows: Rows, targets: Rows) -> Tensor:
-    with nullcontext() if game.forward_context is None else game.forward_context():
+    with torch.no_grad(), nullcontext() if game.forward_context is None else game.forward_context():
         return game.task.scores(model, rows.tree, targets.tree)
 
 
 def _close(some: Tensor, others: Tensor) -> bool:
-    some, others = some.double(), others.double()
+    some, others = some.detach().double(), others.detach().double()
     finite = some[some.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
     tolerance = TIMES_ROUNDING * torch.finfo(torch.float32).eps * scale

@@ -552,14 +552,14 @@ def test_reference_models_trained_in_float32_rate_a_run_in_float64(tmp_path: Pat
 
 
 class BreaksDown(TabularClassifier):
-    """Fails in its validation step while it is broken."""
+    """Fails in its steps while it is broken."""
 
     broken = False
 
-    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+    def loss(self, batch: Any) -> Tensor:
         if self.broken:
             raise RuntimeError("broken for a while")
-        return super().validation_step(batch, batch_index)
+        return super().loss(batch)
 
 
 class Breaks(Callback):

@@ -392,7 +392,8 @@ def _find(task: OwnStep, model: nn.Module, batch: Rows, saved: Mapping[str, Any]
             choice = _Choice(task, model, batch, name, None if saved is None else saved["call"])
             reading = choice.reading()
             if reading is not None:
-                return reading
+                instead = "".join(f"; {one.step} was not taken: {', '.join(one.reasons)}" for one in tried)
+                return replace(reading, said=reading.said + instead)
             tried.append(choice)
     raise _not_understood(model, tried)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 __all__ = ["StandInTrainer", "as_found", "on_stage"]
@@ -176,7 +177,7 @@ def as_found(model: nn.Module) -> Iterator[list[str]]:
     """
     changes: list[str] = []
     before = [(module, {name: (value, _content(value)) for name, value in vars(module).items()}) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield changes
     finally:
@@ -192,10 +193,11 @@ def as_found(model: nn.Module) -> Iterator[list[str]]:
                     changes.append(name)
                     value.clear()
                     value.update(content) if isinstance(value, dict) else value.extend(content)
-        for buffer, version, content in buffers:
-            if buffer._version != version:
+        for buffer, content in buffers:
+            if not torch.equal(buffer, content):
                 changes.append("buffer")
-                buffer.copy_(content)
+                with torch.no_grad():
+                    buffer.copy_(content)
 
 
 def _content(value: Any) -> Any:

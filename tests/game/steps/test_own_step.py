@@ -425,3 +425,58 @@ def test_an_explicit_task_may_agree_with_any_of_several_losses() -> None:
     with torch.no_grad(), on_stage(model):
         found = [disagreement(task, model, batch, task.read(model, Rows.of(batch))) for task in map(Scaled, (1.0, 2.0, 3.0))]
     assert [said == "" for said in found] == [True, True, False]
+
+
+MASK = torch.tensor([1.0, 1.0, 0.0])
+
+
+def of_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of three equal positions of each row, ``[rows, 3]``."""
+    repeated = logits[:, None].expand(-1, 3, -1) * torch.tensor([1.0, 2.0, 9.0])[:, None]
+    return F.cross_entropy(repeated.flatten(0, 1), labels[:, None].expand(-1, 3).reshape(-1), reduction="none").view(-1, 3)
+
+
+def masked_mean(_: LightningModule, logits: Tensor, labels: Tensor) -> Tensor:
+    return (of_tokens(logits, labels) * MASK).sum() / (MASK.sum() * len(labels))
+
+
+def weighted_rows(_: LightningModule, logits: Tensor, labels: Tensor) -> Tensor:
+    return (F.cross_entropy(logits, labels, reduction="none") * (1 + labels)).mean()
+
+
+@pytest.mark.parametrize("loss", [masked_mean, weighted_rows])
+def test_what_the_step_makes_of_losses_without_a_reduction_is_found(loss: Loss) -> None:
+    torch.manual_seed(1)
+    model, batch = Stepping(loss), batch_of()
+    task, probes = read(model, batch)
+    score, exact = scores_and_losses(task, model, probes)
+    logits = model(batch["x"]).detach()
+    torch.testing.assert_close(exact.mean(), loss(model, logits, batch["y"]))
+    of_class = log_odds(logits, batch["y"])
+    expected = of_class + log_odds(2 * logits, batch["y"]) if loss is masked_mean else of_class
+    torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_weighted_sum_of_the_losses_is_said() -> None:
+    def focal(_: LightningModule, logits: Tensor, labels: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+    task, _ = read(Stepping(focal), batch_of())
+    assert "not known" in task.explains
+
+
+def test_options_of_the_loss_are_those_of_the_moment() -> None:
+    class Annealed(Stepping):
+        smoothing = 0.4
+
+        def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            return F.cross_entropy(self(batch["x"]), batch["y"], label_smoothing=self.smoothing)
+
+    model, batch = Annealed(KINDS["classes"][0]), batch_of()
+    task, probes = read(model, batch)
+    for smoothing in (0.4, 0.1):
+        model.smoothing = smoothing
+        _, exact = scores_and_losses(task, model, probes)
+        own = F.cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing).detach()
+        torch.testing.assert_close(exact.mean(), own)
