@@ -386,7 +386,7 @@ def _find(task: OwnStep, model: nn.Module, batch: Rows, saved: Mapping[str, Any]
     Raises:
         ValueError: If there is none.
     """
-    tried = []
+    tried: list[_Choice] = []
     for name in STEPS if saved is None else [saved["step"]]:
         if _step(model, name) is not None:
             choice = _Choice(task, model, batch, name, None if saved is None else saved["call"])
