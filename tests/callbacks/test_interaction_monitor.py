@@ -301,6 +301,7 @@ def test_validating_alone_measures_nothing(tmp_path: Path) -> None:
     assert len(monitor.history) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "epochs"), [(2, [0, 2, 4]), (3, [0, 3]), (7, [0])])
 def test_a_schedule_measures_every_n_epochs(tmp_path: Path, n: int, epochs: list[int]) -> None:
     logger, monitor = RecordingLogger(), few(schedule=EveryNEpochs(n))
@@ -868,6 +869,7 @@ def test_tensorboard_has_measurements_and_what_the_module_logs_at_the_same_step(
     assert [event.step for event in written.Scalars("epoch_loss")] == [2, 5]
 
 
+@pytest.mark.slow
 def test_figures_stand_at_the_step_of_the_scalars_also_with_two_optimizers(tmp_path: Path) -> None:
     class TwoOptimizers(PlainTabularClassifier):
         def __init__(self) -> None:

@@ -416,6 +416,7 @@ def test_a_resumed_run_in_one_process_with_the_same_callback_leaves_the_onset_of
     assert kept_files(tmp_path) == ["phase-3-onset-step=4.ckpt", "phase-3-onset-step=6.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_run_in_another_folder_restores_from_beside_the_checkpoint_that_it_is_resumed_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

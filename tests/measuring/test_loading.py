@@ -338,6 +338,7 @@ def test_datasets_that_load_many_at_once_are_asked_once_a_batch() -> None:
     assert dataset.asked == [[7, 0], [3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_samples_are_read_in_workers_where_the_loader_reads_there(tmp_path: Path, context: str) -> None:
     data = InWorkers(tmp_path / "data")

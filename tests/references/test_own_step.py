@@ -315,6 +315,7 @@ def test_evidence_fits_itself_and_knows_the_probes(tmp_path: Path, evidence: Any
     assert len(monitor.history) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_on_with_has_the_same_evidence(tmp_path: Path) -> None:
     def run(epochs: int, ckpt_path: Path | None = None) -> InteractionMonitor:
         torch.manual_seed(0)

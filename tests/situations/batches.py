@@ -59,7 +59,7 @@ class Stepped(Base):
         raise NotImplementedError
 
 
-@situation("nested dicts with names and numbers of rows")
+@situation("nested dicts with names and numbers of rows", slow=True)
 def nested_dicts() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Pair(NamedTuple):
     y: Tensor
 
 
-@situation("named tuples with the target in a column of a table")
+@situation("named tuples with the target in a column of a table", slow=True)
 def named_tuple() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

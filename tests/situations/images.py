@@ -44,7 +44,7 @@ def pictures(**options: Any) -> dict[str, Any]:
     return loaders(images(**options), images(8, seed=1, **options))
 
 
-@situation("images flattened in the step")
+@situation("images flattened in the step", slow=True)
 def flattened_images() -> Case:
     class Module(Net):
         def __init__(self) -> None:

@@ -100,7 +100,7 @@ def training_rows_in_validation() -> Case:
     return case(DataLoader(data, batch_size=8, shuffle=True), loaders, Module(), step_loss=None)
 
 
-@situation("a dict of validation loaders")
+@situation("a dict of validation loaders", slow=True)
 def dict_of_validation() -> Case:
     class Module(Net):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -203,7 +203,7 @@ def stream_of_lengths() -> Case:
     return Case(Module(), train, oracle, val, empty=zero(0), epochs=(1, 2))
 
 
-@situation("a data module that splits and normalises")
+@situation("a data module that splits and normalises", slow=True)
 def data_module() -> Case:
     class Data(pl.LightningDataModule):
         def __init__(self, batch_size: int = 8) -> None:
@@ -255,7 +255,7 @@ class Balanced(Sampler[list[int]]):
             yield [2 * index + odd for index in torch.randperm(8).tolist()]
 
 
-@situation("a batch sampler that counts its epochs")
+@situation("a batch sampler that counts its epochs", slow=True)
 def batch_sampler() -> Case:
     return case(DataLoader(table(), batch_sampler=Balanced()), held_out())
 

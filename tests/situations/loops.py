@@ -18,7 +18,7 @@ def plain(module: Any, **options: Any) -> Case:
     return Case(module, **tables(), oracle=by_logits, empty=zero(0), **options)
 
 
-@situation("a step that returns a dict, and its outputs kept")
+@situation("a step that returns a dict, and its outputs kept", slow=True)
 def returns_dict() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def skipped_steps() -> Case:
     return plain(Module())
 
 
-@situation("manual optimisation with one optimizer and a schedule")
+@situation("manual optimisation with one optimizer and a schedule", slow=True)
 def manual() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -188,7 +188,7 @@ def adversarial() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("a weight of a term that grows with the epoch")
+@situation("a weight of a term that grows with the epoch", slow=True)
 def annealed() -> Case:
     class Module(Net):
         def __init__(self) -> None:

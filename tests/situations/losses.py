@@ -91,7 +91,7 @@ def sigmoid_in_forward() -> Case:
     return Case(Module(out=1), **tables(classes=2), oracle=lambda m, b: binary(m.net(b[0]), b[1]), empty=zero(0))
 
 
-@situation("log_softmax in forward, NLL")
+@situation("log_softmax in forward, NLL", slow=True)
 def log_softmax() -> Case:
     class Module(Net):
         def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def log_softmax() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0))
 
 
-@situation("class weights")
+@situation("class weights", slow=True)
 def class_weights() -> Case:
     class Module(Net):
         def __init__(self) -> None:

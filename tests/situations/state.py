@@ -150,7 +150,7 @@ def carried_state() -> Case:
     return Case(Module(), **of_rows(lambda i: (normal(6, 2, seed=i), i % 3)), oracle=oracle, empty=zero(0))
 
 
-@situation("generators of its own, of torch and NumPy")
+@situation("generators of its own, of torch and NumPy", slow=True)
 def own_generators() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -262,7 +262,7 @@ def swapped_weights() -> Case:
     return plain(Module(), step_loss=None)
 
 
-@situation("attributes that cannot be copied")
+@situation("attributes that cannot be copied", slow=True)
 def not_copied() -> Case:
     class Module(Net):
         def __init__(self) -> None:

@@ -67,7 +67,7 @@ def absolute_error() -> Case:
     return regression(Module(), oracle, outputs=1, empty=zero(0))
 
 
-@situation("Huber loss")
+@situation("Huber loss", slow=True)
 def huber() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def standardised_targets() -> Case:
     return regression(Module(), oracle, empty=zero(0))
 
 
-@situation("several outputs, smooth L1")
+@situation("several outputs, smooth L1", slow=True)
 def several_outputs() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:

@@ -116,7 +116,8 @@ def test_a_trace_shows_what_has_changed(what: str) -> None:
     assert differences(trace(module), before)
 
 
-@pytest.mark.parametrize("situation", PARAMETERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("situation", ALL, ids=lambda situation: situation.name)
 def test_the_oracle_agrees_with_the_step(situation: Situation, tmp_path: Path) -> None:
     """What is checked here is the situation itself: without it, no failure of the next test means anything."""
     run = train(situation, tmp_path, None)

@@ -233,7 +233,7 @@ def tags_time_first() -> Case:
     return Case(Module(), **of_rows(row, collate), oracle=lambda m, b: tokens(*by_rows(m, b)))
 
 
-@situation("bags of words with offsets")
+@situation("bags of words with offsets", slow=True)
 def bags() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

@@ -242,6 +242,7 @@ def test_adding_a_constant_only_moves_the_offset(values: Tensor, constant: int) 
     assert torch.equal(moved.offset, interactions.offset + constant)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(integer_tables(min_players=2), st.data())
 def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataObject) -> None:
@@ -447,6 +448,7 @@ def test_only_unsolved_inputs_are_counted_in_the_warning(generator: torch.Genera
         extract_interactions(values, max_iterations=25)
 
 
+@pytest.mark.slow
 def test_warnings_point_at_the_caller(tmp_path: Path) -> None:
     # In a process of its own: the checks of types that tests have are callers, too.
     script = tmp_path / "script.py"
