@@ -178,6 +178,8 @@ class LossTerm:
     def losses(self, outputs: Tensor, targets: Tensor, element_weights: Tensor | None = None) -> Float[Tensor, " rows"]:
         """Compute the sum of each row's losses as the call does."""
         options = {name: value.to(outputs) if isinstance(value, Tensor) else value for name, value in self.options.items()}
+        if targets.is_floating_point():
+            targets = targets.to(outputs.dtype)
         if self.function in OVER_CLASSES:
             classes = outputs.shape[-1]
             targets = targets.reshape(-1, classes) if targets.is_floating_point() else targets.reshape(-1)

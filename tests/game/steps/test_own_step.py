@@ -480,3 +480,30 @@ def test_options_of_the_loss_are_those_of_the_moment() -> None:
         _, exact = scores_and_losses(task, model, probes)
         own = F.cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing).detach()
         torch.testing.assert_close(exact.mean(), own)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: F.cross_entropy(z, y, weight=WEIGHTS.to(z), label_smoothing=0.2),
+        lambda z, y: F.cross_entropy(z, one_hot(y).to(z)),
+        lambda z, y: F.binary_cross_entropy(z[:, 0].sigmoid(), (y > 1).to(z)),
+        lambda z, y: F.binary_cross_entropy_with_logits(z, one_hot(y).to(z)),
+        lambda z, y: F.mse_loss(z[:, 0], y.to(z)),
+        lambda z, y: F.mse_loss(z, one_hot(y).to(z)),
+    ],
+    ids=["classes", "soft", "probability", "labels", "number", "numbers"],
+)
+def test_outputs_of_narrow_weights_are_scored_in_float32(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(1)
+    model, batch = Stepping(lambda _, logits, labels: loss(logits, labels)).to(torch.bfloat16), batch_of()
+    batch["x"] = batch["x"].to(torch.bfloat16)
+    task, probes = read(model, batch)
+    with torch.no_grad(), on_stage(model):
+        (group,) = probes.groups
+        outputs = task.forward(model, group.inputs.tree).float()
+        found = task.reduce_exact(task.exact_losses(outputs, group.targets.tree))
+        score = task.scores(model, group.inputs.tree, group.targets.tree)
+    assert score.dtype == torch.float32
+    # What the step itself computes with narrow numbers.
+    torch.testing.assert_close(found.mean(), loss(model(batch["x"]), batch["y"]).float().detach(), rtol=2e-2, atol=1e-2)
