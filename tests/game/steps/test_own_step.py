@@ -507,3 +507,13 @@ def test_outputs_of_narrow_weights_are_scored_in_float32(loss: Callable[[Tensor,
     assert score.dtype == torch.float32
     # What the step itself computes with narrow numbers.
     torch.testing.assert_close(found.mean(), loss(model(batch["x"]), batch["y"]).float().detach(), rtol=2e-2, atol=1e-2)
+
+
+def test_a_penalty_that_has_as_many_numbers_as_the_batch_rows_is_not_taken_for_a_loss_of_rows() -> None:
+    def loss(model: LightningModule, logits: Tensor, labels: Tensor) -> Tensor:
+        penalty = F.mse_loss(model.net.weight[:, 0], torch.zeros(CLASSES))
+        return 1000 * penalty + F.mse_loss(logits[:, 0], labels.float())
+
+    task, _ = read(Stepping(loss), batch_of(CLASSES))
+    (reading,) = task.readings
+    assert reading.call == 1

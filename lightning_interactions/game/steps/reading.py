@@ -1,0 +1,270 @@
+"""Finding out from a module's own steps what there is to explain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.game.steps.calls import LOSSES, LossCall
+from lightning_interactions.game.steps.runs import (
+    Reading,
+    Run,
+    StepRunner,
+    are_close,
+    are_equal,
+    own_loss,
+    own_loss_tensor,
+    step_of,
+)
+from lightning_interactions.game.steps.terms import LossTerm
+from lightning_interactions.game.tasks import MultiLabel
+from lightning_interactions.records import Rows
+
+__all__ = ["STEPS", "find_reading", "gradient_of_elements", "is_concatenation"]
+
+STEPS = ("validation_step", "training_step")
+
+CERTAIN, RANDOM, ALONE = 2, 1, 0
+"""How it is known which outputs are whose: from rows alone; from their order, since they are random; not at all."""
+
+CERTAINTIES = {
+    CERTAIN: "",
+    RANDOM: "; outputs are random even in evaluation, and so are interactions in part",
+    ALONE: "; the outputs of a row depend on the other rows, so that rows are run one by one, which takes long",
+}
+
+MOST_PERTURBED = 32
+"""Leaves of a batch that are tried out one by one."""
+
+
+def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mapping[str, Any] | None) -> Reading:
+    """Find the loss to explain in a module's steps, or the one that was explained before.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    tried: list[_Choice] = []
+    for name in STEPS if saved is None else [saved["step"]]:
+        if step_of(model, name) is not None:
+            choice = _Choice(runner, model, batch, name, None if saved is None else saved["call"])
+            reading = choice.reading()
+            if reading is not None:
+                instead = "".join(f"; {one.step} was not taken: {', '.join(one.reasons)}" for one in tried)
+                return replace(reading, said=reading.said + instead)
+            tried.append(choice)
+    raise _not_understood(model, tried)
+
+
+class _Choice:
+    """The losses of one step, of which one is chosen.
+
+    Args:
+        runner: Runs steps.
+        model: The module.
+        batch: A batch.
+        step: Name of the step.
+        only: Number of the only loss to choose; any if ``None``.
+    """
+
+    def __init__(self, runner: StepRunner, model: nn.Module, batch: Rows, step: str, only: int | None) -> None:
+        self.runner, self.model, self.batch, self.step, self.only = runner, model, batch, step, only
+        self.run = runner.run(model, step, batch.tree)
+        self.reasons: list[str] = []
+        if not self.run.calls:
+            self.reasons.append("none of them" if self.run.error is None else f"none of them before {self.run.error!r}")
+
+    def reading(self) -> Reading | None:
+        """Choose a loss: one whose outputs can be told apart by rows, one of classes, the largest; ``None`` if there is none.
+
+        Raises:
+            ValueError: If the loss is not what the call gave, or its outputs are not what it expects.
+        """
+        some = sorted({0, len(self.batch) // 2, len(self.batch) - 1}) if self.run.calls else []
+        alone = {row: self.runner.run(self.model, self.step, self.batch.select([row]).tree) for row in some}
+        found = []
+        for number, call in enumerate(self.run.calls):
+            if self.only not in (None, number):
+                continue
+            of_rows = {row: run.calls[number] for row, run in alone.items() if len(run.calls) > number}
+            if len(of_rows) < len(alone):
+                error = next((run.error for run in alone.values() if run.error is not None), None)
+                self.reasons.append(f"{call.name}, which is not reached for a row alone ({error!r})")
+                continue
+            term, certainty = self._told_apart(number, call, of_rows)
+            if term is not None:
+                size = 0.0 if call.result is None else float(call.result.detach().float().mean().abs())
+                found.append(((certainty, term.is_about_classes, size), number, term))
+        if not found:
+            return None
+        (certainty, *_), number, term = max(found, key=lambda one: one[0])
+        reading = Reading(
+            step=self.step,
+            call=number,
+            term=term,
+            aside=frozenset(),
+            rows_alone=certainty == ALONE,
+            needs_grad=self.run.needs_grad,
+            clones=self.run.writes,
+            outputs_depend_on_targets=False,
+            keeps_state=self.run.keeps_state,
+            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
+        )
+        aside, depends = _roles(self.runner, reading, self.model, self.batch)
+        reading = replace(reading, aside=aside, outputs_depend_on_targets=depends)
+        return self._of_elements(reading) if term.reduction == "none" and certainty == CERTAIN else reading
+
+    def _of_elements(self, reading: Reading) -> Reading:
+        """Say what the step makes of losses without a reduction; labels of which some do not count have no joint log-odds."""
+        gradient = gradient_of_elements(self.runner, self.model, reading, self.batch)
+        if gradient is None:
+            return replace(
+                reading, said=f"{reading.said}; what the step makes of these losses is not known: their mean is taken"
+            )
+        some = not bool((gradient == gradient.flatten()[0]).all())
+        term = replace(reading.term, task=None) if some and isinstance(reading.term.task, MultiLabel) else reading.term
+        return replace(reading, term=term, said=f"{reading.said}; its elements are weighted as the step does")
+
+    def _told_apart(self, number: int, call: LossCall, alone: Mapping[int, LossCall]) -> tuple[LossTerm | None, int]:
+        """Find out which outputs of a batch belong to which row, by rows that ran alone, and how certain that is."""
+        num_rows = len(self.batch)
+        term = LossTerm.of(call, num_rows)
+        candidates = [] if term is None else [term, *([term.with_positions_first()] if term.flattened else [])]
+        for candidate in candidates:
+            outputs, _ = candidate.rows(call, num_rows)
+            if all(
+                are_close(outputs[row], candidate.rows(one, 1)[0][0], outputs)
+                for row, one in alone.items()
+                if candidate.fits(one)
+            ):
+                return candidate, CERTAIN
+        ragged = LossTerm.of(call, 1)
+        if ragged is None or call.outputs.shape[1:] != alone[0].outputs.shape[1:]:
+            shapes = f"{tuple(call.outputs.shape)} for {num_rows} rows and {tuple(alone[0].outputs.shape)} for one"
+            self.reasons.append(f"{call.name}, whose outputs {shapes} are not those of each row, whatever the others are")
+            return None, ALONE
+        count = len(alone[0].outputs)
+        if len(call.outputs) != num_rows and are_close(call.outputs[:count], alone[0].outputs, call.outputs):
+            return replace(ragged, flattened=True), CERTAIN
+        again = self.runner.run(self.model, self.step, self.batch.tree).calls
+        if term is not None and len(again) > number and not are_close(again[number].outputs, call.outputs, call.outputs):
+            return term, RANDOM
+        first = alone[0].outputs
+        if len(alone) > 1 and all(are_close(one.outputs, first, first) for one in alone.values()):
+            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: they depend on the other rows")
+            return None, ALONE
+        return (replace(ragged, flattened=True) if term is None else term), ALONE
+
+
+def is_concatenation(term: LossTerm, whole: LossCall, alone: Sequence[LossCall]) -> bool:
+    """Whether the elements of a batch are those of its rows, one after the other, or position by position."""
+    together = torch.cat([one.outputs for one in alone])
+    if term.positions_first:
+        counts = {len(one.outputs) for one in alone}
+        if len(counts) != 1:
+            return False
+        together = torch.stack([one.outputs for one in alone], dim=1).flatten(0, 1)
+    return together.shape == whole.outputs.shape and are_close(whole.outputs, together, whole.outputs)
+
+
+def gradient_of_elements(runner: StepRunner, model: nn.Module, reading: Reading, rows: Rows) -> Tensor | None:
+    """Return the derivative of the step's own loss by the elements of its loss; ``None`` if it is no weighted sum of them."""
+    found = []
+    for scale in (1.0, 1.5):
+        run = runner.run(model, reading.step, rows.tree, scale)
+        result = run.calls[reading.call].result if len(run.calls) > reading.call else None
+        own = own_loss_tensor(run)
+        if result is None or own is None or not own.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(own, result, allow_unused=True, materialize_grads=True)
+        found.append(gradient)
+    return found[0] if are_close(found[0], found[1], found[0]) and bool((found[0] != 0).any()) else None
+
+
+def _roles(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool]:
+    """Find out, by changing one leaf at a time, which leaves are inputs and which are targets.
+
+    Returns:
+        The leaves that are no inputs: they reach the targets alone, or nothing; and whether a leaf that reaches the targets
+        reaches the outputs, too.
+    """
+    before = runner.call(model, reading, batch.tree)
+    reaches_outputs, reaches_targets, reaches_nothing = set(), set(), set()
+    for name, leaf in list(batch.tensors.items())[:MOST_PERTURBED]:
+        other = _other(leaf)
+        if torch.equal(other, leaf):
+            continue
+        try:
+            after = runner.call(model, reading, batch.replace({name: other}).tree)
+        except Exception:  # An index that is out of range: it does not matter for what.
+            reaches_outputs.add(name)
+            continue
+        outputs = not are_close(after.outputs, before.outputs, before.outputs)
+        targets = after.targets.shape != before.targets.shape or not torch.equal(after.targets, before.targets)
+        reaches_outputs |= {name} if outputs else set()
+        reaches_targets |= {name} if targets else set()
+        reaches_nothing |= set() if outputs or targets else {name}
+    inputs = reaches_outputs - reaches_targets
+    if not reaches_outputs:  # Such as a last layer of zeros, or outputs of NaN: any leaf but the targets may be an input.
+        return frozenset(reaches_targets), False
+    if not inputs:  # Such as an autoencoder or a language model, whose inputs are its targets.
+        return frozenset((reaches_targets - reaches_outputs) | reaches_nothing), False
+    return frozenset(reaches_targets | reaches_nothing), bool(reaches_targets & reaches_outputs)
+
+
+def _other(leaf: Tensor) -> Tensor:
+    """Change every row of a leaf into one that is as possible: another row's, or if all are the same a little other."""
+    another = leaf.roll(1, 0)
+    if not torch.equal(another, leaf):
+        return another
+    if leaf.dtype == torch.bool:
+        return ~leaf
+    if leaf.is_floating_point():
+        return 1.1 * leaf + 0.1
+    return leaf - 1 if leaf.numel() and bool((leaf > 0).all()) else leaf + 1
+
+
+def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> str:
+    """Say what is explained and compare it with the step's own loss; refuse a call that is not reproduced.
+
+    Raises:
+        ValueError: If the loss computed here is not what the call gave.
+    """
+    call = run.calls[number]
+    said = f"{'minus the loss' if term.task is None else repr(term.task)}, by {term} in {step}"
+    if call.result is None:
+        return said
+    outputs, targets = term.rows(call, num_rows if len(call.outputs) % num_rows == 0 else 1)
+    term.check(outputs)
+    losses, weights = term.losses(outputs, targets), term.weights(targets)
+    value = float(call.result.detach().sum())
+    here = float(losses.sum() if term.reduction == "none" else term.reduced(losses, weights))
+    if not are_equal(here, value, call.outputs.dtype):
+        raise ValueError(
+            f"OwnStep: expected to compute what {term} gave in {step}, {value:.8g}, got {here:.8g}; pass a task of your own"
+        )
+    own = own_loss(run, value)
+    said = f"{said} = {value:.6g}"
+    if own is None:
+        return f"{said}; the step neither returns nor logs a loss to compare with"
+    if are_equal(own, value, call.outputs.dtype):
+        return f"{said}, which is the step's own loss"
+    names = sorted({one.name for place, one in enumerate(run.calls) if place != number})
+    return f"{said} of the step's own loss {own:.6g}; the rest{f' ({chr(44).join(names)})' if names else ''} is not explained"
+
+
+def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
+    """Make the error that says what to write."""
+    parts = [f"{choice.step} with {', '.join(choice.reasons)}" for choice in tried]
+    got = "; ".join(parts) or f"{type(model).__name__}, which has no validation_step or training_step"
+    return ValueError(
+        f"OwnStep: expected a step that calls a loss function of torch ({', '.join(one.__name__ for one in LOSSES[:5])}, …) on "
+        f"outputs and targets of each row, got {got}; say what is explained in a task of your own:\n"
+        "    class MyTask(tasks.Classification):\n"
+        "        def unpack(self, batch):\n"
+        "            return batch['image'], batch['label']\n"
+        "        def forward(self, model, inputs):\n"
+        "            return model(inputs)\n"
+        "    InteractionMonitor(task=MyTask())"
+    )

@@ -1,0 +1,204 @@
+"""Running a module's own steps, and what comes of it."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_interactions.game.steps.calls import LossCall, intercepted
+from lightning_interactions.game.steps.stage import StandInTrainer, as_found, on_stage
+from lightning_interactions.game.steps.terms import LossTerm
+from lightning_interactions.records.trees import map_leaves, walk
+
+__all__ = ["Reading", "Run", "StepRunner", "are_close", "are_equal", "own_loss", "own_loss_tensor", "step_of"]
+
+REPRODUCED = 1e-5
+"""How far, relative to its size, a loss may be from the step's own."""
+
+TIMES_ROUNDING = 1e4
+"""Outputs of a row alone and in a batch differ by less than this many roundings of the largest one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was found out about a module's step.
+
+    Attributes:
+        step: Its name.
+        call: Number of the loss call that is explained, in the order in which the step makes them.
+        term: What that call says of rows.
+        aside: Leaves of the batch that reach only the targets, or nothing.
+        rows_alone: Whether rows must be run one by one, because nothing else tells which outputs are whose.
+        needs_grad: Whether the step computes gradients.
+        clones: Whether the step writes into its batch.
+        outputs_depend_on_targets: Whether the outputs are others for other targets.
+        keeps_state: Whether the step changes what hangs on the module, such as counters, metrics or a hidden state.
+        said: What is explained, and how it compares with the step's own loss, in words.
+    """
+
+    step: str
+    call: int
+    term: LossTerm
+    aside: frozenset[str]
+    rows_alone: bool
+    needs_grad: bool
+    clones: bool
+    outputs_depend_on_targets: bool
+    keeps_state: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A step that ran once: its loss calls, what it returned and logged, its error, and what it changed."""
+
+    calls: Sequence[LossCall]
+    returned: Any
+    logged: Mapping[str, Any]
+    error: Exception | None
+    needs_grad: bool
+    writes: bool
+    keeps_state: bool
+
+
+class StepRunner:
+    """Runs steps of modules that are on a stage.
+
+    Attributes:
+        dataloader_idx: What a step gets that asks for it.
+    """
+
+    def __init__(self) -> None:
+        self.dataloader_idx = 0
+
+    def call(self, model: nn.Module, reading: Reading, tree: Any) -> LossCall:
+        """Run the step up to the loss that is explained.
+
+        Raises:
+            ValueError: If the step ends before it.
+        """
+        if reading.clones:
+            tree = map_leaves(_cloned, tree)
+        step = step_of(model, reading.step)
+        if step is None:
+            raise ValueError(
+                f"OwnStep: expected a Lightning module with a {reading.step}, got {type(model).__name__}; pass a task of your "
+                "own for models of other kinds"
+            )
+        unchanged = as_found(model) if reading.keeps_state else nullcontext()
+        with unchanged, torch.set_grad_enabled(reading.needs_grad), intercepted(stop_at=reading.call) as calls:
+            step(*self._arguments(step, tree))
+        if len(calls) <= reading.call:
+            raise ValueError(
+                f"OwnStep: expected {reading.step} to call {reading.term} as its loss number {reading.call + 1}, as before, "
+                f"got {len(calls)} losses; a step that takes other ways for other batches needs a task of its own"
+            )
+        return calls[reading.call]
+
+    def _arguments(self, step: Callable[..., Any], tree: Any) -> list[Any]:
+        """List what a step is called with: the batch, its number if asked for, the number of the loader if asked for."""
+        others = list(inspect.signature(step).parameters.values())[1:]
+        known = {"batch_idx": 0, "dataloader_idx": self.dataloader_idx}
+        # What has another name is the number of the batch, if it must be given.
+        named = [known.get(other.name, 0) for other in others if other.name in known or other.default is other.empty]
+        return [tree, *named]
+
+    def run(self, model: nn.Module, step_name: str, tree: Any, scale: float | None = None) -> Run:
+        """Run a step to its end, whatever comes of it.
+
+        Args:
+            model: The module, on a stage.
+            step_name: Which step.
+            tree: The batch.
+            scale: If given, the step has gradients, and losses without a reduction are multiplied with it.
+        """
+        step = step_of(model, step_name)
+        assert step is not None
+        for needs_grad in (False, True) if scale is None else (True,):
+            logged: dict[str, Any] = {}
+            returned, error = None, None
+            copied = map_leaves(_cloned, tree)
+            leaves = [leaf for _, leaf in walk(copied) if isinstance(leaf, Tensor)]
+            versions = [leaf._version for leaf in leaves]
+            with (
+                as_found(model) as changes,
+                _logging_to(model, logged),
+                torch.set_grad_enabled(needs_grad),
+                intercepted(scale=scale) as calls,
+            ):
+                try:
+                    returned = step(*self._arguments(step, copied))
+                except Exception as raised:
+                    error = raised
+            if error is None or calls:
+                break
+        writes = [leaf._version for leaf in leaves] != versions
+        return Run(calls, returned, logged, error, needs_grad, writes, bool(changes))
+
+
+def step_of(model: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Return a module's step if it has one of its own."""
+    step = getattr(model, name, None)
+    of_class = getattr(type(model), name, None)
+    is_empty = (getattr(of_class, "__module__", None) or "").endswith(
+        ("lightning.pytorch.core.module", "pytorch_lightning.core.module")
+    )
+    return step if callable(step) and not is_empty else None
+
+
+@contextmanager
+def _logging_to(model: nn.Module, logged: dict[str, Any]) -> Iterator[None]:
+    """Take down what a module logs while the body runs."""
+    try:
+        trainer = getattr(model, "trainer", None)
+    except RuntimeError:  # It is attached to none.
+        trainer = None
+    with on_stage(model, trainer.real if isinstance(trainer, StandInTrainer) else trainer, log=logged.__setitem__):
+        yield
+
+
+def _cloned(_name: str, leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def own_loss_tensor(run: Run) -> Tensor | None:
+    """Return the loss that a step returns, else the first that it logs."""
+    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
+    if isinstance(returned, Tensor) and returned.numel() == 1:
+        return returned
+    logged = [value for name, value in run.logged.items() if "loss" in name.lower() and isinstance(value, Tensor)]
+    return next((value for value in logged if value.numel() == 1 and value.requires_grad), None)
+
+
+def own_loss(run: Run, value: float) -> float | None:
+    """Return what a step says its loss is: what it returns, else what it logs that has this value or is called a loss."""
+    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
+    if isinstance(returned, Tensor) and returned.numel() == 1:
+        return float(returned.detach())
+    numbers = {
+        name: float(value)
+        for name, value in run.logged.items()
+        if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    called_loss = [number for name, number in numbers.items() if "loss" in name.lower()]
+    return next((number for number in numbers.values() if number == value), called_loss[0] if called_loss else None)
+
+
+def are_equal(here: float, there: float, dtype: torch.dtype) -> bool:
+    """Whether two losses are the same but for rounding."""
+    tolerance = REPRODUCED if dtype.itemsize >= 4 else 10 * torch.finfo(dtype).eps
+    return here == there or abs(here - there) <= tolerance * max(1.0, abs(there)) or (here != here and there != there)
+
+
+def are_close(some: Tensor, others: Tensor, all_outputs: Tensor) -> bool:
+    """Whether outputs are the same but for rounding."""
+    if some.shape != others.shape:
+        return False
+    finite = all_outputs[all_outputs.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    tolerance = TIMES_ROUNDING * torch.finfo(all_outputs.dtype).eps * scale if all_outputs.is_floating_point() else 0.0
+    return bool(torch.isclose(some.double(), others.double(), rtol=0, atol=min(tolerance, 0.05 * scale), equal_nan=True).all())
