@@ -131,14 +131,15 @@ class _Choice:
         num_rows = len(self.batch)
         term = LossTerm.of(call, num_rows)
         candidates = [] if term is None else [term, *([term.with_positions_first()] if term.flattened else [])]
+        fitting = []
         for candidate in candidates:
-            outputs, _ = candidate.rows(call, num_rows)
-            if all(
-                are_close(outputs[row], candidate.rows(one, 1)[0][0], outputs)
-                for row, one in alone.items()
-                if candidate.fits(one)
-            ):
-                return candidate, CERTAIN
+            outputs, targets = candidate.rows(call, num_rows)
+            own = {row: candidate.rows(one, 1) for row, one in alone.items() if candidate.fits(one)}
+            if own.keys() == alone.keys() and all(are_close(outputs[row], one[0], outputs) for row, (one, _) in own.items()):
+                fitting.append((all(torch.equal(targets[row], aims[0]) for row, (_, aims) in own.items()), candidate))
+        if fitting:
+            # Outputs may be the same in all rows, as those of a head that begins with zeros: then targets decide.
+            return next((candidate for same_targets, candidate in fitting if same_targets), fitting[0][1]), CERTAIN
         ragged = LossTerm.of(call, 1)
         if ragged is None or call.outputs.shape[1:] != alone[0].outputs.shape[1:]:
             shapes = f"{tuple(call.outputs.shape)} for {num_rows} rows and {tuple(alone[0].outputs.shape)} for one"

@@ -91,7 +91,8 @@ class StepRunner:
             )
         unchanged = as_found(model) if reading.keeps_state else nullcontext()
         with unchanged, torch.set_grad_enabled(reading.needs_grad), intercepted(stop_at=reading.call) as calls:
-            step(*self._arguments(step, tree))
+            positional, named = self._arguments(step, tree)
+            step(*positional, **named)
         if len(calls) <= reading.call:
             raise ValueError(
                 f"OwnStep: expected {reading.step} to call {reading.term} as its loss number {reading.call + 1}, as before, "
@@ -99,13 +100,21 @@ class StepRunner:
             )
         return calls[reading.call]
 
-    def _arguments(self, step: Callable[..., Any], tree: Any) -> list[Any]:
-        """List what a step is called with: the batch, its number if asked for, the number of the loader if asked for."""
-        others = list(inspect.signature(step).parameters.values())[1:]
+    def _arguments(self, step: Callable[..., Any], tree: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Say what a step is called with: the batch, its number if asked for, the number of the loader if asked for."""
         known = {"batch_idx": 0, "dataloader_idx": self.dataloader_idx}
-        # What has another name is the number of the batch, if it must be given.
-        named = [known.get(other.name, 0) for other in others if other.name in known or other.default is other.empty]
-        return [tree, *named]
+        positional, named = [tree], dict[str, Any]()
+        for other in list(inspect.signature(step).parameters.values())[1:]:
+            is_asked_for = other.name in known or other.default is other.empty
+            if other.kind is other.VAR_KEYWORD or not is_asked_for:
+                continue
+            # What has another name is the number of the batch, if it must be given.
+            value = known.get(other.name, 0)
+            if other.kind in (other.POSITIONAL_ONLY, other.VAR_POSITIONAL):
+                positional.append(value)
+            else:
+                named[other.name] = value
+        return positional, named
 
     def run(self, model: nn.Module, step_name: str, tree: Any, scale: float | None = None) -> Run:
         """Run a step to its end, whatever comes of it.
@@ -131,7 +140,8 @@ class StepRunner:
                 intercepted(scale=scale) as calls,
             ):
                 try:
-                    returned = step(*self._arguments(step, copied))
+                    positional, named = self._arguments(step, copied)
+                    returned = step(*positional, **named)
                 except Exception as raised:
                     error = raised
             if error is None or calls:

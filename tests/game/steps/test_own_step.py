@@ -517,3 +517,27 @@ def test_a_penalty_that_has_as_many_numbers_as_the_batch_rows_is_not_taken_for_a
     task, _ = read(Stepping(loss), batch_of(CLASSES))
     (reading,) = task.readings
     assert reading.call == 1
+
+
+def test_a_step_may_ask_for_what_it_likes_to_be_called_with() -> None:
+    class Asking(Stepping):
+        def validation_step(self, batch: dict[str, Tensor], index: int, stage: str = "val", dataloader_idx: int = 0, **more: Any) -> Tensor:  # fmt: skip # noqa: E501
+            assert (index, stage, dataloader_idx, more) == (0, "val", 3, {})
+            return super().validation_step(batch, index)
+
+    task = OwnStep()
+    task.dataloader_idx = 3
+    read(Asking(KINDS["classes"][0]), batch_of(), task)
+    assert [reading.step for reading in task.readings] == ["validation_step"]
+
+
+def test_targets_tell_rows_apart_where_outputs_are_all_the_same() -> None:
+    def loss(_: LightningModule, logits: Tensor, labels: Tensor) -> Tensor:
+        targets = torch.stack([labels, (labels + 1) % CLASSES])  # Positions first.
+        return F.cross_entropy(logits[None].expand(2, -1, -1).flatten(0, 1), targets.reshape(-1))
+
+    model, batch = Stepping(loss), {**batch_of(4), "y": torch.tensor([0, 2, 1, 3])}
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    task, _ = read(model, batch)
+    assert task.readings[0].term.positions_first
