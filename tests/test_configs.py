@@ -112,7 +112,8 @@ def test_each_config_is_expected_here() -> None:
 def test_a_config_runs_with_what_it_names(name: str, tmp_path: Path) -> None:
     found, expected = run(name, tmp_path), EXPECTED[name]
     (monitor,) = (callback for callback in found.trainer.callbacks if isinstance(callback, InteractionMonitor))
-    assert tuple(type(one) for one in plugged_in(found, monitor)) == expected.classes
+    # A data module that holds data out may be of a subclass that both of Lightning's packages know.
+    assert all(map(isinstance, plugged_in(found, monitor), expected.classes))
     assert (monitor.extraction, monitor.history.epochs) == (expected.extraction, expected.epochs)
     assert all(bool(measurement.training.measured.all()) for measurement in monitor.history.measurements)
 
