@@ -56,12 +56,12 @@ class InteractionMonitor(Callback):
     modes as they were.
 
     Args:
-        players: The input variables. 3x3 patches of images and features of tables if left out.
+        players: The input variables; chosen by the inputs if left out, such as 3x3 patches of images.
         task: What is explained and what is minimised; :class:`~lightning_interactions.tasks.OwnStep` if left out, which finds
             that out from the module's own step.
         evidence: What decides "generalizable"; :class:`~lightning_interactions.evidence.ParameterNoise` if left out. Evidence
             of :mod:`lightning_interactions.references` fits itself when training starts.
-        baseline: What masked players are replaced with; zeros if left out.
+        baseline: What masked players are replaced with; chosen by the players if left out, zeros for most.
         probes: Which inputs are measured.
         extraction: How they are evaluated and rewritten as interactions.
         schedule: When to measure; after every epoch if left out.
@@ -188,16 +188,13 @@ class InteractionMonitor(Callback):
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._loggers.begin(now.epoch, now.step)
-        sample_size = BASELINE_SAMPLE if self.baseline is not None and self.baseline.needs_sample else 0
-        find = partial(self._keeper.find, sample_size=sample_size)
         self._is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in pl_module.parameters())
         if self._is_lazy:
             rank_zero_info(
                 "InteractionMonitor: the module has parameters without a shape, so it is measured from the first step on"
             )
-            self._find_later = find
             return
-        self._prepare(trainer, pl_module, find)
+        self._prepare(trainer, pl_module, self._find_probes)
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin)
@@ -218,7 +215,7 @@ class InteractionMonitor(Callback):
         """Measure if the schedule asks for it after this optimizer step; an epoch's last one is left to the epoch's end."""
         if self._is_lazy:
             self._is_lazy = False
-            self._prepare(trainer, pl_module, self._find_later)
+            self._prepare(trainer, pl_module, self._find_probes)
         if not trainer.is_last_batch:
             self._measure_within_epoch(trainer, pl_module, steps_logged(trainer))
 
@@ -383,6 +380,10 @@ class InteractionMonitor(Callback):
             )
         if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
             self.evidence.fit(trainer, pl_module, self.task)
+
+    def _find_probes(self, trainer: Trainer, model: LightningModule) -> None:
+        sample_size = BASELINE_SAMPLE if self.baseline is not None and self.baseline.needs_sample else 0
+        self._keeper.find(trainer, model, sample_size)
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[..., None]) -> None:
         """Prepare each split that has probes now and is not prepared yet."""

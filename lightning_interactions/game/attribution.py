@@ -1,11 +1,9 @@
 """A first cheap attribution: what each of many players is worth alone, to choose some of them."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.game.evaluation import Game, in_dtype_of
+from lightning_interactions.game.evaluation import Game
 from lightning_interactions.game.players import Masking, Some
 from lightning_interactions.records import Rows
 
@@ -24,12 +22,10 @@ def choose_players(game: Game, model: nn.Module) -> None:
     players = game.players
     if not isinstance(players, Some) or not players.needs_scores:
         return
-    with torch.no_grad(), nullcontext() if game.forward_context is None else game.forward_context():
+    with torch.no_grad(), game.forwards():
         for group in game.probes.groups:
-            inputs = in_dtype_of(model, group.inputs)
-            baseline = {name: value.to(inputs.leaves[name].dtype) for name, value in game.baseline_of(group.inputs).items()}
-            masking = players.players.masking(inputs, baseline)
-            every = range(players.players.num_players(inputs))
+            masking = players.players.masking(*game.converted(model, group.inputs))
+            every = range(players.players.num_players(masking.inputs))
             without = [_score(game, model, masking, group.targets, player) for player in (None, *every)]
             players.choose(group.inputs, torch.stack([without[0] - one for one in without[1:]], dim=1))
 

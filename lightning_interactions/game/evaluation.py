@@ -254,6 +254,16 @@ class Game:
             largest=self.task.largest_batch,
         )
 
+    def converted(self, model: nn.Module, inputs: Rows) -> tuple[Rows, dict[str, Tensor]]:
+        """Convert inputs to the model's dtype, and their baseline values with them."""
+        converted = in_dtype_of(model, inputs)
+        baseline = self.baseline_of(inputs)
+        return converted, {name: value.to(converted.leaves[name].dtype) for name, value in baseline.items()}
+
+    def forwards(self) -> AbstractContextManager[object]:
+        """Return the context in which forwards run, such as an autocast."""
+        return nullcontext() if self.forward_context is None else self.forward_context()
+
     def baseline_of(self, inputs: Rows) -> dict[str, Tensor]:
         """Return the baseline value of each masked tensor, for all rows or for each of these."""
         leaves = inputs.leaves
@@ -262,17 +272,15 @@ class Game:
 
     def _playing(self, model: nn.Module, inputs: Rows) -> AbstractContextManager[Masking]:
         def run(rows: Rows) -> Any:
-            with self._forward_context():
+            with self.forwards():
                 return self.task.forward(model, rows.tree)
 
         largest = min((size for size in (self.batch_size, self.task.largest_batch) if size is not None), default=None)
-        converted = in_dtype_of(model, inputs)
-        baseline = {name: value.to(converted.leaves[name].dtype) for name, value in self.baseline_of(inputs).items()}
-        return self.players.playing(model, run, converted, baseline, largest)
+        return self.players.playing(model, run, *self.converted(model, inputs), largest)
 
     def _scores(self, model: nn.Module, inputs: Rows, targets: Sequence[Rows]) -> Float[Tensor, "games rows"]:
         """Score the same outputs for each of several targets."""
-        with self._forward_context():
+        with self.forwards():
             if len(targets) == 1:
                 return self._checked(self.task.scores(model, inputs.tree, targets[0].tree), len(inputs))[None]
             outputs = widened(self.task.forward(model, inputs.tree))
@@ -280,9 +288,6 @@ class Game:
             copies = (map_leaves(lambda _, leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, outputs) for _ in targets)
             scores = [self.task.score(own, one.tree) for own, one in zip(copies, targets, strict=True)]
         return torch.stack([self._checked(one, len(inputs)) for one in scores])
-
-    def _forward_context(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.forward_context is None else self.forward_context()
 
     def _checked(self, scores: Tensor, num_rows: int) -> Float[Tensor, " rows"]:
         if not isinstance(scores, Tensor) or scores.shape != (num_rows,):

@@ -1,11 +1,10 @@
 """Whether the score of a row depends on the rows that it is scored with."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from lightning_interactions.game.evaluation import Game, in_dtype_of
+from lightning_interactions.game.evaluation import Game
+from lightning_interactions.game.steps.runs import are_close
 from lightning_interactions.records import ProbeGroup, Rows
 
 __all__ = ["CompanyError", "needs_rows_alone"]
@@ -14,9 +13,6 @@ MOST_ROWS = 4
 """So many rows of each group are scored alone and together."""
 
 MOST_GROUPS = 4
-
-TIMES_ROUNDING = 1e4
-"""Scores of a row alone and in a batch differ by less than this many roundings of the largest one."""
 
 
 class CompanyError(ValueError):
@@ -36,11 +32,11 @@ def needs_rows_alone(game: Game, model: nn.Module) -> str:
     Raises:
         CompanyError: If rows cannot be scored alone, or all have the same score then.
     """
+    if game.task.largest_batch == 1:  # They are scored alone already.
+        return ""
     for group in game.probes.groups[:MOST_GROUPS]:
         rows, targets = _with_masked(game, model, group)
         together = _scores(game, model, rows, targets)
-        if game.task.largest_batch == 1:
-            return ""
         try:
             alone = torch.cat([_scores(game, model, rows.select([row]), targets.select([row])) for row in range(len(rows))])
         except Exception as error:
@@ -64,8 +60,7 @@ def needs_rows_alone(game: Game, model: nn.Module) -> str:
 
 def _with_masked(game: Game, model: nn.Module, group: ProbeGroup) -> tuple[Rows, Rows]:
     some = group.select(range(min(len(group), MOST_ROWS)))
-    inputs = in_dtype_of(model, some.inputs)
-    baseline = {name: value.to(inputs.leaves[name].dtype) for name, value in game.baseline_of(some.inputs).items()}
+    inputs, baseline = game.converted(model, some.inputs)
     if not baseline:  # Players that mask nothing of the inputs.
         return inputs, some.targets
     nobody = torch.zeros(len(some), game.players.num_players(inputs), dtype=torch.bool, device=inputs.device)
@@ -74,13 +69,10 @@ def _with_masked(game: Game, model: nn.Module, group: ProbeGroup) -> tuple[Rows,
 
 
 def _scores(game: Game, model: nn.Module, rows: Rows, targets: Rows) -> Tensor:
-    with torch.no_grad(), nullcontext() if game.forward_context is None else game.forward_context():
+    with torch.no_grad(), game.forwards():
         return game.task.scores(model, rows.tree, targets.tree)
 
 
 def _close(some: Tensor, others: Tensor) -> bool:
-    some, others = some.detach().double(), others.detach().double()
-    finite = some[some.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
-    tolerance = TIMES_ROUNDING * torch.finfo(torch.float32).eps * scale
-    return bool(torch.isclose(some, others, rtol=0, atol=tolerance, equal_nan=True).all())
+    # Forwards run in float32 at best, whatever scores come in.
+    return are_close(some.float(), others.float(), some.float())

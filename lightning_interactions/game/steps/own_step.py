@@ -74,11 +74,6 @@ class OwnStep(Task):
         """What is explained, in words; empty before a batch was read."""
         return "; ".join(dict.fromkeys(reading.said for reading in self.readings))
 
-    @property
-    def knows_loss(self) -> bool:
-        """Whether there is a loss; always so."""
-        return True
-
     def begin(self, state: Mapping[str, Any] | None = None) -> None:
         """Forget what was found out about another module; of a saved run, explain the same losses."""
         self._readings: dict[str, Reading] = {}

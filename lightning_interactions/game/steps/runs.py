@@ -175,10 +175,15 @@ def _cloned(_name: str, leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
+def _returned_loss(run: Run) -> Tensor | None:
+    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
+    return returned if isinstance(returned, Tensor) and returned.numel() == 1 else None
+
+
 def own_loss_tensor(run: Run) -> Tensor | None:
     """Return the loss that a step returns, else the first that it logs."""
-    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
-    if isinstance(returned, Tensor) and returned.numel() == 1:
+    returned = _returned_loss(run)
+    if returned is not None:
         return returned
     logged = [value for name, value in run.logged.items() if "loss" in name.lower() and isinstance(value, Tensor)]
     return next((value for value in logged if value.numel() == 1 and value.requires_grad), None)
@@ -186,8 +191,8 @@ def own_loss_tensor(run: Run) -> Tensor | None:
 
 def own_loss(run: Run, value: float) -> float | None:
     """Return what a step says its loss is: what it returns, else what it logs that has this value or is called a loss."""
-    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
-    if isinstance(returned, Tensor) and returned.numel() == 1:
+    returned = _returned_loss(run)
+    if returned is not None:
         return float(returned.detach())
     numbers = {
         name: float(value)

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_interactions.game.scores import prediction
 from lightning_interactions.game.steps.calls import LossCall
 from lightning_interactions.game.tasks import (
     BinaryClassification,
     Classification,
     MultiLabel,
+    Regression,
     SoftClassification,
     Task,
     TokenClassification,
@@ -35,24 +35,18 @@ NORMED = 1e-2
 """How far a sum of probabilities may be from 1."""
 
 
-class Prediction(Task):
-    """One number a row; explains it. The loss is a function of it and the target.
+class Prediction(Regression):
+    """One number a row; explains it. The loss is any function of torch of it and the target.
 
     Args:
         function: The loss function of torch.
         options: Its options, without the reduction.
     """
 
-    score_depends_on_targets = False
-
     def __init__(self, function: Callable[..., Tensor], options: Mapping[str, Any]) -> None:
         self.function = function
         self.options = dict(options)
         self.loss_unit = "target units²" if function is F.mse_loss else "target units"
-
-    def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Return the prediction in target units."""
-        return prediction(outputs, targets)
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the loss of each row."""
