@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_interactions.metrics import InteractionStrength
     from lightning_interactions.players import FeatureGroups, ImagePatches
     from lightning_interactions.records import History, Interactions
-    from lightning_interactions.references import CrossFitted, HeldOutReferences, fit_reference_models
+    from lightning_interactions.references import CrossFitted, HeldOutReferences, Twins, fit_reference_models
 
 __all__ = [
     "CrossFitted",
@@ -26,6 +26,7 @@ __all__ = [
     "Logging",
     "PhaseEarlyStopping",
     "ProbeSampling",
+    "Twins",
     "analysis",
     "baselines",
     "evidence",
@@ -43,7 +44,7 @@ _HOMES = {
     "metrics": ("InteractionStrength",),
     "players": ("FeatureGroups", "ImagePatches"),
     "records": ("History", "Interactions"),
-    "references": ("CrossFitted", "HeldOutReferences", "fit_reference_models"),
+    "references": ("CrossFitted", "HeldOutReferences", "Twins", "fit_reference_models"),
 }
 
 

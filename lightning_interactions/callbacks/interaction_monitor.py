@@ -35,7 +35,7 @@ from lightning_interactions.records import (
     SecondPhase,
     TimePoint,
 )
-from lightning_interactions.references import FittedEvidence
+from lightning_interactions.references import FittedEvidence, Twins
 from lightning_interactions.references.internals import classes, steps_logged
 
 __all__ = ["InteractionMonitor"]
@@ -59,8 +59,9 @@ class InteractionMonitor(Callback):
         players: The input variables; chosen by the inputs if left out, such as 3x3 patches of images.
         task: What is explained and what is minimised; :class:`~lightning_interactions.tasks.OwnStep` if left out, which finds
             that out from the module's own step.
-        evidence: What decides "generalizable"; :class:`~lightning_interactions.evidence.ParameterNoise` if left out. Evidence
-            of :mod:`lightning_interactions.references` fits itself when training starts.
+        evidence: What decides "generalizable"; :class:`~lightning_interactions.Twins` if left out, which trains two models on
+            the two halves of the run's data when training starts. Where that cannot be done, such as with streams,
+            :class:`~lightning_interactions.evidence.ParameterNoise` takes their place, with a warning that says why.
         baseline: What masked players are replaced with; chosen by the players if left out, zeros for most.
         probes: Which inputs are measured.
         extraction: How they are evaluated and rewritten as interactions.
@@ -115,7 +116,7 @@ class InteractionMonitor(Callback):
         )
         self.players = players
         self.task = OwnStep() if task is None else task
-        self.evidence = ParameterNoise() if evidence is None else evidence
+        self.evidence: Evidence = Twins() if evidence is None else evidence
         self.baseline = baseline
         self.probes = ProbeSampling() if probes is None else probes
         self.extraction = Extraction() if extraction is None else extraction
@@ -125,7 +126,8 @@ class InteractionMonitor(Callback):
         self.history = History()
         self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
-        self._tells_evidence = evidence is None
+        self._evidence_is_default = evidence is None
+        self._ratings: dict[str, Any] = {}
         self._saved_task: dict[str, Any] = {}
         self._run: tuple[Callable[[], Any], ...] = ()
         self._is_lazy = False
@@ -180,7 +182,13 @@ class InteractionMonitor(Callback):
         known = self.meter.settings
         chosen_later = {name for name in ("players", "baseline") if getattr(self, name) is None}
         self._check_settings({name: value for name, value in known.items() if name not in (*chosen_later, *self._said_by_step)})
-        self._fit_evidence(trainer, pl_module, anew=not self.history)
+        if not self.task.knows_loss:
+            rank_zero_warn(
+                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
+                "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
+            )
+        if not self.history or not (self._ratings or self._is_fitted):
+            self._fit_evidence(trainer, pl_module)
         begin = time.perf_counter()
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
@@ -301,6 +309,8 @@ class InteractionMonitor(Callback):
             "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
             "players": self.meter.players.state() if isinstance(self.meter.players, Some) else {},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
+            "ratings": self.meter.ratings,
+            "took_other_evidence": self._evidence_is_default and not isinstance(self.evidence, Twins),
             **self._timetable.state_dict(),
             **self._keeper.state_dict(),
         }
@@ -322,6 +332,9 @@ class InteractionMonitor(Callback):
         final = state_dict["final_interactions"]
         self.final_interactions = None if final is None else Interactions(**final)
         self.meter.baseline_values = state_dict["baseline"]
+        self._ratings = state_dict["ratings"]
+        if self._evidence_is_default and state_dict["took_other_evidence"]:
+            self.evidence = ParameterNoise()
         if isinstance(self.players, Some):
             self.players.load(state_dict["players"])
         self._timetable.load_state_dict(state_dict)
@@ -354,32 +367,46 @@ class InteractionMonitor(Callback):
         return () if self.task.is_ready else ("loss_unit",)
 
     @property
+    def _is_fitted(self) -> bool:
+        """Whether the evidence has nothing to fit, or has fitted it."""
+        return not isinstance(self.evidence, FittedEvidence) or self.evidence.is_fitted
+
+    @property
     def _reference_models(self) -> ReferenceModels | None:
         """The models that are the evidence, if any."""
-        evidence = self.evidence.references if isinstance(self.evidence, FittedEvidence) else self.evidence
-        return evidence if isinstance(evidence, ReferenceModels) else None
+        if isinstance(self.evidence, FittedEvidence):
+            return self.evidence.references if self._is_fitted else None
+        return self.evidence if isinstance(self.evidence, ReferenceModels) else None
 
     def _forget(self) -> None:
         """Begin anew."""
         self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
+        self._ratings = {}
+        if self._evidence_is_default:
+            self.evidence = Twins()
         self.meter = self._new_meter()
         self._timetable.load_state_dict({})
         self._keeper.load_state_dict({})
 
-    def _fit_evidence(self, trainer: Trainer, pl_module: LightningModule, *, anew: bool) -> None:
-        """Say what decides, and let evidence fit itself that does so."""
-        if self._tells_evidence:
-            rank_zero_info(
-                f"InteractionMonitor: {self.evidence!r} decides what generalizes. Models that have not seen an input judge it "
-                "better: evidence=CrossFitted() trains such models first, on the run's own data (docs/evidence.md)"
-            )
-        if not self.task.knows_loss:
-            rank_zero_warn(
-                f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
-                "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
-            )
-        if isinstance(self.evidence, FittedEvidence) and (anew or not self.evidence.is_fitted):
+    def _fit_evidence(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let evidence fit itself that does so; where the default cannot, take other evidence."""
+        if not isinstance(self.evidence, FittedEvidence):
+            return
+        try:
             self.evidence.fit(trainer, pl_module, self.task)
+        except Exception as error:
+            if not self._evidence_is_default:
+                raise
+            self._take_other_evidence(error)
+
+    def _take_other_evidence(self, reason: Exception) -> None:
+        """Say why there are no twins, and what decides instead."""
+        self.evidence = self.meter.evidence = ParameterNoise()
+        rank_zero_warn(
+            "InteractionMonitor: two models on the two halves of the data, which would judge what generalizes, cannot be "
+            f"trained: {reason}. {self.evidence!r} decides instead, by which phase 3 is found late or not at all; better: "
+            "evidence=HeldOutReferences(), or reference models of your own (docs/evidence.md)"
+        )
 
     def _find_probes(self, trainer: Trainer, model: LightningModule) -> None:
         sample_size = BASELINE_SAMPLE if self.baseline is not None and self.baseline.needs_sample else 0
@@ -393,15 +420,30 @@ class InteractionMonitor(Callback):
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
             return
         new = {name: own for name, own in probes.items() if name not in self.meter.splits}
-        if TRAINING in new and self._reference_models is not None:
-            self._reference_models.check_training_probes(new[TRAINING].fingerprints)
-        self.meter.prepare(new, model=pl_module, sample=self._keeper.sample)
+        ratings = {name: self._ratings[name] for name in new if name in self._ratings}
+        if not self._is_fitted and len(ratings) < len(new):
+            self._fit_evidence(trainer, pl_module)
+        if TRAINING in new and TRAINING not in ratings:
+            self._recognise(new[TRAINING])
+        self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
         self._keeper.sample = None  # The baseline values are chosen.
         if TRAINING in new and not self.history:
             self._say_what_is_measured(probes[TRAINING])
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
+
+    def _recognise(self, probes: Probes) -> None:
+        """Find out which reference models have seen which probes."""
+        try:
+            if isinstance(self.evidence, FittedEvidence):
+                self.evidence.recognise(probes.fingerprints, self._keeper.indices)
+            if self._reference_models is not None:
+                self._reference_models.check_training_probes(probes.fingerprints)
+        except (MisconfigurationException, ValueError) as error:
+            if not self._evidence_is_default:
+                raise
+            self._take_other_evidence(error)
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""

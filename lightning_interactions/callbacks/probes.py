@@ -1,7 +1,7 @@
 """The probes of a run: from a saved state, from the user, or from the Trainer's loaders."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import CannotLoadError, batch_size_of, row_axis, rows_of_batches
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING
 from lightning_interactions.measuring.probes import ProbeSampling, first_probes, without_seen
-from lightning_interactions.records import ProbeGroup, Probes, Rows
+from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
 from lightning_interactions.records.trees import map_leaves, walk
 from lightning_interactions.references.transfer import transfer
 
@@ -62,6 +62,7 @@ class ProbeKeeper:
         probes: The probes of each split, once they are there.
         sample: The training inputs that were looked at to choose them, for baseline values; ``None`` where the probes were
             saved or given.
+        indices: Where training probes are in their dataset, by their fingerprints, as far as that is known.
         dataloader_idx: Which validation loader the held-out probes come from, as ``validation_step`` may be told.
         refused: Fingerprints of inputs that must not be probes.
     """
@@ -71,6 +72,7 @@ class ProbeKeeper:
         self.task = task
         self.probes: dict[str, Probes] = {}
         self.sample: Probes | None = None
+        self.indices: dict[str, int] = {}
         self.refused: Collection[str] = ()
         self.dataloader_idx = 0
         self._passing: dict[str, _Passing] = {}
@@ -179,6 +181,7 @@ class ProbeKeeper:
             "dataloader_idx": self.dataloader_idx,
             "probes": {split: probes.to_state() for split, probes in self.probes.items()},
             "digests": {split: digest(probes) for split, probes in self.probes.items()},
+            "indices": self.indices,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,6 +189,7 @@ class ProbeKeeper:
         saved = state_dict.get("probes", {})
         self.probes = {split: Probes.from_state(state) for split, state in saved.items() if state is not None}
         self.sample = None
+        self.indices = dict(state_dict.get("indices", {}))
         self.dataloader_idx = state_dict.get("dataloader_idx", 0)
         self._saved_digests = {split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes}
 
@@ -206,28 +210,31 @@ class ProbeKeeper:
         if not len(samples):
             raise ValueError(f"probes: expected {self.sampling.number(split)} {split} inputs, the loader gives none")
         most = max(MAX_LOOKED_AT, 8 * number)
-        batches, sizes = list[Any](), list[int | None]()
+        batches, sizes, indices = list[Any](), list[int | None](), dict[str, int]()
         candidates: Probes | None = None
         found = 0
         try:
             # Of batches of unknown size, two tell how large they are; inputs that reference models have seen are replaced.
             while found < number and len(samples) and (candidates is None or len(candidates) < most):
-                loaded, own = samples.load(2 if samples.unknown_sizes and candidates is None else number - found)
-                batches += [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
-                sizes += own
+                loaded, own, lists = samples.load(2 if samples.unknown_sizes and candidates is None else number - found)
+                new = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
+                batches, sizes = batches + new, sizes + own
                 candidates = self._read(model, batches, sizes)
+                for batch, own_indices in zip(new, lists, strict=True):
+                    prints = fingerprints(self.task.inputs(batch))
+                    indices.update(zip(prints, own_indices, strict=True) if len(prints) == len(own_indices) else ())
                 found = sum(fingerprint not in self.refused for fingerprint in candidates.fingerprints)
             assert candidates is not None
             sample = candidates
             if len(sample) < sample_size and len(samples):
-                loaded, own = samples.load(sample_size - len(sample))
+                loaded, own, _ = samples.load(sample_size - len(sample))
                 more = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
                 sample = self._read(model, batches + more, sizes + own)
         except CannotLoadError as error:
             rank_zero_info(f"InteractionMonitor: samples of the {split} loader cannot be loaded by their index: {error}")
             self._watch_later(model, split, source)
             return
-        self._accept(trainer, split, candidates, sample)
+        self._accept(trainer, split, candidates, sample, indices)
 
     def _watch_later(self, model: LightningModule, split: str, source: Source) -> None:
         loader = source.parts[0]
@@ -265,15 +272,19 @@ class ProbeKeeper:
                 candidates = self._read(model, passing.batches, passing.sizes)
                 self._accept(trainer, split, candidates, candidates)
 
-    def _accept(self, trainer: Trainer, split: str, candidates: Probes, sample: Probes) -> None:
+    def _accept(
+        self, trainer: Trainer, split: str, candidates: Probes, sample: Probes, indices: Mapping[str, int] | None = None
+    ) -> None:
         """Choose among candidates, the same on every rank: those of the first one, whatever the others' datasets do."""
         candidates = without_seen(candidates, self.refused, split)
         if trainer.world_size > 1:
-            both = trainer.strategy.broadcast((candidates.to("cpu"), sample.to("cpu")))
+            *both, indices = trainer.strategy.broadcast((candidates.to("cpu"), sample.to("cpu"), indices))
             candidates, sample = (own.to(candidates.device) for own in both)
         self.probes[split] = first_probes(candidates, self._number(trainer, split), split)
         if split == TRAINING:
             self.sample = sample
+            probes = set(self.probes[split].fingerprints)
+            self.indices = {one: index for one, index in (indices or {}).items() if one in probes}
         saved = self._saved_digests.pop(split, None)
         if saved is not None and saved != digest(self.probes[split]):
             raise MisconfigurationException(

@@ -93,11 +93,11 @@ class Samples:
         """Whether a sample is a batch, of which only its tensors tell how many rows it has."""
         return batch_sampler_of(self._source.parts[0]) is None
 
-    def load(self, number: int) -> tuple[list[Any], list[int | None]]:
+    def load(self, number: int) -> tuple[list[Any], list[int | None], list[list[int]]]:
         """Draw samples, and load them as batches.
 
         Returns:
-            The batches, and the number of samples in each; ``None`` where a sample is a batch.
+            The batches; the number of samples in each, ``None`` where a sample is a batch; and their indices in the dataset.
 
         Raises:
             CannotLoadError: If a copy of a loader does not give what it is asked for.
@@ -107,7 +107,7 @@ class Samples:
         sizes = [None if self.unknown_sizes else len(own) for own in lists]
         batches = load_batches(loader, lists, self._seed)
         if not others:
-            return batches, sizes
+            return batches, sizes, lists
         parts = [batches]
         for other, draw in zip(others, self._others, strict=True):
             asked = sum(map(len, lists)) if _goes_along(loader, other) else batch_size_of(other) or 1
@@ -123,7 +123,7 @@ class Samples:
                 parts.append([copied(batch) for _ in lists])
         together = CombinedLoader(self._source.loaders, "min_size")
         together.flattened = parts
-        return [batch for batch, _, _ in together], sizes
+        return [batch for batch, _, _ in together], sizes, lists
 
 
 def training_source(trainer: Trainer) -> Source:

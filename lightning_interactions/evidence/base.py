@@ -1,7 +1,7 @@
 """What every kind of evidence can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -48,6 +48,14 @@ class Evidence(ABC):
     def prepare(self, game: ProbeGame) -> Any:
         """Do once for a split what does not change during a run; what is returned comes back in :meth:`weigh`."""
         return None
+
+    def to_state(self, prepared: Any) -> dict[str, Any]:
+        """Return what :meth:`prepare` gave in primitives and tensors, to go on without it; empty unless overridden."""
+        return {}
+
+    def from_state(self, state: Mapping[str, Any]) -> Any:
+        """Make of :meth:`to_state` what :meth:`prepare` gave; overridden with it."""
+        raise NotImplementedError
 
     def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
         """Yield models that are measured beside the monitored one at every measurement; none unless overridden.

@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lightning_interactions.evidence.base import Evidence, ProbeGame
 from lightning_interactions.functional.generalization import RaterVotes, votes_by_chance, weights_from_votes
 from lightning_interactions.records import EvidenceWeights, Interactions
 
-__all__ = ["VOTES", "ReferenceModels", "votes_needed"]
+__all__ = ["VOTES", "Ratings", "ReferenceModels", "votes_needed"]
 
 VOTES = ("any", "majority", "all")
 """How many of the reference models that rate an input must share an interaction; or a number of them."""
@@ -59,6 +59,38 @@ class Ratings:
     votes: RaterVotes
     by_chance: tuple[RaterVotes, ...]
     score: Tensor
+
+    def weigh(self, interactions: Interactions, min_votes: int) -> EvidenceWeights:
+        """Compare interactions with what the raters have; see :meth:`Evidence.weigh`.
+
+        Args:
+            interactions: Those of the monitored model.
+            min_votes: How many raters must share one.
+        """
+        weights = weights_from_votes(interactions, self.votes, min_votes=min_votes, by_chance=self.by_chance)
+        return replace(weights, rater_score=self.score)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything in tensors; nearly all signs are 0, so that the others are kept with their places."""
+        drawn = (self.votes, *self.by_chance)
+        places = [one.signs.cpu().to_sparse() for one in drawn]
+        return {
+            "shape": list(self.votes.signs.shape),
+            "places": [one.indices().to(torch.int32) for one in places],
+            "signs": [one.values() for one in places],
+            "finite": [one.finite.cpu() for one in drawn],
+            "score": self.score.cpu(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Ratings":
+        """Make them of what :meth:`to_state` gave."""
+        signs = (
+            torch.sparse_coo_tensor(places.long(), signs, state["shape"]).to_dense()
+            for places, signs in zip(state["places"], state["signs"], strict=True)
+        )
+        own, *by_chance = (RaterVotes(one, finite) for one, finite in zip(signs, state["finite"], strict=True))
+        return cls(own, tuple(by_chance), state["score"])
 
 
 class ReferenceModels(Evidence):
@@ -168,11 +200,8 @@ class ReferenceModels(Evidence):
         counterpart: Interactions | None = None,
     ) -> EvidenceWeights:
         """Compare with what the raters have; see :class:`Evidence`."""
-        known: Ratings = prepared
-        weights = weights_from_votes(
-            interactions, known.votes, min_votes=votes_needed(self.vote, self.num_raters), by_chance=known.by_chance
-        )
-        return replace(weights, rater_score=known.score)
+        ratings_of_split: Ratings = prepared
+        return ratings_of_split.weigh(interactions, votes_needed(self.vote, self.num_raters))
 
     def _raters_of(self, prints: Sequence[str]) -> list[list[int]]:
         """Find who rates each input: positions of models, for each rater's place the one of every input."""

@@ -123,8 +123,19 @@ class InteractionMeter:
             "loss_unit": self.task.loss_unit,
         }
 
+    @property
+    def ratings(self) -> dict[str, dict[str, Any]]:
+        """What the evidence has prepared of each split, in primitives and tensors, where that is worth being saved."""
+        states = {name: self.evidence.to_state(prepared) for name, prepared in self._prepared.items()}
+        return {name: state for name, state in states.items() if state}
+
     def prepare(
-        self, probes: Mapping[str, Probes], *, model: nn.Module | None = None, sample: Probes | None = None
+        self,
+        probes: Mapping[str, Probes],
+        *,
+        model: nn.Module | None = None,
+        sample: Probes | None = None,
+        ratings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> "InteractionMeter":
         """Set up splits; the evidence does here what it does once. More splits may be added later.
 
@@ -132,6 +143,7 @@ class InteractionMeter:
             probes: Probes by the name of their split, ``"training"`` and ``"held_out"``, on the device to measure on.
             model: A model that will be measured; if given, it is found out now whether it fits.
             sample: A larger sample of training inputs to choose the baseline value by; the training probes if left out.
+            ratings: What :attr:`ratings` gave for the same splits of a run that is gone on with.
 
         Returns:
             The meter.
@@ -148,7 +160,8 @@ class InteractionMeter:
                     choose_players(game, shadow)
                     game = self._checked(game, shadow, name)
                 split = Split(game, self.extraction, self.ranks, self.chance_level, self.trainer)
-                self._prepared[name] = self.evidence.prepare(split)
+                saved = (ratings or {}).get(name)
+                self._prepared[name] = self.evidence.prepare(split) if saved is None else self.evidence.from_state(saved)
                 self._splits[name] = split
         return self
 

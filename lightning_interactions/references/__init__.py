@@ -1,6 +1,6 @@
 """Fitting reference models, and evidence that fits itself when training starts."""
 
-from lightning_interactions.references.evidence import CrossFitted, FittedEvidence, HeldOutReferences
+from lightning_interactions.references.evidence import CrossFitted, FittedEvidence, HeldOutReferences, Twins
 from lightning_interactions.references.fit import fit_reference_models
 from lightning_interactions.references.hold_out import HoldOutDataModule
 from lightning_interactions.references.settings import ReferenceTraining
@@ -11,5 +11,6 @@ __all__ = [
     "HeldOutReferences",
     "HoldOutDataModule",
     "ReferenceTraining",
+    "Twins",
     "fit_reference_models",
 ]

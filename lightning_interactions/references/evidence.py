@@ -1,7 +1,7 @@
 """Evidence of reference models that fits itself when training starts."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_interactions.evidence import Evidence, ProbeGame, ReferenceModels
+from lightning_interactions.evidence.reference_models import Ratings, votes_needed
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records import EvidenceWeights, Interactions
 from lightning_interactions.records.describe import describe
-from lightning_interactions.references.fit import WITHOUT_EFFECT, fit_ensemble
-from lightning_interactions.references.settings import Ensemble, ReferenceTraining, in_run
+from lightning_interactions.references.fit import WITHOUT_EFFECT, Fitted, fit_ensemble
+from lightning_interactions.references.settings import TWINS, Ensemble, ReferenceTraining
 
-__all__ = ["CrossFitted", "FittedEvidence", "HeldOutReferences"]
+__all__ = ["CrossFitted", "FittedEvidence", "HeldOutReferences", "Twins"]
 
 
 class FittedEvidence(Evidence):
@@ -33,7 +34,7 @@ class FittedEvidence(Evidence):
     def __init__(self, training: ReferenceTraining | None, resume_from: str | Path | None) -> None:
         self.training = ReferenceTraining() if training is None else training
         self.resume_from = resume_from
-        self._references: ReferenceModels | None = None
+        self._fitted: Fitted | None = None
 
     def __repr__(self) -> str:
         # The file, loaders that are only watched, and where and how loudly the models are trained decide nothing.
@@ -46,7 +47,7 @@ class FittedEvidence(Evidence):
     @property
     def is_fitted(self) -> bool:
         """Whether the models have been trained."""
-        return self._references is not None
+        return self._fitted is not None
 
     @property
     def references(self) -> ReferenceModels:
@@ -55,17 +56,47 @@ class FittedEvidence(Evidence):
         Raises:
             RuntimeError: Before they are.
         """
-        if self._references is None:
+        if self._fitted is None:
             raise RuntimeError(
                 f"{type(self).__name__}: expected reference models, but none have been trained yet; the monitor calls "
-                "fit(trainer, model, task) when training starts"
+                "fit(trainer, model, task) when training starts. A run that is gone on with needs their votes alone: pass "
+                "resume_from='references.pt' to keep the models as well"
             )
-        return self._references
+        return self._fitted.references
+
+    @property
+    @abstractmethod
+    def ensemble(self) -> Ensemble:
+        """How many models are trained, on which parts of the data."""
 
     @property
     def refused(self) -> frozenset[str]:
         """Fingerprints of inputs that too many models were trained on: no probes."""
         return self.references.refused
+
+    def recognise(self, prints: Sequence[str], indices: Mapping[str, int]) -> None:
+        """Find out which models have seen the probes, where the content of an input does not tell, since it changes.
+
+        Args:
+            prints: Fingerprints of the training probes.
+            indices: The index of each in the dataset, where it is known.
+
+        Raises:
+            MisconfigurationException: If the content does not tell, and an index is not known.
+        """
+        if self._fitted is None or self.ensemble.folds is None:
+            return
+        unknown = len([one for one in prints if one not in indices])
+        if unknown and not self._fitted.is_repeatable:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: expected to know which model has seen which input, but inputs are not the same "
+                f"whenever they are loaded, and the indices of {unknown} of {len(prints)} training probes are not known; let "
+                "the monitor draw the probes, or take random augmentation out of the dataset (into training_step)"
+            )
+        self.references.seen = tuple(
+            seen | {one for one, index in indices.items() if index in own}
+            for seen, own in zip(self.references.seen, self._fitted.indices, strict=True)
+        )
 
     @abstractmethod
     def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
@@ -84,6 +115,15 @@ class FittedEvidence(Evidence):
         """Extract the raters' interactions once; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
         return self.references.prepare(game)
 
+    def to_state(self, prepared: Any) -> dict[str, Any]:
+        """Return the raters' votes, so that a run that is gone on with needs no other trainings."""
+        ratings: Ratings = prepared
+        return ratings.to_state()
+
+    def from_state(self, state: Mapping[str, Any]) -> Any:
+        """Take up the raters' votes."""
+        return Ratings.from_state(state)
+
     def weigh(
         self,
         interactions: Interactions,
@@ -94,18 +134,22 @@ class FittedEvidence(Evidence):
         counterpart: Interactions | None = None,
     ) -> EvidenceWeights:
         """Compare with what the raters have; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
-        return self.references.weigh(interactions, threshold, prepared=prepared, ratings=ratings, counterpart=counterpart)
+        if prepared is None:
+            return self.references.weigh(interactions, threshold, ratings=ratings, counterpart=counterpart)
+        votes: Ratings = prepared
+        return votes.weigh(interactions, votes_needed(self.ensemble.vote, self.ensemble.num_models))
 
-    def _fit_on(self, trainer: Trainer, model: LightningModule, loader: Any, ensemble: Ensemble, task: Task) -> None:
+    def _fit_on(self, trainer: Trainer, model: LightningModule, loader: Any, task: Task) -> None:
         tries = bool(trainer.fast_dev_run)
-        self._references = fit_ensemble(
+        self._fitted = fit_ensemble(
             model,
             loader,
             trainer.datamodule,
-            replace(ensemble, screen_labels=False) if tries else ensemble,
+            replace(self.ensemble, screen_labels=False) if tries else self.ensemble,
             task,
-            in_run(self.training, trainer),
+            self.training,
             None if tries else self.resume_from,
+            trainer,
         )
 
 
@@ -154,7 +198,12 @@ class HeldOutReferences(FittedEvidence):
             )
         with preserve_random_state(trainer.strategy.root_device, self.training.seed):
             loader = make()
-        self._fit_on(trainer, model, loader, Ensemble.of(None, self.num_models, self.vote, None), task)
+        self._fit_on(trainer, model, loader, task)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """How many models are trained, all on the same data."""
+        return Ensemble.of(None, self.num_models, self.vote, None)
 
 
 class CrossFitted(FittedEvidence):
@@ -198,5 +247,41 @@ class CrossFitted(FittedEvidence):
 
     def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
         """Train the models on the run's training loader; see :class:`FittedEvidence`."""
-        ensemble = Ensemble.of(self.folds, self.num_models, self.vote, self.screen_labels)
-        self._fit_on(trainer, model, trainer.train_dataloader, ensemble, task)
+        self._fit_on(trainer, model, trainer.train_dataloader, task)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """How many models are trained, on which parts of the data."""
+        return Ensemble.of(self.folds, self.num_models, self.vote, self.screen_labels)
+
+
+class Twins(FittedEvidence):
+    """Two models, each trained on one half of the run's own training data; each judges the half that it has not seen.
+
+    What one half of the data teaches as well as the other will hold on new data. No label is given up: the run trains on all of
+    its data. Twins are trained when the run starts, before its first step, as the run trains: they begin as it begins (with a
+    fresh initialisation, or with the run's own weights where these are pretrained), for at most as many epochs, and stop early.
+    That takes less than one more training; they are asked once, so that measurements cost nothing more.
+
+    Samples may be augmented at random: whose half a probe belongs to is known by its index.
+
+    Args:
+        training: How each is trained.
+        resume_from: File of finished models; see :func:`~lightning_interactions.references.fit_reference_models`.
+
+    Source:
+        He et al. 2025 (arXiv 2505.06993), generalizable interactions; cross-fitting in two parts: Chernozhukov et al. 2018,
+        Double/debiased machine learning, Econometrics Journal 21(1).
+    """
+
+    def __init__(self, training: ReferenceTraining | None = None, resume_from: str | Path | None = None) -> None:
+        super().__init__(training, resume_from)
+
+    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
+        """Train the twins on the run's training loader; see :class:`FittedEvidence`."""
+        self._fit_on(trainer, model, trainer.train_dataloader, task)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Two models on two halves."""
+        return TWINS

@@ -1,10 +1,11 @@
 """Fitting reference models to data that the monitored run never sees."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.evidence import ReferenceModels
@@ -14,16 +15,31 @@ from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records.describe import describe
 from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.internals import classes
-from lightning_interactions.references.loaders import check_repeatable, sampler_pool
+from lightning_interactions.references.loaders import sampler_pool, unrepeatable
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.screening import SEED_OFFSET, undisputed
-from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining
+from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, epochs_of, in_run
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
-__all__ = ["fit_ensemble", "fit_reference_models"]
+__all__ = ["Fitted", "fit_ensemble", "fit_reference_models"]
 
-WITHOUT_EFFECT = {*QUIET, "default_root_dir", "accelerator", "devices", "callbacks", "max_epochs"}
+WITHOUT_EFFECT = {*QUIET, "logger", "default_root_dir", "accelerator", "devices", "callbacks", "max_epochs"}
 """Trainer arguments that a file of finished models is not compared by."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Reference models that were trained.
+
+    Attributes:
+        references: The models.
+        indices: Dataset indices of the samples that each was trained or stopped on; empty where the data has none.
+        is_repeatable: Whether samples are the same whenever they are loaded, so that their content tells who has seen them.
+    """
+
+    references: ReferenceModels
+    indices: tuple[frozenset[int], ...]
+    is_repeatable: bool
 
 
 def fit_reference_models(
@@ -73,7 +89,7 @@ def fit_reference_models(
     with preserve_random_state(accelerator(), training.seed):
         task = OwnStep() if task is None else task
         loader = _set_up_loader(data, folds)
-    return fit_ensemble(model, loader, datamodule, ensemble, task, training, resume_from)
+    return fit_ensemble(model, loader, datamodule, ensemble, task, training, resume_from).references
 
 
 def fit_ensemble(
@@ -84,7 +100,8 @@ def fit_ensemble(
     task: Task,
     training: ReferenceTraining,
     resume_from: str | Path | None,
-) -> ReferenceModels:
+    run: Trainer | None = None,
+) -> Fitted:
     """Train reference models on a loader; see :func:`fit_reference_models`.
 
     Args:
@@ -95,17 +112,28 @@ def fit_ensemble(
         task: The task.
         training: How each is trained.
         resume_from: File of finished models, if there is to be one.
+        run: The Trainer of the run that is monitored, if it has begun; who has seen what may be told by indices then.
+
+    Raises:
+        MisconfigurationException: See :func:`fit_reference_models`.
     """
+    if run is not None:
+        training = in_run(training, run)
     with preserve_random_state(accelerator(), training.seed):
         pool = _pool(loader, ensemble)
         if pool is not None and not task.is_ready:
             introduce(task, model, loader, datamodule, pool, training)
-        if pool is not None and ensemble.folds is not None:
-            check_repeatable(loader, pool, task)
+        changes = unrepeatable(loader, pool, task) if pool is not None and ensemble.folds is not None else ""
+        if changes and run is None:
+            raise MisconfigurationException(
+                "reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
+                f"which, but {changes}; pass evidence=Twins() to the monitor, which goes by their indices, or take random "
+                "augmentation out of the dataset (into training_step)"
+            )
         screens = ensemble.screens(task)
         plans = _plans(pool, ensemble, task, training)
         screening_plans = _plans(pool, ensemble.to_screen, task, training, SEED_OFFSET) if screens else []
-        arguments = training.trainer_arguments(stops=bool(plans[0].stopping))
+        arguments = _arguments(training, plans[0], pool, run)
         saved = None
         if resume_from is not None:
             saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
@@ -117,13 +145,28 @@ def fit_ensemble(
             datamodule=datamodule,
             training=training,
             arguments=arguments,
-            repeatable=ensemble.folds is not None,
+            in_folds=ensemble.folds is not None,
+            looks_at_content=not changes,
             saved=saved,
+            run=run,
         )
         if screening_plans and pool is not None:
             plans = _plans(undisputed(trainer, task, pool, screening_plans), ensemble, task, training)
         models, seen = trainer.fit(plans)
-        return ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
+        references = ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
+        return Fitted(references, tuple(frozenset((*(plan.training or ()), *plan.stopping)) for plan in plans), all(seen))
+
+
+def _arguments(training: ReferenceTraining, plan: Plan, pool: list[int] | None, run: Trainer | None) -> dict[str, Any]:
+    """Return the arguments of the Trainers, which train on a part of each epoch if the run does."""
+    stops = bool(plan.stopping)
+    if run is None:
+        return training.trainer_arguments(stops=stops)
+    arguments = training.trainer_arguments(stops=stops, most_epochs=epochs_of(run))
+    limit = run.limit_train_batches
+    if isinstance(limit, int) and plan.training is not None and pool:
+        limit = max(1, round(limit * len(plan.training) / len(pool)))
+    return {"limit_train_batches": limit, **arguments}
 
 
 def _pool(loader: Any, ensemble: Ensemble) -> list[int] | None:

@@ -6,22 +6,44 @@ from collections.abc import Callable
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from torch import nn
+from scipy.stats import ks_2samp
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.measuring.shadow import shadow_of
 
 __all__ = ["fresh_copy"]
 
+SAME_DISTRIBUTION = 1e-6
+"""With a smaller p-value, in any tensor, weights are no draw from the initialisation; divided by the number of tensors."""
 
-def fresh_copy(model: LightningModule, factory: Callable[[], LightningModule] | None) -> LightningModule:
-    """Make a freshly initialised module, by the factory if there is one; see ``fit_reference_models``.
+MOST_COMPARED = 4096
+"""Numbers of a tensor that are compared: they tell any other distribution that matters."""
+
+
+def fresh_copy(
+    model: LightningModule, factory: Callable[[], LightningModule] | None, *, begins: bool = False
+) -> LightningModule:
+    """Make a module as it is before its training: by the factory if there is one, else freshly initialised.
+
+    Args:
+        model: The module.
+        factory: Makes such modules.
+        begins: Whether the weights of the module are those that its training begins with. If a fresh initialisation gives
+            others, as of a pretrained module or one with an initialisation of its own, or none is known, these are taken.
 
     Raises:
-        MisconfigurationException: If a parameter cannot be re-initialised.
+        MisconfigurationException: If the module can be neither initialised anew nor copied.
     """
     if factory is not None:
         return factory()
-    return _rebuilt(model) or _reinitialised(model)
+    if not begins:
+        return _rebuilt(model) or _reinitialised(model)
+    try:
+        fresh = _rebuilt(model) or _reinitialised(model)
+    except Exception:  # Whatever a constructor does without what it needs.
+        return _copied(model)
+    return fresh if _is_of_same_distribution(model, fresh) else _copied(model)
 
 
 def _rebuilt(model: LightningModule) -> LightningModule | None:
@@ -45,13 +67,7 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
 
 def _reinitialised(model: LightningModule) -> LightningModule:
     """Copy a module and initialise every parameter anew, and refuse parameters that nothing initialises."""
-    shadow = shadow_of(model)
-    if shadow.shared:
-        raise MisconfigurationException(
-            f"reference models: {type(model).__name__} cannot be copied: {shadow.shared}; call self.save_hyperparameters() in "
-            "the module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
-        )
-    fresh = shadow.module.cpu()
+    fresh = _copied(model)
     with torch.no_grad():
         for parameter in fresh.parameters():
             # Whatever is still NaN afterwards was not initialised.
@@ -66,4 +82,32 @@ def _reinitialised(model: LightningModule) -> LightningModule:
             f"reference models: nothing initialises these parameters anew: {left}; call self.save_hyperparameters() in the "
             "module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
         )
-    return fresh.train()
+    return fresh
+
+
+def _copied(model: LightningModule) -> LightningModule:
+    shadow = shadow_of(model)
+    if shadow.shared:
+        raise MisconfigurationException(
+            f"reference models: {type(model).__name__} cannot be copied: {shadow.shared}; call self.save_hyperparameters() in "
+            "the module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
+        )
+    return shadow.module.cpu().train()
+
+
+def _is_of_same_distribution(model: nn.Module, fresh: nn.Module) -> bool:
+    """Whether the weights of a module can be another draw from the initialisation of a fresh one."""
+    pairs = [
+        (own, other)
+        for own, other in zip(model.parameters(), fresh.parameters(), strict=True)
+        if not isinstance(own, UninitializedParameter) and not isinstance(other, UninitializedParameter)
+    ]
+    return all(_p_value(own, other) * len(pairs) > SAME_DISTRIBUTION for own, other in pairs)
+
+
+def _p_value(own: Tensor, other: Tensor) -> float:
+    """Two-sample Kolmogorov-Smirnov test of some of the numbers of two tensors."""
+    some, others = (
+        tensor.detach().flatten()[:: max(1, tensor.numel() // MOST_COMPARED)].double().cpu() for tensor in (own, other)
+    )
+    return 1.0 if torch.equal(some, others) else float(ks_2samp(some.numpy(), others.numpy()).pvalue)

@@ -14,6 +14,7 @@ __all__ = [
     "batch_hook_owner",
     "classes",
     "data_module_class",
+    "deaf_logger",
     "in_hook",
     "is_sequential",
     "share_hyperparameters",
@@ -48,6 +49,12 @@ def data_module_class(trainer: object) -> type[LightningDataModule]:
     """Return the data module of the package of Lightning that a Trainer belongs to."""
     own: type[LightningDataModule] = _package_of(trainer, "Trainer").LightningDataModule
     return own
+
+
+def deaf_logger(module: object) -> Any:
+    """Return a logger that takes everything and keeps nothing, for modules that log to ``self.logger`` themselves."""
+    package = _package_of(module, "LightningModule")
+    return import_module(f"{package.__name__}.loggers.logger").DummyLogger()
 
 
 def _package_of(thing: object, kind: str) -> Any:

@@ -23,7 +23,7 @@ from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import load_batches, sampled_indices, worker_settings
 from lightning_interactions.records import fingerprints
 
-__all__ = ["check_repeatable", "draw_part", "loader_of_part", "sampler_pool"]
+__all__ = ["draw_part", "loader_of_part", "sampler_pool", "unrepeatable"]
 
 REPEATED = 16
 """About so many samples are loaded twice."""
@@ -136,16 +136,16 @@ def _in_proportion(num_samples: int, part: int, whole: int) -> int:
     return max(1, round(num_samples * part / whole))
 
 
-def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -> None:
-    """Load some samples twice, where the loader reads them, and refuse data that is augmented at random.
+def unrepeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -> str:
+    """Load some samples twice, where the loader reads them, and compare them.
 
     Args:
         loader: The loader; its dataset's generators stay as they are.
         pool: Dataset indices to choose from.
         task: Finds inputs and targets in a batch.
 
-    Raises:
-        MisconfigurationException: If an input is not the same both times.
+    Returns:
+        How many were not the same both times, in words, as where they are augmented at random; empty if all were.
     """
     some = pool[:: max(1, len(pool) // REPEATED)]
     with preserve_random_state(torch.device("cpu"), seed=0):
@@ -153,9 +153,4 @@ def check_repeatable(loader: DataLoader[Any], pool: Sequence[int], task: Task) -
         batches = load_batches(loader, [some, some], max_workers=1)
     first, second = (fingerprints(task.inputs(batch)) for batch in batches)
     different = sum(one != other for one, other in zip(first, second, strict=True))
-    if different:
-        raise MisconfigurationException(
-            f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
-            f"which, but {different} of {len(some)} came out differently the second time; take random augmentation out of the "
-            "dataset (into training_step), or hold data out with HoldOutDataModule instead of folds"
-        )
+    return f"{different} of {len(some)} came out differently the second time" if different else ""

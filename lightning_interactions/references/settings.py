@@ -1,5 +1,6 @@
 """How many reference models are trained, on which parts of the data, and how."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_interactions.evidence.reference_models import votes_needed
 from lightning_interactions.game.tasks import Task
 
-__all__ = ["Ensemble", "ReferenceTraining", "in_run"]
+__all__ = ["TWINS", "Ensemble", "ReferenceTraining", "epochs_of", "in_run"]
 
 NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
 """Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
@@ -21,7 +22,6 @@ SCREENING_MODELS = 3
 EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
 
 QUIET = {
-    "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -33,7 +33,8 @@ class ReferenceTraining:
     """How each reference model is trained.
 
     Attributes:
-        max_epochs: Epochs, at most; 50 with early stopping and 15 without if left out.
+        max_epochs: Epochs, at most. If left out, 50 with early stopping and 15 without, and no more than the run trains if they
+            are trained in one.
         patience: Epochs without a smaller loss on a fifth of the data, kept from the training, before it stops; the weights
             with the smallest loss are kept. ``None`` to train on all of the data to the end.
         seed: Seed of the parts and of the first model; the other models follow.
@@ -60,13 +61,15 @@ class ReferenceTraining:
             if number is not None and number < 1:
                 raise MisconfigurationException(f"ReferenceTraining: expected {name} of at least 1, or none, got {number}")
 
-    def trainer_arguments(self, *, stops: bool) -> dict[str, Any]:
+    def trainer_arguments(self, *, stops: bool, most_epochs: float = math.inf) -> dict[str, Any]:
         """Return the arguments of every model's Trainer.
 
         Args:
             stops: Whether the trainings are stopped early.
+            most_epochs: Of each training, if the user has not said how many.
         """
-        max_epochs = (EPOCHS_WITH_STOPPING if stops else EPOCHS_WITHOUT) if self.max_epochs is None else self.max_epochs
+        usual = EPOCHS_WITH_STOPPING if stops else EPOCHS_WITHOUT
+        max_epochs = int(min(usual, most_epochs)) if self.max_epochs is None else self.max_epochs
         return {**QUIET, "devices": 1, "max_epochs": max_epochs, **self.trainer}
 
 
@@ -133,8 +136,22 @@ class Ensemble:
         return self.folds is not None and has_classes and self.screen_labels is not False
 
 
+TWINS = Ensemble(folds=2, num_models=1, vote="any", screen_labels=False)
+"""Two models on two halves, each of which judges the other half."""
+
+
+def epochs_of(trainer: Trainer) -> float:
+    """Return how many epochs a run trains, at most; infinity where nobody knows."""
+    by_epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+    steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    by_steps = math.ceil(trainer.max_steps / steps_per_epoch) if trainer.max_steps >= 0 and steps_per_epoch > 0 else math.inf
+    return max(1, min(by_epochs, by_steps))
+
+
 def in_run(training: ReferenceTraining, trainer: Trainer) -> ReferenceTraining:
-    """Train with the precision and on the device of a run, so that inputs are the same in both.
+    """Train as a run does: with its precision and on its device, so that inputs are the same in both; with its gradients.
+
+    Where a schedule of the learning rate watches a metric, its validation loaders are there for the module's own step.
 
     Args:
         training: The user's settings, which come first.
@@ -145,7 +162,13 @@ def in_run(training: ReferenceTraining, trainer: Trainer) -> ReferenceTraining:
         "precision": trainer.precision,
         "accelerator": device.type,
         "devices": 1 if device.index is None or device.type == "cpu" else [device.index],
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
     }
+    if training.val_dataloaders is None and any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
+        training = replace(training, val_dataloaders=trainer.val_dataloaders)
+        of_run["limit_val_batches"] = trainer.limit_val_batches
     if trainer.fast_dev_run:
         one_batch = {"limit_train_batches": 1, "limit_val_batches": 1}
         return replace(training, max_epochs=1, patience=None, trainer={**of_run, **training.trainer, **one_batch})

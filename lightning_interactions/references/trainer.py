@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
@@ -22,13 +23,16 @@ from lightning_interactions.measuring.shadow import shadow_of
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.fresh_copies import fresh_copy
 from lightning_interactions.references.hold_out import GivenLoaders
-from lightning_interactions.references.internals import PACKAGES, trainer_class
+from lightning_interactions.references.internals import PACKAGES, classes, deaf_logger, trainer_class
 from lightning_interactions.references.loaders import loader_of_part
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
-from lightning_interactions.references.watching import Introduction, KeepBestWeights, ScoreInputs, SeenInputs
+from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, ScoreInputs, SeenInputs
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce"]
+
+SHOWN_AFTER = 3.0
+"""Seconds after which progress is shown."""
 
 INTRODUCED = 5
 """So many samples tell a task what a module's step does."""
@@ -45,8 +49,10 @@ class ReferenceTrainer:
         datamodule: The data module whose hooks move batches, if there is one.
         training: How each model is trained.
         arguments: Arguments of the Trainers.
-        repeatable: Whether every sample must be the same whenever it is loaded.
+        in_folds: Whether each trains on a part of the data, so that it matters who has seen what.
+        looks_at_content: Whether the content of inputs is taken down to tell who has seen them.
         saved: Where finished models are kept, if anywhere.
+        run: The Trainer of the run that is monitored, if it has begun.
     """
 
     model: LightningModule
@@ -55,14 +61,17 @@ class ReferenceTrainer:
     datamodule: LightningDataModule | None
     training: ReferenceTraining
     arguments: dict[str, Any]
-    repeatable: bool
+    in_folds: bool
+    looks_at_content: bool
     saved: SavedModels | None
+    run: Trainer | None
 
     def fit(self, plans: Sequence[Plan]) -> tuple[list[LightningModule], list[frozenset[str]]]:
         """Train one model by each plan, or take it from where finished models are kept.
 
         Returns:
-            The models, and fingerprints of all inputs that each was trained or stopped on.
+            The models, and fingerprints of all inputs that each was trained or stopped on; none where their content does not
+            tell.
 
         Raises:
             MisconfigurationException: If the factory gives a module twice, or a parameter cannot be re-initialised.
@@ -70,18 +79,23 @@ class ReferenceTrainer:
         models: list[LightningModule] = []
         seen_by_each: list[frozenset[str]] = []
         made = [self.model]
-        for plan in plans:
+        begins = self.run is not None and self.run.global_step == 0
+        bar = progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run)
+        for number, plan in enumerate(plans):
             with self._undisturbed(plan.seed):
-                fresh = fresh_copy(self.model, self.training.factory)
+                fresh = fresh_copy(self.model, self.training.factory, begins=begins)
                 if any(fresh is other for other in made):
                     raise MisconfigurationException(
                         "reference models: expected a new module from every call of factory, got the same one again; make it "
                         "in the factory: lambda: YourModule(...)"
                     )
                 made.append(fresh)
-                model, seen = self._saved(plan, fresh) or self._trained(plan, fresh)
+                model, seen = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
             models.append(model)
             seen_by_each.append(seen)
+            # Most stop early.
+            bar.update((number + 1) * bar.total // len(plans) - bar.n)
+        bar.close()
         return models, seen_by_each
 
     def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
@@ -94,27 +108,29 @@ class ReferenceTrainer:
     def run_once(self, model: LightningModule, watcher: Callback) -> None:
         """Set a model up as for a training, for a watcher that stops the Trainer before the first step."""
         # A least number of steps would keep it from stopping.
-        own = {**self.arguments, "callbacks": [watcher], "min_epochs": None, "min_steps": None}
-        self._run(trainer_class(model)(**own), model, self.loader, None)
+        trainer = self._trainer(model, callbacks=[watcher], min_epochs=None, min_steps=None)
+        self._run(trainer, model, self.loader, None)
         model.cpu()
 
     def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
 
-    def _trained(self, plan: Plan, model: LightningModule) -> tuple[LightningModule, frozenset[str]]:
-        most = len(plan.training) if self.repeatable and plan.training is not None else None
+    def _trained(self, plan: Plan, model: LightningModule, bar: "tqdm[Any]") -> tuple[LightningModule, frozenset[str]]:
+        most = len(plan.training) if self.in_folds and plan.training is not None else None
         batch_size = batch_size_of(self.loader) if isinstance(self.loader, DataLoader) else None
-        sees, keeps = SeenInputs(self.task, batch_size, most), self._keeps_best(plan)
-        watchers: list[Callback] = [sees] if keeps is None else [sees, keeps]
+        sees = SeenInputs(self.task, batch_size, most, refuses=self.run is None)
+        keeps = self._keeps_best(plan)
+        watchers: list[Callback | None] = [sees if self.looks_at_content else None, keeps, EpochProgress(bar)]
         own = self.arguments.get("callbacks") or []
         own = copy.deepcopy(own if isinstance(own, list) else [own])
-        trainer = trainer_class(model)(**{**self.arguments, "callbacks": [*own, *watchers]})
+        trainer = self._trainer(model, callbacks=[*own, *(one for one in watchers if one is not None)])
         loader = self.loader if plan.training is None else loader_of_part(self.loader, plan.training)
-        self._run(trainer, model, loader, self.training.val_dataloaders)
+        with without_callbacks_of_its_own(model):
+            self._run(trainer, model, loader, self.training.val_dataloaders)
         model.cpu()
         seen = frozenset(sees.fingerprints)
         if keeps is not None:
-            seen |= keeps.fingerprints
+            seen |= keeps.fingerprints if sees.fingerprints else frozenset()
             if keeps.best_weights is None:
                 warnings.warn(
                     "reference models: the loss of a reference model was never finite, so its last weights are kept; lower the "
@@ -127,6 +143,9 @@ class ReferenceTrainer:
             self.saved.add(plan.seed, model, seen)
         # Without the losses and hidden states of its training, with which it could not be copied.
         return shadow_of(model).module, seen
+
+    def _trainer(self, model: LightningModule, **more: Any) -> Trainer:
+        return trainer_class(model)(**{"logger": deaf_logger(model), **self.arguments, **more})
 
     def _keeps_best(self, plan: Plan) -> KeepBestWeights | None:
         if not plan.stopping or self.training.patience is None:
@@ -156,6 +175,35 @@ class ReferenceTrainer:
             yield
 
 
+def progress(num_epochs: int, run: Trainer | None) -> "tqdm[Any]":
+    """Make a progress bar that is shown when the trainings take more than some seconds, on a terminal or in a notebook.
+
+    Args:
+        num_epochs: Of all trainings, at most.
+        run: The Trainer of the run that is monitored, if it has begun: where it shows no bar, there is none.
+    """
+    hidden = True if run is not None and (run.progress_bar_callback is None or not run.is_global_zero) else None
+    return tqdm(
+        total=num_epochs, desc="Training reference models", unit="epoch", delay=SHOWN_AFTER, disable=hidden, leave=False
+    )
+
+
+@contextmanager
+def without_callbacks_of_its_own(model: LightningModule) -> Iterator[None]:
+    """Keep a module from bringing callbacks that stop its training or write files: here others decide when to stop."""
+    make, refused = model.configure_callbacks, (*classes("EarlyStopping", "callbacks"), *classes("Checkpoint", "callbacks"))
+
+    def others() -> list[Callback]:
+        made = make()
+        return [one for one in (made if isinstance(made, Sequence) else [made]) if not isinstance(one, refused)]
+
+    vars(model)["configure_callbacks"] = others
+    try:
+        yield
+    finally:
+        del vars(model)["configure_callbacks"]
+
+
 def introduce(
     task: Task,
     model: LightningModule,
@@ -169,7 +217,7 @@ def introduce(
     It is the monitored model's step that is explained, also where a factory makes others.
     """
     arguments = training.trainer_arguments(stops=False)
-    trainer = ReferenceTrainer(model, task, loader, datamodule, training, arguments, repeatable=False, saved=None)
+    trainer = ReferenceTrainer(model, task, loader, datamodule, training, arguments, False, False, saved=None, run=None)
     # Far from each other: in sorted data neighbours have the same targets.
     some = pool[:: max(1, len(pool) // INTRODUCED)][:INTRODUCED]
     with trainer._undisturbed(training.seed):
@@ -182,14 +230,15 @@ def introduce(
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
 
-    All but one: that there is a validation step and no validation loader is as it should be.
+    All but two: that there is a validation step and no validation loader is as it should be, and nobody reads the logger.
     """
     levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
     for logger in levels:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
+            for message in ("You defined a `validation_step` but have no `val_dataloader`", "The number of training batches"):
+                warnings.filterwarnings("ignore", message)
             yield
     finally:
         for logger, level in levels.items():

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
@@ -21,7 +22,7 @@ from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs"]
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs"]
 
 Scorer = Callable[[nn.Module, Any, Any], Tensor]
 """Scores a model on inputs and targets, ``[inputs]``."""
@@ -33,22 +34,27 @@ class SeenInputs(Callback):
     Args:
         task: Finds inputs and targets in a batch.
         batch_size: How many samples the loader makes batches of; ``None`` if that is not known.
-        most: Refuse more different inputs than this: the number of samples, where each must be the same whenever it is
-            loaded. ``None`` for any number.
+        most: How many different inputs there can be: the number of samples, where each is the same whenever it is loaded.
+            ``None`` for any number.
+        refuses: Whether more are refused; else nothing is collected any more.
 
     Attributes:
-        fingerprints: Fingerprints of the inputs so far.
+        fingerprints: Fingerprints of the inputs so far; none if there were too many.
     """
 
-    def __init__(self, task: Task, batch_size: int | None = None, most: int | None = None) -> None:
+    def __init__(self, task: Task, batch_size: int | None = None, most: int | None = None, *, refuses: bool = True) -> None:
         self.task = task
         self.batch_size = batch_size
         self.most = most
+        self.refuses = refuses
+        self._gave_up = False
         self._structures: set[tuple[str, ...]] = set()
         self.fingerprints: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the inputs down."""
+        if self._gave_up:
+            return
         structure = tuple(name for name, _ in walk(batch))
         if structure not in self._structures:
             # Which leaves are inputs may only be known from such a batch.
@@ -57,6 +63,9 @@ class SeenInputs(Callback):
             self._structures.add(structure)
         self.fingerprints.update(fingerprints(self.task.inputs(batch)))
         if self.most is not None and len(self.fingerprints) > self.most:
+            if not self.refuses:
+                self._gave_up, self.fingerprints = True, set()
+                return
             raise MisconfigurationException(
                 f"reference models: folds need inputs that are the same whenever they are loaded, to know which model has seen "
                 f"which, but {self.most} samples gave {len(self.fingerprints)} different inputs or more; move random "
@@ -72,6 +81,21 @@ class SeenInputs(Callback):
             return rows_of_batches([batch], [self.batch_size])[0]
         except ValueError:  # A last batch that is smaller.
             return self.task.rows(batch)
+
+
+class EpochProgress(Callback):
+    """Counts epochs on a progress bar.
+
+    Args:
+        bar: The bar.
+    """
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self.bar = bar
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch."""
+        self.bar.update()
 
 
 class KeepBestWeights(Callback):
