@@ -334,7 +334,7 @@ class InteractionMonitor(Callback):
         self.meter.baseline_values = state_dict["baseline"]
         self._ratings = state_dict["ratings"]
         if self._evidence_is_default and state_dict["took_other_evidence"]:
-            self.evidence = ParameterNoise()
+            self.evidence = self.meter.evidence = ParameterNoise()
         if isinstance(self.players, Some):
             self.players.load(state_dict["players"])
         self._timetable.load_state_dict(state_dict)

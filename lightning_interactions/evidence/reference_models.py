@@ -73,11 +73,12 @@ class Ratings:
     def to_state(self) -> dict[str, Any]:
         """Return everything in tensors; nearly all signs are 0, so that the others are kept with their places."""
         drawn = (self.votes, *self.by_chance)
-        places = [one.signs.cpu().to_sparse() for one in drawn]
+        signs = [one.signs.flatten().cpu() for one in drawn]
+        places = [own.nonzero()[:, 0] for own in signs]
         return {
             "shape": list(self.votes.signs.shape),
-            "places": [one.indices().to(torch.int32) for one in places],
-            "signs": [one.values() for one in places],
+            "places": places,
+            "signs": [own[place] for own, place in zip(signs, places, strict=True)],
             "finite": [one.finite.cpu() for one in drawn],
             "score": self.score.cpu(),
         }
@@ -85,11 +86,12 @@ class Ratings:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Ratings":
         """Make them of what :meth:`to_state` gave."""
-        signs = (
-            torch.sparse_coo_tensor(places.long(), signs, state["shape"]).to_dense()
-            for places, signs in zip(state["places"], state["signs"], strict=True)
-        )
-        own, *by_chance = (RaterVotes(one, finite) for one, finite in zip(signs, state["finite"], strict=True))
+        drawn = []
+        for places, signs, finite in zip(state["places"], state["signs"], state["finite"], strict=True):
+            dense = torch.zeros(state["shape"], dtype=torch.int8)
+            dense.view(-1)[places] = signs
+            drawn.append(RaterVotes(dense, finite))
+        own, *by_chance = drawn
         return cls(own, tuple(by_chance), state["score"])
 
 

@@ -1,5 +1,6 @@
 """Fitting reference models to data that the monitored run never sees."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def fit_ensemble(
         saved = None
         if resume_from is not None:
             saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
-        _tell(plans, screening_plans, pool, arguments["max_epochs"], saved)
+        _tell(plans, screening_plans, pool, arguments["max_epochs"], saved, run)
         trainer = ReferenceTrainer(
             model=model,
             task=task,
@@ -236,14 +237,23 @@ def _decisive(
 
 
 def _tell(
-    plans: list[Plan], screening_plans: list[Plan], pool: list[int] | None, max_epochs: int | None, saved: SavedModels | None
+    plans: list[Plan],
+    screening_plans: list[Plan],
+    pool: list[int] | None,
+    max_epochs: int | None,
+    saved: SavedModels | None,
+    run: Trainer | None,
 ) -> None:
-    """Say in one line what will be fitted."""
+    """Say in one line what will be fitted, and what it costs at most."""
     own, inputs = plans[0], "all the data"
     if pool is not None and own.training is not None:
         inputs = f"{len(own.training) + len(own.stopping)} of {len(pool)} inputs"
     screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
     taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
+    cost = ""
+    if run is not None and pool and max_epochs and epochs_of(run) < math.inf:
+        trained = sum(len(plan.training or pool) for plan in (*plans, *screening_plans))
+        cost = f", {trained * max_epochs / (len(pool) * epochs_of(run)):.0%} of what the run trains on".replace("%", " %")
     rank_zero_info(
-        f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{taken}"
+        f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}"
     )
