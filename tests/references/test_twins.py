@@ -41,8 +41,9 @@ def loader(data: Dataset[Any] = DATA, **options: Any) -> DataLoader[Any]:
 def fit(root: Path, *callbacks: Callback, model: Any = None, train: Any = None, resume: Any = None, **options: Any) -> Trainer:
     torch.manual_seed(3)
     trainer = quiet_trainer(root, callbacks=list(callbacks), **options)
-    model = TabularClassifier() if model is None else model
-    trainer.fit(model, loader() if train is None else train, tabular_loader(16, seed=1), ckpt_path=resume)
+    # Made here, so that all begin alike.
+    made = TabularClassifier() if model is None else model() if isinstance(model, type) else model
+    trainer.fit(made, loader() if train is None else train, tabular_loader(16, seed=1), ckpt_path=resume)
     return trainer
 
 
@@ -259,10 +260,10 @@ def test_a_resumed_run_needs_no_other_twins(tmp_path: Path, monkeypatch: pytest.
     unbroken, first, resumed = (few(evidence=Twins(training)) for _ in range(3))
     model = Deterministic
     train = tabular_loader(80, seed=2)
-    fit(tmp_path, unbroken, model=model(), train=train, max_epochs=4)
-    fit(tmp_path, first, model=model(), train=train, max_epochs=2).save_checkpoint(tmp_path / "last.ckpt")
+    fit(tmp_path, unbroken, model=model, train=train, max_epochs=4)
+    fit(tmp_path, first, model=model, train=train, max_epochs=2).save_checkpoint(tmp_path / "last.ckpt")
     monkeypatch.setattr(Twins, "fit", None)
-    fit(tmp_path, resumed, model=model(), train=train, max_epochs=4, resume=tmp_path / "last.ckpt")
+    fit(tmp_path, resumed, model=model, train=train, max_epochs=4, resume=tmp_path / "last.ckpt")
     assert_same_history(resumed.history, unbroken.history, 1e-6)
     with pytest.raises(RuntimeError, match="resume_from"):
         resumed.label_issues(model(), *DATA.tensors)
