@@ -1,13 +1,13 @@
-"""Checkpoints of the measurements that may turn out to be an onset."""
+"""The weights of the measurements that may turn out to be an onset."""
 
 import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import lightning
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.references.internals import classes
@@ -15,12 +15,12 @@ from lightning_interactions.references.internals import classes
 __all__ = ["OnsetKeeper"]
 
 
-class OnsetKeeper(Checkpoint):
-    """Keep a full checkpoint of each wanted measurement; at the end of training, give the module the weights of one.
+class OnsetKeeper:
+    """Keep the weights of each wanted measurement; after training, give the module those of one.
 
-    It joins a Trainer's callbacks for one fit. As a ``Checkpoint`` at the end of the list it is called after all other
-    callbacks and, at epoch ends, after the module's own hook: what it writes holds what every one of them did at this
-    measurement (other monitors' histories, schedulers, averages of weights), and what it restores is not overwritten.
+    What is written is a checkpoint for ``load_from_checkpoint`` and ``trainer.test(ckpt_path=...)``: weights, buffers, what the
+    module itself adds, hyperparameters, and averages of weights if a callback makes them. Optimizers and loops are not in it.
+    It is written when all callbacks and the module are done with the hook in which was measured.
 
     A state names files, not paths: whoever wrote it decides nothing about what lies elsewhere. A run that is gone on with reads
     what the run before it has kept, and removes only what it has written itself.
@@ -33,7 +33,6 @@ class OnsetKeeper(Checkpoint):
         paths: Where the checkpoint of each kept measurement lies, by the optimizer steps taken then. Those that a loaded state
             names are not among them before training starts.
         best_step: The one that counts as the onset; ``None`` while there is none.
-        restoring: Whether the module gets its weights at the end of training.
     """
 
     def __init__(self, dirpath: str | Path | None, prefix: str) -> None:
@@ -41,7 +40,6 @@ class OnsetKeeper(Checkpoint):
         self.prefix = prefix
         self.paths: dict[int, str] = {}
         self.best_step: int | None = None
-        self.restoring = False
         self._unwritten: int | None = None
         self._superseded: list[str] = []
         self._own: set[str] = set()
@@ -72,22 +70,23 @@ class OnsetKeeper(Checkpoint):
                     "the folder of the onset's checkpoints or beside ckpt_path, and save its name alone"
                 )
 
-    def join(self, trainer: Trainer) -> None:
-        """Become the last of a Trainer's callbacks."""
-        self.leave(trainer)
-        # A new list: Lightning may be in the middle of the old one.
-        trainer.callbacks = [*trainer.callbacks, self]
-        self._unwritten, self._superseded, self.restoring = None, [], False
+    def begin(self) -> None:
+        """Forget what a run that was ended has left to write."""
+        self._unwritten, self._superseded = None, []
 
-    def leave(self, trainer: Trainer) -> None:
-        """Make sure not to be one of a Trainer's callbacks, so that ``ckpt_path="best"`` means the user's checkpoints."""
-        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+    def check(self, trainer: Trainer) -> None:
+        """Say if the onset of the run that is gone on with is missing."""
+        for step, path in list(self.paths.items()):
+            if step != self._unwritten and not self._all_see(trainer, path):
+                del self.paths[step]
+                self._say_gone(step, [path])
+        self._find_earlier(trainer)
 
     def keep(self, trainer: Trainer, steps: Collection[int]) -> None:
         """Keep the state of this very moment if its step is wanted, and no other state than the wanted ones.
 
-        The file is written when all callbacks are done with the hook that is going on; its path is known at once, so that
-        checkpoints which others write before name it.
+        The file is written by the next :meth:`write`; its path is known at once, so that checkpoints which others write before
+        name it.
         """
         self._find_earlier(trainer)
         self._superseded += [path for step, path in self.paths.items() if step not in steps]
@@ -96,27 +95,8 @@ class OnsetKeeper(Checkpoint):
             self.paths[trainer.global_step] = self._free_path(trainer)
             self._unwritten = trainer.global_step
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say if the onset of the run that is gone on with is missing; write what the untrained model wants kept."""
-        for step, path in list(self.paths.items()):
-            if step != self._unwritten and not self._all_see(trainer, path):
-                del self.paths[step]
-                self._say_gone(step, [path])
-        self._find_earlier(trainer)
-        self._write(trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_args: Any) -> None:
-        """Write what a measurement after this batch wants kept."""
-        self._write(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what a measurement after this epoch wants kept."""
-        self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore weights and buffers as ``trainer.test(ckpt_path=...)`` would; optimizers stay as they are."""
-        if not self.restoring:
-            return
         path, checkpoint = self.best_model_path, None
         if path and self._exists(path):
             try:
@@ -135,11 +115,11 @@ class OnsetKeeper(Checkpoint):
         trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
         rank_zero_info(f"PhaseEarlyStopping: restored the weights of the onset from {path}")
 
-    def _write(self, trainer: Trainer) -> None:
-        """Write first and remove afterwards: there is a whole checkpoint at any time."""
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was last wanted, and remove afterwards what is not any more: there is a whole file at any time."""
         if self._unwritten is not None:
             path = self.paths[self._unwritten]
-            trainer.save_checkpoint(path, weights_only=False)
+            trainer.strategy.save_checkpoint(self._checkpoint(trainer, pl_module), path)
             self._own.add(path)
             self._removable.add(path)
             self._unwritten = None
@@ -148,6 +128,25 @@ class OnsetKeeper(Checkpoint):
             if path in self._removable and os.path.dirname(path) == self._folder(trainer) and not resumed_from:
                 trainer.strategy.remove_checkpoint(path)
         self._superseded = []
+
+    @staticmethod
+    def _checkpoint(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        checkpoint = {
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": trainer.strategy.lightning_module_state_dict(),
+        }
+        if pl_module.hparams:
+            checkpoint[pl_module.CHECKPOINT_HYPER_PARAMS_KEY] = dict(pl_module.hparams)
+        for callback in trainer.callbacks:
+            # Their averages are what the module will have.
+            if isinstance(callback, classes("WeightAveraging", "callbacks")):
+                callback.on_save_checkpoint(trainer, pl_module, checkpoint)
+        for to_go_on in ("current_model_state", "averaging_state"):
+            checkpoint.pop(to_go_on, None)
+        pl_module.on_save_checkpoint(checkpoint)
+        return checkpoint
 
     def _find_earlier(self, trainer: Trainer) -> None:
         """Look for the files that a loaded state names, in the own folder and beside the checkpoint that is gone on from."""

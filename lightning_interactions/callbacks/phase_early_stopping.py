@@ -32,11 +32,11 @@ class PhaseEarlyStopping(Callback):
     after it ends at once, unless with ``log_only``.
 
     With ``restore_best`` the module has, after a stop by this callback, the weights and buffers of the phase's onset: of the
-    measurement from which on the phase is seen, which lies at or before the one at which it is detected. Before the phase
-    is detected this costs a full checkpoint whenever a measurement may turn out to be the onset. Continue from the onset with
-    ``trainer.fit(ckpt_path=stopping.best_model_path)``: optimizers and loops are not set back. If training ends in another
-    way, the final weights stay. What is restored is what the checkpoint holds, with Lightning's ``WeightAveraging`` the
-    average at the onset (phases are always measured on the weights that are trained).
+    measurement from which on the phase is seen, which lies at or before the one at which it is detected. Before the phase is
+    detected the weights of measurements that may turn out to be the onset are kept in files, without the state of optimizers
+    and loops: ``Model.load_from_checkpoint(stopping.best_model_path)``. If training ends in another way, the final weights
+    stay. With Lightning's ``WeightAveraging`` the average at the onset is kept and restored (phases are always measured on
+    the weights that are trained).
 
     Stock callbacks work on the logged scalars, too; they look after each epoch, and find the last value logged::
 
@@ -128,25 +128,26 @@ class PhaseEarlyStopping(Callback):
         self._check(self._followed(trainer))
         if trainer.global_step == 0:  # The state of a run that is gone on with is loaded later.
             self.load_state_dict({})
-        if self.restore_best and not trainer.fast_dev_run:
-            self._keeper.join(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the Trainer's list of callbacks as it was."""
-        self._keeper.leave(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the Trainer's list of callbacks as it was."""
-        self._keeper.leave(trainer)
+        self._keeper.begin()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop again if the run that is gone on with was stopped."""
+        if self.restore_best:
+            self._keeper.check(trainer)
         if self._stops:
             rank_zero_info(
                 f"PhaseEarlyStopping: this run was stopped before, in {self.stopping_reason_message}; it trains on with "
                 "log_only=True"
             )
             trainer.should_stop = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the weights of a measurement at the end of the last epoch, if they may be needed."""
+        self._keeper.write(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write the weights of a measurement after the last batch, if they may be needed."""
+        self._keeper.write(trainer, pl_module)
 
     def on_interactions_measured(self, trainer: Trainer, pl_module: LightningModule, monitor: InteractionMonitor) -> None:
         """Decide whether to stop; called by the monitor after each of its measurements."""
@@ -176,8 +177,13 @@ class PhaseEarlyStopping(Callback):
             self.stopped_epoch = trainer.current_epoch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave it to the last callback to restore the weights, so that no other one changes them after it."""
-        self._keeper.restoring = self._stops
+        """Write the weights of the last measurement, if they may be needed."""
+        self._keeper.write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
+        if self._stops and self.restore_best:
+            self._keeper.restore(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, in primitives."""
