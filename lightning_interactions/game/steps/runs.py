@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.game.steps.calls import LossCall, intercepted
-from lightning_interactions.game.steps.stage import StandInTrainer, as_found, on_stage
+from lightning_interactions.game.steps.restoring import as_found
+from lightning_interactions.game.steps.stage import on_stage
+from lightning_interactions.game.steps.stand_ins import StandInTrainer
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.records.trees import map_leaves, walk
 
