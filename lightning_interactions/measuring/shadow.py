@@ -47,9 +47,9 @@ def shadow_of(model: Module) -> Shadow[Module]:
     """Copy a module with all that its steps could change: weights, buffers, submodules, plain attributes, hooks.
 
     Tensors with a history, such as a carried hidden state, become detached copies, and lists of past losses become empty.
-    Gradients are not copied. Data, such as datasets, loaders and the Trainer, are shared; NumPy arrays of more than 16 MiB, too,
-    as views that cannot be written into, and of data frames of that size the values. Hooks and functions that refer to the
-    module refer to the copy.
+    Gradients are not copied. Data, such as datasets, loaders and the Trainer, are shared; NumPy arrays of more than 16 MiB,
+    too, as views that cannot be written into, and of data frames of that size the values. Hooks and functions that refer to
+    the module refer to the copy.
 
     Args:
         model: Any module; it is not changed.

@@ -1,5 +1,6 @@
 """Finding out from a module's own steps what there is to explain."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from lightning_interactions.game.steps.runs import (
     StepRunner,
     are_close,
     are_equal,
+    fails_alone,
     own_loss,
     own_loss_tensor,
     step_of,
@@ -37,6 +39,11 @@ CERTAINTIES = {
     RANDOM: "; outputs are random even in evaluation, and so are interactions in part",
     ALONE: "; the outputs of a row depend on the other rows, so that rows are run one by one, which takes long",
 }
+
+ABOUT_DTYPES = re.compile(r"dtype|scalar type|type .*should be the same|BFloat16|\bHalf\b|\bbfloat16\b|\bfloat16\b")
+"""What torch says where dtypes do not fit."""
+
+OTHERS = "they depend on the other rows, as in a loss over a batch or with batch norm without running statistics"
 
 MOST_LISTED = 8
 """Names of leaves that are said."""
@@ -75,6 +82,7 @@ class _Choice:
         self.runner, self.model, self.batch, self.step, self.only = runner, model, batch, step, only
         self.run = runner.run(model, step, batch.tree)
         self.reasons: list[str] = []
+        self.fails_alone: Exception | None = None
         if not self.run.calls:
             self.reasons.append("none of them" if self.run.error is None else f"none of them before {self.run.error!r}")
 
@@ -94,6 +102,7 @@ class _Choice:
             if len(of_rows) < len(alone):
                 error = next((run.error for run in alone.values() if run.error is not None), None)
                 self.reasons.append(f"{call.name}, which is not reached for a row alone ({error!r})")
+                self.fails_alone = self.fails_alone or error
                 continue
             term, certainty = self._told_apart(number, call, of_rows)
             if term is not None:
@@ -112,12 +121,16 @@ class _Choice:
             clones=self.run.writes,
             outputs_depend_on_targets=False,
             keeps_state=self.run.keeps_state,
-            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
+            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty] + self.failed(),
         )
         aside, depends, nothing = _roles(self.runner, reading, self.model, self.batch)
         unused = f"; what reaches neither outputs nor targets is left out: {_listed(nothing)}" if nothing else ""
         reading = replace(reading, aside=aside, outputs_depend_on_targets=depends, said=reading.said + unused)
         return self._of_elements(reading) if term.reduction == "none" and certainty == CERTAIN else reading
+
+    def failed(self) -> str:
+        """Say that the step fails after a loss, if it does."""
+        return f"; {self.step} fails after its losses: {self.run.error!r}" if self.run.calls and self.run.error else ""
 
     def _of_elements(self, reading: Reading) -> Reading:
         """Say what the step makes of losses without a reduction; labels of which some do not count have no joint log-odds."""
@@ -157,7 +170,7 @@ class _Choice:
             return term, RANDOM
         first = alone[0].outputs
         if len(alone) > 1 and all(are_close(one.outputs, first, first) for one in alone.values()):
-            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: they depend on the other rows")
+            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: {OTHERS}")
             return None, ALONE
         return (replace(ragged, flattened=True) if term is None else term), ALONE
 
@@ -187,9 +200,7 @@ def gradient_of_elements(runner: StepRunner, model: nn.Module, reading: Reading,
     return found[0] if are_close(found[0], found[1], found[0]) and bool((found[0] != 0).any()) else None
 
 
-def _roles(
-    runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows
-) -> tuple[frozenset[str], bool, frozenset[str]]:
+def _roles(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool, frozenset[str]]:
     """Find out, by changing one leaf at a time, which leaves are inputs and which are targets.
 
     Parameters that are zero may close the way of a leaf to the outputs, such as a gate that begins with zero. So the same is
@@ -286,8 +297,16 @@ def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> st
 
 def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
     """Make the error that says what to write."""
-    parts = [f"{choice.step} with {', '.join(choice.reasons)}" for choice in tried]
+    alone = next((choice.fails_alone for choice in tried if choice.fails_alone is not None), None)
+    if alone is not None:
+        return fails_alone(alone)
+    parts = [f"{choice.step} with {', '.join(choice.reasons)}{choice.failed()}" for choice in tried]
     got = "; ".join(parts) or f"{type(model).__name__}, which has no validation_step or training_step"
+    if any(choice.run.error is not None and ABOUT_DTYPES.search(str(choice.run.error)) for choice in tried):
+        return ValueError(
+            f"OwnStep: expected a step that runs in the dtype of its weights, got {got}; pass "
+            "Extraction(trainer_precision=True), with which it runs under the precision of the Trainer"
+        )
     return ValueError(
         f"OwnStep: expected a step that calls a loss function of torch ({', '.join(one.__name__ for one in LOSSES[:5])}, …) on "
         f"outputs and targets of each row, got {got}; say what is explained in a task of your own:\n"

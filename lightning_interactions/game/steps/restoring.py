@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import operator
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,13 +72,9 @@ def as_found(model: nn.Module) -> Iterator[list[str]]:
         yield changes
     finally:
         for name, value, content in kept:
-            if isinstance(value, dict):
-                changed = [key for key in value.keys() | content.keys() if _differ(value, content, key)]
-                changes += changed if name is None else [name] * bool(changed)
-            else:
-                changed = not _are_same(value, content)
-                changes += [str(name)] * changed
-            if changed:
+            if not _are_same(value, content):
+                own = [key for key in value.keys() | content.keys() if _differ(value, content, key)] if name is None else [name]
+                changes += map(str, own)
                 _put_back(value, content)
 
 
@@ -125,14 +122,17 @@ def _differ(value: dict[Any, Any], content: dict[Any, Any], key: Any) -> bool:
 
 
 def _are_same(value: Any, content: Any) -> bool:
-    """Whether a list, set, tensor or array is as its copy."""
+    """Whether a list, dict, set, tensor or array is as its copy."""
     if isinstance(value, Tensor):
         return torch.equal(value.detach(), content)
     if isinstance(value, np.ndarray):
         return np.array_equal(value, content)
     if isinstance(value, set):
-        return value == content
-    return len(value) == len(content) and all(one is other for one, other in zip(value, content, strict=True))
+        return bool(value == content)
+    if len(value) != len(content):
+        return False
+    items = [(value, content), (value.values(), content.values())] if isinstance(value, dict) else [(value, content)]
+    return all(all(map(operator.is_, *pair)) for pair in items)
 
 
 def _put_back(value: Any, content: Any) -> None:

@@ -10,6 +10,7 @@ from lightning_interactions.game.steps.stand_ins import Folder, StandInOptimizer
 
 __all__ = ["on_stage"]
 
+
 @contextmanager
 def on_stage(model: nn.Module, trainer: Any = None, log: Callable[[str, Any], object] | None = None) -> Iterator[None]:
     """Let the Lightning modules in a model see a stand-in for their Trainer while the body runs.

@@ -89,11 +89,11 @@ class Folder:
             self._folder = None
 
 
-def _itself(silence: "Silence", *args: Any, **kwargs: Any) -> "Silence":
+def _itself(silence: "Silence", *_args: Any, **_kwargs: Any) -> "Silence":
     return silence
 
 
-def _false(silence: "Silence", *args: Any) -> bool:
+def _false(*_args: Any) -> bool:
     return False
 
 
@@ -286,6 +286,7 @@ class StandIn:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the copy, or do nothing."""
         return self._copy(*args, **kwargs) if self._works else None
 
     __setitem__ = __delitem__ = nothing
@@ -317,14 +318,11 @@ class StandInOptimizer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        value = getattr(self._real, name, None)
-        if value is None or self._seen is None:
+        value = getattr(self._real, name, nothing)
+        if self._seen is None or (callable(value) and name not in _READS):
             return _method(name)
-        if not callable(value):
-            return self._seen.of(value)
-        if name in _READS:
-            return lambda *args, **kwargs: self._seen.copy(value(*args, **kwargs))  # type: ignore[union-attr]
-        return _method(name)
+        seen = self._seen
+        return (lambda: seen.copy(value())) if callable(value) else seen.of(value)
 
     def step(self, closure: Callable[[], Any] | None = None, *args: Any, **kwargs: Any) -> Any:
         """Call the closure, as the real one would, and do nothing else."""
