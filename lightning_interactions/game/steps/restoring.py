@@ -1,8 +1,12 @@
 """Giving a module back what hung on it, and the weights that it had."""
 
+import argparse
 import collections
 import copy
+import functools
 import operator
+import pathlib
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +65,7 @@ def as_found(model: nn.Module) -> Iterator[list[str]]:
     """Give a module what hangs on it back after the body; not its weights.
 
     That is: attributes, lists, dicts and the like wherever they are in each other, tensors and arrays that are changed in
-    place, buffers, and attributes of objects of the user's own, such as a meter of averages.
+    place, buffers, and attributes of objects of the user's own classes, such as a meter of averages.
 
     Yields:
         Names of what the body changed, filled when it ends.
@@ -108,13 +112,26 @@ def _kept(model: nn.Module) -> Iterator[tuple[str | None, Any, Any]]:
         elif isinstance(value, np.ndarray):
             if value.nbytes <= LARGE and value.flags.writeable and not value.dtype.hasobject:
                 yield name, value, value.copy()
-        elif hasattr(value, "__dict__") and not is_data(value):
+        elif hasattr(value, "__dict__") and _is_of_the_user(value) and not is_data(value):
             todo.append((name, vars(value)))
 
 
 def _is_looked_into(name: str) -> bool:
     """Whether an attribute of a module can be the step's own; most of the others are empty dicts of hooks."""
-    return name != "_trainer" and not name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+    return name != "_trainer" and not (name.startswith("_") and "_hooks" in name)
+
+
+def _is_of_the_user(value: Any) -> bool:
+    """Whether an object is looked into; loggers, threads, compilers and the like have a life of their own."""
+    return isinstance(value, (types.SimpleNamespace, argparse.Namespace)) or not _is_installed(str(type(value).__module__))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed(module: str) -> bool:
+    """Whether a module is Python's or an installed package's."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    is_of_python = module.partition(".")[0] in sys.stdlib_module_names
+    return is_of_python or not {"site-packages", "dist-packages"}.isdisjoint(pathlib.Path(file).parts)
 
 
 def _differ(value: dict[Any, Any], content: dict[Any, Any], key: Any) -> bool:

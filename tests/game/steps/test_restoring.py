@@ -1,6 +1,7 @@
 """What hangs on a module is as it was after a body, however deep it hangs; and so are opened weights."""
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,16 @@ def test_each_change_is_seen_as_one(name: str) -> None:
     with as_found(module) as changes:
         ACTS[name](module)
     assert changes
+
+
+def test_what_has_a_life_of_its_own_is_not_touched() -> None:
+    module = Holding()
+    module.logger, module.counter = logging.Logger("own"), Counter()
+    with as_found(module):
+        module.logger.disabled = True
+        module.counter["a"] += 1
+    assert module.logger.disabled
+    assert module.counter == {}
 
 
 def test_each_forward_of_a_step_begins_with_the_same_state() -> None:
