@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.game.evaluation import Game
-from lightning_interactions.game.steps.runs import are_close
+from lightning_interactions.game.steps.runs import NORMALISE, CompanyError, are_close, fails_alone
 from lightning_interactions.records import ProbeGroup, Rows
 
 __all__ = ["CompanyError", "needs_rows_alone"]
@@ -13,10 +13,6 @@ MOST_ROWS = 4
 """So many rows of each group are scored alone and together."""
 
 MOST_GROUPS = 4
-
-
-class CompanyError(ValueError):
-    """Scores of rows that only make sense in a batch."""
 
 
 def needs_rows_alone(game: Game, model: nn.Module) -> str:
@@ -40,16 +36,13 @@ def needs_rows_alone(game: Game, model: nn.Module) -> str:
         try:
             alone = torch.cat([_scores(game, model, rows.select([row]), targets.select([row])) for row in range(len(rows))])
         except Exception as error:
-            raise CompanyError(
-                f"expected scores of rows that do not depend on the other rows of a batch, but a row alone fails: {error!r}; "
-                "normalise by running statistics or by layer or group norm, or pass a task of your own"
-            ) from error
+            raise fails_alone(error) from error
         if _close(together, alone) or not _close(together, _scores(game, model, rows, targets)):
             continue
         if bool((alone == alone[0]).all()):
             raise CompanyError(
                 "expected scores of rows that do not depend on the other rows of a batch, but alone all rows have the score "
-                f"{float(alone[0]):.4g}; normalise by running statistics or by layer or group norm, or pass a task of your own"
+                f"{float(alone[0]):.4g}; {NORMALISE}"
             )
         return (
             f"the score of a row depends on the other rows of its batch ({float(together[0]):.4g} together, "

@@ -1,16 +1,15 @@
 """A copy of a module that can be measured without leaving a trace in the module."""
 
-import collections
 import copy
 import functools
 import types
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import nn
+
+from lightning_interactions.game.steps.copies import replacements
 
 __all__ = ["Shadow", "shadow_of"]
 
@@ -18,6 +17,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 """What Lightning hangs on a compiled module: closures on the module itself."""
+
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 
 HOOKS = (
     "_forward_hooks",
@@ -46,8 +47,9 @@ def shadow_of(model: Module) -> Shadow[Module]:
     """Copy a module with all that its steps could change: weights, buffers, submodules, plain attributes, hooks.
 
     Tensors with a history, such as a carried hidden state, become detached copies, and lists of past losses become empty.
-    Gradients are not copied. Data, such as datasets, loaders and the Trainer, are shared. Hooks and functions that refer to the
-    module refer to the copy.
+    Gradients are not copied. Data, such as datasets, loaders and the Trainer, are shared; NumPy arrays of more than 16 MiB,
+    too, as views that cannot be written into, and of data frames of that size the values. Hooks and functions that refer to
+    the module refer to the copy.
 
     Args:
         model: Any module; it is not changed.
@@ -56,61 +58,11 @@ def shadow_of(model: Module) -> Shadow[Module]:
         The copy, and what could not be copied.
     """
     memo: dict[int, Any] = {}
-    # The memo knows objects by their address alone: what is made here on the way must live as long as it does.
-    memo[id(memo)] = alive = []
-    for value in _reachable(model):
-        replacement = _replacement(value)
-        if replacement is not None:
-            memo[id(value)] = replacement[0]
-            alive.append(value)
+    replacements(model, memo)
     shadow = Shadow(model)
     shadow.module = _copied(model, memo, shadow.shared, "")
     _rebind(shadow.module, memo)
     return shadow
-
-
-def _replacement(value: Any) -> tuple[Any] | None:
-    """Say what takes the place of an object that is not copied as others are."""
-    if type(value) is nn.Parameter:
-        return (nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad),)
-    if isinstance(value, Tensor):
-        return None if value.is_leaf else (value.detach().clone(),)
-    if isinstance(value, torch.Generator):
-        return (torch.Generator(value.device).set_state(value.get_state()),)
-    if isinstance(value, (list, collections.deque)) and value and all(_is_past_loss(item) for item in value):
-        return (type(value)(),)
-    if (
-        isinstance(value, (Dataset, DataLoader, Sampler))
-        or hasattr(value, "fit_loop")
-        or hasattr(value, "prepare_data_per_node")
-    ):
-        return (value,)
-    return None
-
-
-def _is_past_loss(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.numel() == 1 and not item.is_leaf
-
-
-def _reachable(model: nn.Module) -> Iterator[Any]:
-    """Go through what hangs on a module by attributes and containers; not through data."""
-    todo: list[Any] = [model]
-    seen = set[int]()
-    while todo:
-        item = todo.pop()
-        if id(item) in seen or isinstance(item, (str, bytes, int, float, type, types.ModuleType, types.FunctionType)):
-            continue
-        seen.add(id(item))
-        if item is not model:
-            yield item
-        if isinstance(item, Tensor) or (item is not model and _replacement(item) is not None):
-            continue
-        if isinstance(item, Mapping):
-            todo.extend(item.values())
-        elif isinstance(item, (list, tuple, set, frozenset, collections.deque)):
-            todo.extend(item)
-        elif hasattr(item, "__dict__"):
-            todo.extend(value for name, value in vars(item).items() if name != "_trainer")
 
 
 def _copied(module: Module, memo: dict[int, Any], shared: dict[str, str], path: str) -> Module:
@@ -184,17 +136,30 @@ def _rebound(function: Any, memo: dict[int, Any]) -> Any:
         return types.MethodType(function.__func__, memo.get(id(function.__self__), function.__self__))
     if not isinstance(function, types.FunctionType) or not function.__closure__:
         return function
-    cells = tuple(_rebound_cell(cell, memo) for cell in function.__closure__)
+    if id(function) in memo:  # It refers to itself, or was met before.
+        return memo[id(function)]
+    contents = [_content(cell) for cell in function.__closure__]
+    cells = tuple(
+        types.CellType() if _refers(content, memo) else cell
+        for cell, content in zip(function.__closure__, contents, strict=True)
+    )
     new = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
     new.__kwdefaults__, new.__dict__ = function.__kwdefaults__, dict(function.__dict__)
+    memo[id(function)] = new
+    memo[id(memo)].append(function)
+    for cell, own, content in zip(cells, function.__closure__, contents, strict=True):
+        if cell is not own:
+            cell.cell_contents = _rebound(content, memo) if isinstance(content, FUNCTIONS) else memo[id(content)]
     return new
 
 
-def _rebound_cell(cell: types.CellType, memo: dict[int, Any]) -> types.CellType:
+def _content(cell: types.CellType) -> Any:
     try:
-        content = cell.cell_contents
+        return cell.cell_contents
     except ValueError:  # It has not been filled yet.
-        return cell
-    if isinstance(content, (types.FunctionType, types.MethodType, functools.partial)):
-        return types.CellType(_rebound(content, memo))
-    return types.CellType(memo[id(content)]) if id(content) in memo else cell
+        return None
+
+
+def _refers(content: Any, memo: dict[int, Any]) -> bool:
+    """Whether there is, or will be, something else in the place of what a cell holds."""
+    return isinstance(content, FUNCTIONS) or id(content) in memo

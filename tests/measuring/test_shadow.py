@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -174,3 +175,80 @@ def test_random_states_and_the_gradient_mode_come_back(raises: bool) -> None:
             raise KeyError
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.is_grad_enabled()
+
+
+def test_functions_that_refer_to_themselves_or_each_other_refer_to_the_copy() -> None:
+    class Recursive(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.net = 0, nn.Linear(2, 2)
+
+            def depth(number: int) -> int:
+                self.seen += 1
+                return 0 if number == 0 else 1 + depth(number - 1)
+
+            def is_even(number: int) -> bool:
+                self.seen += 1
+                return number == 0 or is_odd(number - 1)
+
+            def is_odd(number: int) -> bool:
+                return number > 0 and is_even(number - 1)
+
+            self.depth, self.is_even = depth, partial(is_even)
+            self.net.register_forward_hook(lambda *_args: depth(2) and None)
+
+    module = Recursive()
+    shadow = shadow_of(module).module
+    assert (shadow.depth(3), shadow.is_even(4), shadow.is_even(3)) == (3, True, False)
+    shadow.net(torch.ones(1, 2))
+    assert (shadow.seen, module.seen) == (4 + 3 + 2 + 3, 0)
+
+
+class Frame:
+    """As much of a data frame as tells it from other objects."""
+
+    def __init__(self, values: Any, **columns: int) -> None:
+        self.values, self.columns = values, columns
+
+    @property
+    def iloc(self) -> Any:
+        return self.values
+
+    @property
+    def size(self) -> int:
+        return int(self.values.size)
+
+    def to_numpy(self) -> Any:
+        return self.values
+
+    def __copy__(self) -> "Frame":
+        return Frame(self.values, **self.columns)
+
+
+def test_large_arrays_are_shared_and_cannot_be_written_into() -> None:
+    module = Carrying()
+    module.small, module.large = np.zeros(5), np.zeros(2**21 + 1)
+    module.frame, module.small_frame = Frame(np.zeros(2**21 + 1), a=1), Frame(np.zeros(2), a=1)
+    module.tables = {"all": [module.large]}
+    shadow = shadow_of(module).module
+    assert not np.shares_memory(shadow.small, module.small)
+    assert np.shares_memory(shadow.large, module.large)
+    assert shadow.tables["all"][0] is shadow.large
+    with pytest.raises(ValueError, match="read-only"):
+        shadow.large[0] = 1
+    module.large[0] = 1  # The module's own can be.
+    assert np.shares_memory(shadow.frame.values, module.frame.values)
+    shadow.frame.columns["b"] = 2
+    assert module.frame.columns == {"a": 1}
+    assert not np.shares_memory(shadow.small_frame.values, module.small_frame.values)
+
+
+def test_tables_that_do_not_change_are_shared() -> None:
+    class Table:
+        def __deepcopy__(self, memo: object) -> None:
+            raise AssertionError("a copy costs as much as the data")
+
+    Table.__module__ = "datasets.arrow_dataset"
+    module = Carrying()
+    module.rows = Table()
+    assert shadow_of(module).module.rows is module.rows

@@ -1,19 +1,24 @@
 """Finding out from a module's own steps what there is to explain."""
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_interactions.game.steps.calls import LOSSES, LossCall
+from lightning_interactions.game.steps.restoring import opened
 from lightning_interactions.game.steps.runs import (
     Reading,
     Run,
     StepRunner,
     are_close,
     are_equal,
+    fails_alone,
     own_loss,
     own_loss_tensor,
     step_of,
@@ -35,8 +40,13 @@ CERTAINTIES = {
     ALONE: "; the outputs of a row depend on the other rows, so that rows are run one by one, which takes long",
 }
 
-MOST_PERTURBED = 32
-"""Leaves of a batch that are tried out one by one."""
+ABOUT_DTYPES = re.compile(r"dtype|scalar type|type .*should be the same|BFloat16|\bHalf\b|\bbfloat16\b|\bfloat16\b")
+"""What torch says where dtypes do not fit."""
+
+OTHERS = "they depend on the other rows, as in a loss over a batch or with batch norm without running statistics"
+
+MOST_LISTED = 8
+"""Names of leaves that are said."""
 
 
 def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mapping[str, Any] | None) -> Reading:
@@ -72,6 +82,7 @@ class _Choice:
         self.runner, self.model, self.batch, self.step, self.only = runner, model, batch, step, only
         self.run = runner.run(model, step, batch.tree)
         self.reasons: list[str] = []
+        self.fails_alone: Exception | None = None
         if not self.run.calls:
             self.reasons.append("none of them" if self.run.error is None else f"none of them before {self.run.error!r}")
 
@@ -91,6 +102,7 @@ class _Choice:
             if len(of_rows) < len(alone):
                 error = next((run.error for run in alone.values() if run.error is not None), None)
                 self.reasons.append(f"{call.name}, which is not reached for a row alone ({error!r})")
+                self.fails_alone = self.fails_alone or error
                 continue
             term, certainty = self._told_apart(number, call, of_rows)
             if term is not None:
@@ -109,11 +121,16 @@ class _Choice:
             clones=self.run.writes,
             outputs_depend_on_targets=False,
             keeps_state=self.run.keeps_state,
-            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty],
+            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty] + self.failed(),
         )
-        aside, depends = _roles(self.runner, reading, self.model, self.batch)
-        reading = replace(reading, aside=aside, outputs_depend_on_targets=depends)
+        aside, depends, nothing = _roles(self.runner, reading, self.model, self.batch)
+        unused = f"; what reaches neither outputs nor targets is left out: {_listed(nothing)}" if nothing else ""
+        reading = replace(reading, aside=aside, outputs_depend_on_targets=depends, said=reading.said + unused)
         return self._of_elements(reading) if term.reduction == "none" and certainty == CERTAIN else reading
+
+    def failed(self) -> str:
+        """Say that the step fails after a loss, if it does."""
+        return f"; {self.step} fails after its losses: {self.run.error!r}" if self.run.calls and self.run.error else ""
 
     def _of_elements(self, reading: Reading) -> Reading:
         """Say what the step makes of losses without a reduction; labels of which some do not count have no joint log-odds."""
@@ -153,7 +170,7 @@ class _Choice:
             return term, RANDOM
         first = alone[0].outputs
         if len(alone) > 1 and all(are_close(one.outputs, first, first) for one in alone.values()):
-            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: they depend on the other rows")
+            self.reasons.append(f"{call.name}, whose outputs for rows alone are all the same: {OTHERS}")
             return None, ALONE
         return (replace(ragged, flattened=True) if term is None else term), ALONE
 
@@ -183,35 +200,53 @@ def gradient_of_elements(runner: StepRunner, model: nn.Module, reading: Reading,
     return found[0] if are_close(found[0], found[1], found[0]) and bool((found[0] != 0).any()) else None
 
 
-def _roles(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool]:
+def _roles(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool, frozenset[str]]:
     """Find out, by changing one leaf at a time, which leaves are inputs and which are targets.
 
+    Parameters that are zero may close the way of a leaf to the outputs, such as a gate that begins with zero. So the same is
+    asked once more with them opened, which says what can reach the outputs and not what does.
+
     Returns:
-        The leaves that are no inputs: they reach the targets alone, or nothing; and whether a leaf that reaches the targets
-        reaches the outputs, too.
+        The leaves that are no inputs: they reach the targets alone, or nothing; whether a leaf that reaches the targets reaches
+        the outputs, too; and those of the first that reach nothing.
     """
-    before = runner.call(model, reading, batch.tree)
-    reaches_outputs, reaches_targets, reaches_nothing = set(), set(), set()
-    for name, leaf in list(batch.tensors.items())[:MOST_PERTURBED]:
-        other = _other(leaf)
-        if torch.equal(other, leaf):
-            continue
-        try:
-            after = runner.call(model, reading, batch.replace({name: other}).tree)
-        except Exception:  # An index that is out of range: it does not matter for what.
-            reaches_outputs.add(name)
-            continue
-        outputs = not are_close(after.outputs, before.outputs, before.outputs)
-        targets = after.targets.shape != before.targets.shape or not torch.equal(after.targets, before.targets)
-        reaches_outputs |= {name} if outputs else set()
-        reaches_targets |= {name} if targets else set()
-        reaches_nothing |= set() if outputs or targets else {name}
+    reaches_outputs, reaches_targets = _reached(runner, reading, model, batch)
+    with opened(model) as num_opened:
+        if num_opened:
+            with suppress(Exception):  # A step that fails with other weights says no more than it did.
+                more = _reached(runner, reading, model, batch)
+                reaches_outputs, reaches_targets = reaches_outputs | more[0], reaches_targets | more[1]
+    reaches_nothing = frozenset(batch.tensors) - reaches_outputs - reaches_targets
     inputs = reaches_outputs - reaches_targets
-    if not reaches_outputs:  # Such as a last layer of zeros, or outputs of NaN: any leaf but the targets may be an input.
-        return frozenset(reaches_targets), False
+    if not reaches_outputs:  # Such as outputs of NaN: any leaf but the targets may be an input.
+        return reaches_targets, False, frozenset()
     if not inputs:  # Such as an autoencoder or a language model, whose inputs are its targets.
-        return frozenset((reaches_targets - reaches_outputs) | reaches_nothing), False
-    return frozenset(reaches_targets | reaches_nothing), bool(reaches_targets & reaches_outputs)
+        return (reaches_targets - reaches_outputs) | reaches_nothing, False, reaches_nothing
+    return reaches_targets | reaches_nothing, bool(reaches_targets & reaches_outputs), reaches_nothing
+
+
+def _reached(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the leaves that reach the outputs and those that reach the targets, each found by a run of its own."""
+    before, again = (runner.call(model, reading, batch.tree) for _ in range(2))
+    # Where the same batch gives the same outputs to the last bit, the smallest difference is an effect.
+    is_same = _are_same if _are_same(before.outputs, again.outputs) else partial(are_close, all_outputs=before.outputs)
+    outputs, targets = set[str](), set[str]()
+    for name, leaf in batch.tensors.items():
+        try:
+            after = runner.call(model, reading, batch.replace({name: _other(leaf)}).tree)
+        except Exception:  # An index that is out of range: it does not matter for what.
+            outputs.add(name)
+            continue
+        if not is_same(after.outputs, before.outputs):
+            outputs.add(name)
+        if not _are_same(after.targets, before.targets):
+            targets.add(name)
+    return frozenset(outputs), frozenset(targets)
+
+
+def _are_same(some: Tensor, others: Tensor) -> bool:
+    """Whether all numbers are the same; NaN is the same as NaN."""
+    return some.shape == others.shape and bool(((some == others) | (some.isnan() & others.isnan())).all())
 
 
 def _other(leaf: Tensor) -> Tensor:
@@ -224,6 +259,11 @@ def _other(leaf: Tensor) -> Tensor:
     if leaf.is_floating_point():
         return 1.1 * leaf + 0.1
     return leaf - 1 if leaf.numel() and bool((leaf > 0).all()) else leaf + 1
+
+
+def _listed(names: frozenset[str]) -> str:
+    some = sorted(names)[:MOST_LISTED]
+    return ", ".join(some if len(names) == len(some) else [*some, f"and {len(names) - len(some)} more"])
 
 
 def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> str:
@@ -257,8 +297,16 @@ def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> st
 
 def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
     """Make the error that says what to write."""
-    parts = [f"{choice.step} with {', '.join(choice.reasons)}" for choice in tried]
+    alone = next((choice.fails_alone for choice in tried if choice.fails_alone is not None), None)
+    if alone is not None:
+        return fails_alone(alone)
+    parts = [f"{choice.step} with {', '.join(choice.reasons)}{choice.failed()}" for choice in tried]
     got = "; ".join(parts) or f"{type(model).__name__}, which has no validation_step or training_step"
+    if any(choice.run.error is not None and ABOUT_DTYPES.search(str(choice.run.error)) for choice in tried):
+        return ValueError(
+            f"OwnStep: expected a step that runs in the dtype of its weights, got {got}; pass "
+            "Extraction(trainer_precision=True), with which it runs under the precision of the Trainer"
+        )
     return ValueError(
         f"OwnStep: expected a step that calls a loss function of torch ({', '.join(one.__name__ for one in LOSSES[:5])}, …) on "
         f"outputs and targets of each row, got {got}; say what is explained in a task of your own:\n"

@@ -10,17 +10,39 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.game.steps.calls import LossCall, intercepted
-from lightning_interactions.game.steps.stage import StandInTrainer, as_found, on_stage
+from lightning_interactions.game.steps.restoring import as_found
+from lightning_interactions.game.steps.stage import on_stage
+from lightning_interactions.game.steps.stand_ins import StandInTrainer
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.records.trees import map_leaves, walk
 
-__all__ = ["Reading", "Run", "StepRunner", "are_close", "are_equal", "own_loss", "own_loss_tensor", "step_of"]
+__all__ = [
+    *("CompanyError", "NORMALISE", "Reading", "Run", "StepRunner", "are_close", "are_equal", "fails_alone", "own_loss"),
+    *("own_loss_tensor", "step_of"),
+]
+
+NORMALISE = "normalise by running statistics or by layer or group norm, or pass a task of your own"
+"""What to do where batches are normalised by themselves."""
 
 REPRODUCED = 1e-5
 """How far, relative to its size, a loss may be from the step's own."""
 
 TIMES_ROUNDING = 1e4
 """Outputs of a row alone and in a batch differ by less than this many roundings of the largest one."""
+
+
+class CompanyError(ValueError):
+    """Scores of rows that only make sense in a batch."""
+
+
+def fails_alone(error: BaseException) -> CompanyError:
+    """Make the error for rows of which one alone raises an error."""
+    is_about_norms = "more than 1 value per channel" in str(error) or "more than 1 spatial element" in str(error)
+    one_row = "let the module take a batch of one row, such as by squeeze(-1) and not squeeze(), or pass a task of your own"
+    return CompanyError(
+        f"expected scores of rows that do not depend on the other rows of a batch, but a row alone fails: {error!r}; "
+        f"{NORMALISE if is_about_norms else one_row}"
+    )
 
 
 @dataclass(frozen=True)

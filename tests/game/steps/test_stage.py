@@ -9,7 +9,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_interactions.game.steps import on_stage
-from lightning_interactions.game.steps.stage import as_found
 
 
 class Acting(LightningModule):
@@ -112,21 +111,3 @@ def test_without_a_trainer_what_is_missing_is_said() -> None:
         assert (module.current_epoch, module.trainer.is_global_zero, module.trainer.world_size) == (0, True, 1)
         with pytest.raises(AttributeError, match="estimated_stepping_batches"):
             _ = module.trainer.estimated_stepping_batches
-
-
-def test_a_module_is_as_it_was_found() -> None:
-    module = nn.BatchNorm1d(2)
-    module.seen, module.outs, module.notes = 1, [1], {"a": 1}
-    with as_found(module) as nothing:
-        _ = module.seen
-    with as_found(module) as changes:
-        module(torch.randn(4, 2))
-        module.seen += 1
-        module.outs.append(2)
-        module.notes["b"] = 2
-        module.new = 3
-    assert nothing == []
-    assert {"seen", "outs", "notes", "new", "buffer"} <= set(changes)
-    assert (module.seen, module.outs, module.notes, hasattr(module, "new")) == (1, [1], {"a": 1}, False)
-    assert module.running_mean.tolist() == [0, 0]
-    assert module.num_batches_tracked.item() == 0

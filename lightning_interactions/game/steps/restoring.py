@@ -1,0 +1,162 @@
+"""Giving a module back what hung on it, and the weights that it had."""
+
+import argparse
+import collections
+import copy
+import functools
+import operator
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_interactions.game.steps.copies import LARGE, is_data
+
+__all__ = ["as_found", "opened"]
+
+TINY = 1e-3
+"""A parameter without a larger entry closes the way as one of zeros does, such as the scale of a layer that begins small."""
+
+MOST_WALKED = 10_000
+"""Items of a list or dict of more items are not looked into: they are kept, and what is changed inside of them is not."""
+
+ATOMS = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.FunctionType, torch.Generator)
+
+
+@contextmanager
+def opened(model: nn.Module) -> Iterator[int]:
+    """Give zeros among the parameters, and parameters that are tiny all over, other values while the body runs.
+
+    Zeros become numbers of about the size of a usual initialisation. Afterwards all is as it was, to the bit.
+
+    Yields:
+        How many parameters have other values.
+    """
+    generator = torch.Generator().manual_seed(0)
+    before: list[tuple[Tensor, Tensor]] = []
+    try:
+        for parameter in model.parameters():
+            if is_lazy(parameter) or not parameter.is_floating_point() or not parameter.numel():
+                continue
+            # The data, not the parameter: graphs that were made before stay valid.
+            data = parameter.data
+            closed = torch.ones_like(data, dtype=torch.bool) if bool(data.abs().max() < TINY) else data == 0
+            if bool(closed.any()):
+                before.append((data, data.clone()))
+                fan_in = data[0].numel() if data.ndim > 1 else 1
+                size, sign = (torch.rand(data.shape, generator=generator) for _ in range(2))
+                values = (0.5 + 0.5 * size) * torch.where(sign < 0.5, -1, 1) / fan_in**0.5
+                data.copy_(torch.where(closed, values.to(data), data))
+        yield len(before)
+    finally:
+        for data, content in before:
+            data.copy_(content)
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[list[str]]:
+    """Give a module what hangs on it back after the body; not its weights.
+
+    That is: attributes, lists, dicts and the like wherever they are in each other, tensors and arrays that are changed in
+    place, buffers, and attributes of objects of the user's own classes, such as a meter of averages.
+
+    Yields:
+        Names of what the body changed, filled when it ends.
+    """
+    changes: list[str] = []
+    kept = list(_kept(model))
+    try:
+        yield changes
+    finally:
+        for name, value, content in kept:
+            if not _are_same(value, content):
+                own = [key for key in value.keys() | content.keys() if _differ(value, content, key)] if name is None else [name]
+                changes += map(str, own)
+                _put_back(value, content)
+
+
+def _kept(model: nn.Module) -> Iterator[tuple[str | None, Any, Any]]:
+    """Go through what can change: the name of the attribute that it hangs on, itself, and its content.
+
+    The name is ``None`` for the attributes of a module, which have names of their own.
+    """
+    todo: list[tuple[str | None, Any]] = [(None, vars(module)) for module in model.modules()]
+    seen = {id(module) for module in model.modules()}
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, ATOMS) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (dict, list, set, collections.deque)):
+            content = copy.copy(value)
+            yield name, value, content
+            if len(value) > MOST_WALKED:
+                continue
+            if isinstance(value, dict):
+                items = [(key, item) for key, item in value.items() if name is not None or _is_looked_into(key)]
+                todo += [(key if name is None else name, item) for key, item in items]
+            else:
+                todo += [(name, item) for item in value]
+        elif isinstance(value, (tuple, frozenset)):
+            todo += [(name, item) for item in value]
+        elif isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value):
+                yield name, value, value.detach().clone()
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= LARGE and value.flags.writeable and not value.dtype.hasobject:
+                yield name, value, value.copy()
+        elif hasattr(value, "__dict__") and _is_of_the_user(value) and not is_data(value):
+            todo.append((name, vars(value)))
+
+
+def _is_looked_into(name: str) -> bool:
+    """Whether an attribute of a module can be the step's own; most of the others are empty dicts of hooks."""
+    return name != "_trainer" and not (name.startswith("_") and "_hooks" in name)
+
+
+def _is_of_the_user(value: Any) -> bool:
+    """Whether an object is looked into; loggers, threads, compilers and the like have a life of their own."""
+    return isinstance(value, (types.SimpleNamespace, argparse.Namespace)) or not _is_installed(str(type(value).__module__))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_installed(module: str) -> bool:
+    """Whether a module is Python's or an installed package's."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    is_of_python = module.partition(".")[0] in sys.stdlib_module_names
+    return is_of_python or not {"site-packages", "dist-packages"}.isdisjoint(pathlib.Path(file).parts)
+
+
+def _differ(value: dict[Any, Any], content: dict[Any, Any], key: Any) -> bool:
+    return key not in value or key not in content or value[key] is not content[key]
+
+
+def _are_same(value: Any, content: Any) -> bool:
+    """Whether a list, dict, set, tensor or array is as its copy."""
+    if isinstance(value, Tensor):
+        return torch.equal(value.detach(), content)
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, content)
+    if isinstance(value, set):
+        return bool(value == content)
+    if len(value) != len(content):
+        return False
+    items = [(value, content), (value.values(), content.values())] if isinstance(value, dict) else [(value, content)]
+    return all(all(map(operator.is_, *pair)) for pair in items)
+
+
+def _put_back(value: Any, content: Any) -> None:
+    if isinstance(value, Tensor):
+        value.detach().copy_(content)
+    elif isinstance(value, np.ndarray):
+        value[...] = content
+    else:
+        value.clear()
+        value.update(content) if isinstance(value, (dict, set)) else value.extend(content)
