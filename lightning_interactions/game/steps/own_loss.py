@@ -138,7 +138,7 @@ def compare(runner: StepRunner, model: nn.Module, reading: Reading, run: Run, ro
     said = f"{'minus the loss' if term.task is None else repr(term.task)}, by {what}"
     if call.result is None:
         return said, ""
-    value, dtype = float(call.result.detach().float().mean()), call.outputs.dtype
+    value, dtype = float(call.result.detach().cpu().double().mean()), call.outputs.dtype
     said += f" = {value:.6g}"
     own = own_loss(run, value)
     if reading.rows_alone:
@@ -206,7 +206,7 @@ def _scaled(
     """Run a step with a multiple of one of its losses; its own loss then, and that multiple."""
     run = runner.run(model, step, rows.tree, (number, scale))
     result = run.calls[number].result if len(run.calls) > number else None
-    place = None if result is None else _place(run, float(result.detach().float().mean()))
+    place = None if result is None else _place(run, float(result.detach().cpu().double().mean()))
     own = None if place is None else _number_at(run, place)
     return None if result is None or own is None else (torch.as_tensor(own), result)
 
