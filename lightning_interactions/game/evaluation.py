@@ -181,7 +181,7 @@ class Game:
                     outputs = widened(self.task.forward(model, inputs.select(rows).tree))
                     exact = self.task.exact_losses(outputs, group.targets.select(rows).tree)
                     assert exact is not None
-                    return exact.double().cpu()
+                    return exact.cpu().double()
 
                 parts += self._in_chunks(losses, len(group), model, inputs)
         return self.task.reduce_exact(torch.cat(parts))

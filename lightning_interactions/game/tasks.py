@@ -180,11 +180,11 @@ class Task(ABC):
         if type(self).exact_losses is not Task.exact_losses:
             outputs = ((widened(self.forward(model, part.inputs.tree)), part.targets.tree) for part in parts)
             exact = [self.exact_losses(*own) for own in outputs]
-            return float(self.reduce_exact(torch.cat([one.double().cpu() for one in exact if one is not None])).mean())
+            return float(self.reduce_exact(torch.cat([one.cpu().double() for one in exact if one is not None])).mean())
         # A loss may depend on the targets of all rows, such as on the sum of their weights.
         of_kind: dict[Any, list[tuple[Tensor, Rows]]] = {}
         for part in parts:
-            score = self.scores(model, part.inputs.tree, part.targets.tree).double().cpu()
+            score = self.scores(model, part.inputs.tree, part.targets.tree).cpu().double()
             of_kind.setdefault(part.targets.kind, []).append((score, part.targets.to("cpu")))
         together = [([score for score, _ in own], own[0][1].join([rows for _, rows in own[1:]])) for own in of_kind.values()]
         return float(torch.cat([self.losses(torch.cat(scores), targets) for scores, targets in together]).mean())
@@ -286,9 +286,16 @@ class Classification(Task):
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the cross-entropy of each row in nats; see the class."""
+        losses, weights = self.weighted_losses(score, targets)
+        return losses if self.class_weights is None else losses / weights.mean()
+
+    def weighted_losses(
+        self, score: Float[Tensor, " rows"], targets: Any
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+        """Return losses in nats, multiplied with the weights of their classes, and these weights."""
         of_target = torch.nn.functional.softplus(-score)
         if self.class_weights is None and not self.label_smoothing:
-            return of_target
+            return of_target, torch.ones_like(of_target)
         own_or_equal = (1.0,) * (self.num_classes or 0) if self.class_weights is None else self.class_weights
         weights = torch.tensor(own_or_equal, dtype=torch.float64).to(score)
         classes = targets.reshape(-1).long().to(score.device)
@@ -305,7 +312,7 @@ class Classification(Task):
             # -log of the probability of each other class, if they are equal.
             of_other = torch.nn.functional.softplus(score) + torch.tensor(len(weights) - 1).to(score).log()
             loss = loss + self.label_smoothing / len(weights) * (own * of_target + (weights.sum() - own) * of_other)
-        return loss / own.mean()
+        return loss, own
 
 
 class BinaryClassification(Classification):

@@ -377,7 +377,9 @@ class LossesAlone(Callback):
 
 
 def test_rows_that_must_run_alone_are_run_alone(tmp_path: Path) -> None:
-    references = fit(Contrasts(), dict_loader(), folds=2, num_models=1, callbacks=[LossesAlone()])
+    with pytest.warns(UserWarning, match="one by one"):
+        references = fit(Contrasts(), dict_loader(), folds=2, num_models=1, callbacks=[LossesAlone()])
     monitor = few(evidence=references)
-    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(Contrasts(), dict_loader())
+    with pytest.warns(UserWarning, match="one by one"):
+        quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(Contrasts(), dict_loader())
     assert len(monitor.history) == 2

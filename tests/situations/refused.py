@@ -135,7 +135,7 @@ def attention_over_rows() -> Case:
     def together(module: Any, batch: Any) -> Tensor:
         return classified(module(batch[0]), batch[1])[1].mean()  # type: ignore[union-attr]
 
-    return Case(Module(), **tables(), oracle=oracle, empty=zero(0), step_loss=together)
+    return Case(Module(), **tables(), oracle=oracle, empty=zero(0), step_loss=together, warned="one by one")
 
 
 @situation("no tensor of the batch can be masked")

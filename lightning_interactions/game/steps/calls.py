@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -69,14 +70,15 @@ class _Interception(TorchFunctionMode):
 
     Args:
         stop_at: Number of the call at which the step ends, before the loss is computed; never if ``None``.
-        scale: What results without a reduction are multiplied with; they become leaves then, of which gradients can be taken.
+        scaled: Number of a call, and what its result is multiplied with; it becomes a leaf then, of which gradients can be
+            taken.
     """
 
-    def __init__(self, stop_at: int | None, scale: float | None) -> None:
+    def __init__(self, stop_at: int | None, scaled: tuple[int, float] | None) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
         self.stop_at = stop_at
-        self.scale = scale
+        self.scaled = scaled
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -94,8 +96,9 @@ class _Interception(TorchFunctionMode):
             reduction = "sum"
         stops = self.stop_at == len(self.calls)
         result = None if stops else func(*args, **kwargs)
-        if result is not None and self.scale is not None and reduction == "none":
-            result = (self.scale * result.detach()).requires_grad_()
+        if result is not None and self.scaled is not None and self.scaled[0] == len(self.calls):
+            torch.set_grad_enabled(True)  # From here on: what the model keeps for gradients may not fit beside so many rows.
+            result = (self.scaled[1] * result.detach()).requires_grad_()
         self.calls.append(LossCall(func, outputs.detach(), targets.detach(), given, reduction, result))
         if stops:
             raise StopStep
@@ -103,13 +106,13 @@ class _Interception(TorchFunctionMode):
 
 
 @contextmanager
-def intercepted(stop_at: int | None = None, scale: float | None = None) -> Iterator[list[LossCall]]:
+def intercepted(stop_at: int | None = None, scaled: tuple[int, float] | None = None) -> Iterator[list[LossCall]]:
     """Run the body and list the calls of loss functions in it, in their order.
 
     Args:
         stop_at: Number of the call with which the body ends; with its own end if ``None``.
-        scale: What results without a reduction are multiplied with, to find out what the step makes of them.
+        scaled: Number of a call, and what its result is multiplied with, to find out what the step makes of it.
     """
-    mode = _Interception(stop_at, scale)
+    mode = _Interception(stop_at, scaled)
     with suppress(StopStep), mode:
         yield mode.calls

@@ -1,5 +1,6 @@
 """The default task: the module's own step says what the outputs, the targets and the loss are."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_interactions.game.steps.reading import STEPS, find_reading, gradient_of_elements, is_concatenation
-from lightning_interactions.game.steps.runs import Reading, StepRunner, are_equal, own_loss, step_of
+from lightning_interactions.game.steps.own_loss import own_loss, share_of
+from lightning_interactions.game.steps.reading import STEPS, find_reading, is_concatenation
+from lightning_interactions.game.steps.runs import Reading, StepRunner, are_equal, step_of
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.game.tasks import Task, TokenClassification
 from lightning_interactions.records import ProbeGroup, Probes, Rows
@@ -45,6 +47,7 @@ class OwnStep(Task):
 
     def __init__(self) -> None:
         self._runner = StepRunner()
+        self._warned: set[tuple[Any, ...]] = set()
         self.begin()
 
     def __repr__(self) -> str:
@@ -166,13 +169,9 @@ class OwnStep(Task):
         return super().margin(outputs, own) if term.task is None else term.task.margin(term.logits(outputs), own)
 
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
-        """Return the sum of each row's losses and its weight in a mean, as the step's loss function computes them."""
+        """Return the sum of each row's losses, as the step's loss function computes them, and its part of what divides them."""
         term, own, weights = self._term(targets)
-        return torch.stack([term.losses(outputs, own, weights), term.weights(own, weights).to(outputs)], dim=1)
-
-    def reduce_exact(self, losses: Float[Tensor, "rows 2"]) -> Float[Tensor, " rows"]:
-        """Give each row its part of the loss of all rows together; see :class:`Task`."""
-        return self.readings[0].term.by_row(losses[:, 0], losses[:, 1])
+        return torch.stack([term.losses(outputs, own, weights), term.divides(own, weights).to(outputs)], dim=1)
 
     def _take(self, structure: str, reading: Reading) -> None:
         """Keep what was found out; all that is asked of a task follows from the first structure of batches.
@@ -187,6 +186,14 @@ class OwnStep(Task):
                 "others; pass a task of your own"
             )
         self._readings[structure] = reading
+        if reading.doubt:
+            self._warn((reading.step, reading.call), reading.doubt)
+        if first.term.is_sum != reading.term.is_sum and not (first.term.is_one_number and reading.term.is_one_number):
+            self._warn(
+                (first.call, reading.call),
+                f"the losses of some batches are added up and those of others are a mean, {first.said} and {reading.said}, so "
+                "that they cannot be compared",
+            )
         task = first.term.task
         self.score_is_log_odds = task is not None and task.score_is_log_odds
         self.score_depends_on_targets = task is None or task.score_depends_on_targets
@@ -194,6 +201,16 @@ class OwnStep(Task):
         self.loss_unit = "" if task is None else task.loss_unit
         self.largest_batch = 1 if any(one.rows_alone for one in self.readings) else None
         self.outputs_depend_on_targets = any(one.outputs_depend_on_targets for one in self.readings)
+
+    def _warn(self, about: tuple[Any, ...], doubt: str) -> None:
+        """Warn once, whatever the numbers, of what is explained but may not be minimised."""
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(
+                f"OwnStep: {doubt}; if that is not meant, say what is minimised in a task of your own, "
+                "InteractionMonitor(task=MyTask())",
+                stacklevel=2,
+            )
 
     def _term(self, targets: Any) -> tuple[LossTerm, Tensor, Tensor | None]:
         """Say which loss targets belong to, and how much its elements count; see :meth:`_tagged`."""
@@ -216,19 +233,19 @@ class OwnStep(Task):
             targets, element_weights = torch.cat(alone), None
         else:
             targets = term.rows(self._runner.call(model, reading, rows.tree), len(rows))[1].clone()
-            element_weights = self._element_weights(model, reading, rows)
+            element_weights = self._element_weights(model, reading, rows, targets)
         if element_weights is not None and isinstance(term.task, TokenClassification):
             targets = torch.where(element_weights.reshape(targets.shape) == 0, term.task.ignore_index, targets)
         group = ProbeGroup(rows, Rows.of(self._tagged(reading, targets, element_weights), len(rows)))
-        counts = term.weights(targets, element_weights) > 0
+        counts = term.counts(targets, element_weights).any(dim=1)
         return group if bool(counts.all()) else group.select(counts)
 
-    def _element_weights(self, model: nn.Module, reading: Reading, rows: Rows) -> Tensor | None:
+    def _element_weights(self, model: nn.Module, reading: Reading, rows: Rows, targets: Tensor) -> Tensor | None:
         """Find out what the step makes of a loss without a reduction; ``None`` for the mean, or if that cannot be known."""
         if reading.term.reduction != "none":
             return None
-        gradient = gradient_of_elements(self._runner, model, reading, rows)
-        return None if gradient is None else reading.term.element_weights(gradient, len(rows))
+        share = share_of(self._runner, model, reading.step, reading.call, rows)
+        return None if share is None or not share.is_part else reading.term.element_weights(share.gradient, targets)
 
     def _of_equal_counts(self, model: nn.Module, reading: Reading, rows: Rows) -> list[Rows]:
         """Part rows by how many elements of the loss are theirs, where a batch's elements are on one axis.

@@ -11,23 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_interactions.game.steps.calls import LOSSES, LossCall
+from lightning_interactions.game.steps.own_loss import adds_up, check, compare, share_of
 from lightning_interactions.game.steps.restoring import opened
-from lightning_interactions.game.steps.runs import (
-    Reading,
-    Run,
-    StepRunner,
-    are_close,
-    are_equal,
-    fails_alone,
-    own_loss,
-    own_loss_tensor,
-    step_of,
-)
-from lightning_interactions.game.steps.terms import LossTerm
+from lightning_interactions.game.steps.runs import Reading, StepRunner, are_close, fails_alone, step_of
+from lightning_interactions.game.steps.terms import LossTerm, weighs_rows
 from lightning_interactions.game.tasks import MultiLabel
 from lightning_interactions.records import Rows
 
-__all__ = ["STEPS", "find_reading", "gradient_of_elements", "is_concatenation"]
+__all__ = ["STEPS", "find_reading", "is_concatenation"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -87,7 +78,7 @@ class _Choice:
             self.reasons.append("none of them" if self.run.error is None else f"none of them before {self.run.error!r}")
 
     def reading(self) -> Reading | None:
-        """Choose a loss: one whose outputs can be told apart by rows, one of classes, the largest; ``None`` if there is none.
+        """Choose a loss: a part of the step's own, of outputs that can be told apart by rows, of classes, the largest, if any.
 
         Raises:
             ValueError: If the loss is not what the call gave, or its outputs are not what it expects.
@@ -107,10 +98,11 @@ class _Choice:
             term, certainty = self._told_apart(number, call, of_rows)
             if term is not None:
                 size = 0.0 if call.result is None else float(call.result.detach().float().mean().abs())
-                found.append(((certainty, term.is_about_classes, size), number, term))
+                found.append(((self._is_part(number), certainty, term.is_about_classes, size), number, term))
         if not found:
             return None
-        (certainty, *_), number, term = max(found, key=lambda one: one[0])
+        (_, certainty, *_), number, term = max(found, key=lambda one: one[0])
+        check(self.run, number, term, len(self.batch))
         reading = Reading(
             step=self.step,
             call=number,
@@ -121,27 +113,33 @@ class _Choice:
             clones=self.run.writes,
             outputs_depend_on_targets=False,
             keeps_state=self.run.keeps_state,
-            said=_said(self.step, self.run, number, term, len(self.batch)) + CERTAINTIES[certainty] + self.failed(),
+            said="",
         )
         aside, depends, nothing = _roles(self.runner, reading, self.model, self.batch)
+        reading = self._of_elements(replace(reading, aside=aside, outputs_depend_on_targets=depends))
+        said, doubt = compare(self.runner, self.model, reading, self.run, self.batch)
         unused = f"; what reaches neither outputs nor targets is left out: {_listed(nothing)}" if nothing else ""
-        reading = replace(reading, aside=aside, outputs_depend_on_targets=depends, said=reading.said + unused)
-        return self._of_elements(reading) if term.reduction == "none" and certainty == CERTAIN else reading
+        return replace(reading, said=said + CERTAINTIES[certainty] + self.failed() + unused, doubt=doubt)
+
+    def _is_part(self, number: int) -> bool:
+        """Whether the step's own loss depends on one of several losses; it does if that cannot be known."""
+        share = share_of(self.runner, self.model, self.step, number, self.batch) if len(self.run.calls) > 1 else None
+        return share is None or share.is_part
 
     def failed(self) -> str:
         """Say that the step fails after a loss, if it does."""
         return f"; {self.step} fails after its losses: {self.run.error!r}" if self.run.calls and self.run.error else ""
 
     def _of_elements(self, reading: Reading) -> Reading:
-        """Say what the step makes of losses without a reduction; labels of which some do not count have no joint log-odds."""
-        gradient = gradient_of_elements(self.runner, self.model, reading, self.batch)
-        if gradient is None:
-            return replace(
-                reading, said=f"{reading.said}; what the step makes of these losses is not known: their mean is taken"
-            )
-        some = not bool((gradient == gradient.flatten()[0]).all())
-        term = replace(reading.term, task=None) if some and isinstance(reading.term.task, MultiLabel) else reading.term
-        return replace(reading, term=term, said=f"{reading.said}; its elements are weighted as the step does")
+        """Find out what the step makes of losses without a reduction; labels that count differently have no joint log-odds."""
+        if reading.term.reduction != "none" or reading.rows_alone:
+            return reading
+        share = share_of(self.runner, self.model, self.step, reading.call, self.batch)
+        if share is None:
+            return reading
+        term = replace(reading.term, adds_up=adds_up(self.runner, self.model, reading, self.batch, share))
+        differ = share.gradient.ndim > 1 and not bool((share.gradient == share.gradient[:, :1]).all())
+        return replace(reading, term=replace(term, task=None) if differ and isinstance(term.task, MultiLabel) else term)
 
     def _told_apart(self, number: int, call: LossCall, alone: Mapping[int, LossCall]) -> tuple[LossTerm | None, int]:
         """Find out which outputs of a batch belong to which row, by rows that ran alone, and how certain that is."""
@@ -157,6 +155,9 @@ class _Choice:
         if fitting:
             # Outputs may be the same in all rows, as those of a head that begins with zeros: then targets decide.
             return next((candidate for same_targets, candidate in fitting if same_targets), fitting[0][1]), CERTAIN
+        if weighs_rows(call):
+            self.reasons.append(f"{call.name}, which has a tensor with a weight for each element: take reduction='none'")
+            return None, ALONE
         ragged = LossTerm.of(call, 1)
         if ragged is None or call.outputs.shape[1:] != alone[0].outputs.shape[1:]:
             shapes = f"{tuple(call.outputs.shape)} for {num_rows} rows and {tuple(alone[0].outputs.shape)} for one"
@@ -184,20 +185,6 @@ def is_concatenation(term: LossTerm, whole: LossCall, alone: Sequence[LossCall])
             return False
         together = torch.stack([one.outputs for one in alone], dim=1).flatten(0, 1)
     return together.shape == whole.outputs.shape and are_close(whole.outputs, together, whole.outputs)
-
-
-def gradient_of_elements(runner: StepRunner, model: nn.Module, reading: Reading, rows: Rows) -> Tensor | None:
-    """Return the derivative of the step's own loss by the elements of its loss; ``None`` if it is no weighted sum of them."""
-    found = []
-    for scale in (1.0, 1.5):
-        run = runner.run(model, reading.step, rows.tree, scale)
-        result = run.calls[reading.call].result if len(run.calls) > reading.call else None
-        own = own_loss_tensor(run)
-        if result is None or own is None or not own.requires_grad:
-            return None
-        (gradient,) = torch.autograd.grad(own, result, allow_unused=True, materialize_grads=True)
-        found.append(gradient)
-    return found[0] if are_close(found[0], found[1], found[0]) and bool((found[0] != 0).any()) else None
 
 
 def _roles(runner: StepRunner, reading: Reading, model: nn.Module, batch: Rows) -> tuple[frozenset[str], bool, frozenset[str]]:
@@ -264,35 +251,6 @@ def _other(leaf: Tensor) -> Tensor:
 def _listed(names: frozenset[str]) -> str:
     some = sorted(names)[:MOST_LISTED]
     return ", ".join(some if len(names) == len(some) else [*some, f"and {len(names) - len(some)} more"])
-
-
-def _said(step: str, run: Run, number: int, term: LossTerm, num_rows: int) -> str:
-    """Say what is explained and compare it with the step's own loss; refuse a call that is not reproduced.
-
-    Raises:
-        ValueError: If the loss computed here is not what the call gave.
-    """
-    call = run.calls[number]
-    said = f"{'minus the loss' if term.task is None else repr(term.task)}, by {term} in {step}"
-    if call.result is None:
-        return said
-    outputs, targets = term.rows(call, num_rows if len(call.outputs) % num_rows == 0 else 1)
-    term.check(outputs)
-    losses, weights = term.losses(outputs, targets), term.weights(targets)
-    value = float(call.result.detach().sum())
-    here = float(losses.sum() if term.reduction == "none" else term.reduced(losses, weights))
-    if not are_equal(here, value, call.outputs.dtype):
-        raise ValueError(
-            f"OwnStep: expected to compute what {term} gave in {step}, {value:.8g}, got {here:.8g}; pass a task of your own"
-        )
-    own = own_loss(run, value)
-    said = f"{said} = {value:.6g}"
-    if own is None:
-        return f"{said}; the step neither returns nor logs a loss to compare with"
-    if are_equal(own, value, call.outputs.dtype):
-        return f"{said}, which is the step's own loss"
-    names = sorted({one.name for place, one in enumerate(run.calls) if place != number})
-    return f"{said} of the step's own loss {own:.6g}; the rest{f' ({chr(44).join(names)})' if names else ''} is not explained"
 
 
 def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:

@@ -16,10 +16,7 @@ from lightning_interactions.game.steps.stand_ins import StandInTrainer
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.records.trees import map_leaves, walk
 
-__all__ = [
-    *("CompanyError", "NORMALISE", "Reading", "Run", "StepRunner", "are_close", "are_equal", "fails_alone", "own_loss"),
-    *("own_loss_tensor", "step_of"),
-]
+__all__ = ["NORMALISE", "CompanyError", "Reading", "Run", "StepRunner", "are_close", "are_equal", "fails_alone", "step_of"]
 
 NORMALISE = "normalise by running statistics or by layer or group norm, or pass a task of your own"
 """What to do where batches are normalised by themselves."""
@@ -60,6 +57,7 @@ class Reading:
         outputs_depend_on_targets: Whether the outputs are others for other targets.
         keeps_state: Whether the step changes what hangs on the module, such as counters, metrics or a hidden state.
         said: What is explained, and how it compares with the step's own loss, in words.
+        doubt: Why it is not, or may not be, what the step minimises, with both numbers; empty if there is none.
     """
 
     step: str
@@ -72,6 +70,7 @@ class Reading:
     outputs_depend_on_targets: bool
     keeps_state: bool
     said: str
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,18 +137,21 @@ class StepRunner:
                 named[other.name] = value
         return positional, named
 
-    def run(self, model: nn.Module, step_name: str, tree: Any, scale: float | None = None) -> Run:
+    def run(
+        self, model: nn.Module, step_name: str, tree: Any, scaled: tuple[int, float] | None = None, *, watched: bool = True
+    ) -> Run:
         """Run a step to its end, whatever comes of it.
 
         Args:
             model: The module, on a stage.
             step_name: Which step.
             tree: The batch.
-            scale: If given, the step has gradients, and losses without a reduction are multiplied with it.
+            scaled: Number of a loss call, and what its result is multiplied with; what follows from it has gradients.
+            watched: Whether loss calls are taken down.
         """
         step = step_of(model, step_name)
         assert step is not None
-        for needs_grad in (False, True) if scale is None else (True,):
+        for needs_grad in (False, True):
             logged: dict[str, Any] = {}
             returned, error = None, None
             copied = map_leaves(_cloned, tree)
@@ -159,7 +161,7 @@ class StepRunner:
                 as_found(model) as changes,
                 _logging_to(model, logged),
                 torch.set_grad_enabled(needs_grad),
-                intercepted(scale=scale) as calls,
+                intercepted(scaled=scaled) if watched else nullcontext(list[LossCall]()) as calls,
             ):
                 try:
                     positional, named = self._arguments(step, copied)
@@ -197,34 +199,6 @@ def _cloned(_name: str, leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _returned_loss(run: Run) -> Tensor | None:
-    returned = run.returned.get("loss") if isinstance(run.returned, Mapping) else run.returned
-    return returned if isinstance(returned, Tensor) and returned.numel() == 1 else None
-
-
-def own_loss_tensor(run: Run) -> Tensor | None:
-    """Return the loss that a step returns, else the first that it logs."""
-    returned = _returned_loss(run)
-    if returned is not None:
-        return returned
-    logged = [value for name, value in run.logged.items() if "loss" in name.lower() and isinstance(value, Tensor)]
-    return next((value for value in logged if value.numel() == 1 and value.requires_grad), None)
-
-
-def own_loss(run: Run, value: float) -> float | None:
-    """Return what a step says its loss is: what it returns, else what it logs that has this value or is called a loss."""
-    returned = _returned_loss(run)
-    if returned is not None:
-        return float(returned.detach())
-    numbers = {
-        name: float(value)
-        for name, value in run.logged.items()
-        if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
-    }
-    called_loss = [number for name, number in numbers.items() if "loss" in name.lower()]
-    return next((number for number in numbers.values() if number == value), called_loss[0] if called_loss else None)
-
-
 def are_equal(here: float, there: float, dtype: torch.dtype) -> bool:
     """Whether two losses are the same but for rounding."""
     tolerance = REPRODUCED if dtype.itemsize >= 4 else 10 * torch.finfo(dtype).eps
@@ -238,4 +212,5 @@ def are_close(some: Tensor, others: Tensor, all_outputs: Tensor) -> bool:
     finite = all_outputs[all_outputs.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
     tolerance = TIMES_ROUNDING * torch.finfo(all_outputs.dtype).eps * scale if all_outputs.is_floating_point() else 0.0
-    return bool(torch.isclose(some.double(), others.double(), rtol=0, atol=min(tolerance, 0.05 * scale), equal_nan=True).all())
+    here, there = some.cpu().double(), others.cpu().double()  # Some devices have no float64.
+    return bool(torch.isclose(here, there, rtol=0, atol=min(tolerance, 0.05 * scale), equal_nan=True).all())
