@@ -157,7 +157,8 @@ class LossTerm:
     ) -> Float[Tensor, " rows"] | None:
         """Return the loss of each row as a function of its score, as exactly as that can be; see :class:`Task`."""
         if self.task is None:
-            return -score
+            weights = self.row_weights(targets, element_weights)
+            return -score if weights is None else -score * (weights / weights.mean()).to(score)
         loss = self.task.loss(score, targets)
         if loss is None:
             return None
@@ -203,12 +204,18 @@ class LossTerm:
         elements = 1 if self.function in OF_WHOLE_ROWS else targets[0].numel()
         if self.function in OVER_CLASSES:  # Probabilities as targets: the classes of a position count once.
             elements //= targets.shape[-1]
-        return torch.full((rows,), float(elements), device=targets.device)
+        return torch.full((rows,), float(elements), dtype=torch.float32, device=targets.device)
+
+    def row_weights(self, targets: Tensor, element_weights: Tensor | None = None) -> Float[Tensor, " rows"] | None:
+        """Return the weights of rows that :meth:`loss` norms to a mean of 1, if any."""
+        if self.reduction in ("sum", "batchmean"):
+            return None
+        return self.weights(targets, element_weights) if self.task is None else self.task.row_weights(targets)
 
     def reduced(self, losses: Float[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> Tensor:
         """Reduce sums of losses to the number that the call gives for these rows together; the mean for ``"none"``."""
-        divisor = {"sum": torch.ones(()), "batchmean": torch.tensor(float(len(losses)))}.get(self.reduction, weights.sum())
-        return losses.sum() / divisor.to(losses)
+        divisor = {"sum": 1.0, "batchmean": float(len(losses))}.get(self.reduction)
+        return losses.sum() / (weights.sum().to(losses) if divisor is None else divisor)
 
     def by_row(self, losses: Float[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """Give each row its part, such that the mean over the rows that are measured together is their loss.
