@@ -442,27 +442,41 @@ def test_an_onset_in_neither_folder_is_said(tmp_path: Path, monkeypatch: pytest.
     assert resumed["final"]["epochs"] == 5
 
 
+NO_NAMES = (
+    "",
+    ".",
+    "..",
+    "{run}/..",
+    "{run}/../precious",
+    "{run}/epoch=0.ckpt",
+    "{precious}",
+    "../precious",
+    "a-phase-3-onset/../../precious/weights.ckpt",
+    "a-phase-3-onset/../../precious/a-phase-3-onset.ckpt",
+    "a-phase-3-onset\\..\\weights.ckpt",
+    "a-phase-3-onset\0.ckpt",
+    "epoch=0.ckpt",
+    "a-phase-3-onset-step=2",
+    7,
+    None,
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_state_names_plain_files_alone(tmp_path: Path, name: Any) -> None:
+    (tmp_path / "weights.ckpt").write_text("precious")
+    name = name.format(run=tmp_path, precious=tmp_path) if isinstance(name, str) else name
+    stopping = restoring(dirpath=tmp_path, monitor="a")
+    with pytest.warns(UserWarning, match="expected a saved state that names files") as warned:
+        stopping.load_state_dict({**stopping.state_dict(), "kept": {1: name}})
+    assert any(f"got {name!r} for 1" in str(warning.message) for warning in warned)
+    assert stopping.state_dict()["kept"] == {}
+    assert contents(tmp_path) == {tmp_path / "weights.ckpt": b"precious"}
+
+
 @pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".",
-        "..",
-        "{run}/..",
-        "{run}/../precious",
-        "{run}/epoch=0.ckpt",
-        "{precious}",
-        "../precious",
-        "a-phase-3-onset/../../precious/weights.ckpt",
-        "a-phase-3-onset/../../precious/a-phase-3-onset.ckpt",
-        "a-phase-3-onset\\..\\weights.ckpt",
-        "a-phase-3-onset\0.ckpt",
-        "epoch=0.ckpt",
-        "a-phase-3-onset-step=2",
-        7,
-        None,
-    ],
+    "name", ["{precious}", *(pytest.param(name, marks=pytest.mark.slow) for name in NO_NAMES if name != "{precious}")]
 )
 def test_a_state_addresses_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, moved: bool) -> None:
     run, precious = tmp_path / "run", tmp_path / "precious"

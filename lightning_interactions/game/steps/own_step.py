@@ -292,7 +292,9 @@ def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> st
     own = own_loss(run, here)
     said = [(call.name, float(call.result)) for call in run.calls if call.result is not None and call.result.numel() == 1]
     said += [] if own is None else [("a loss of its own", own)]
-    if not said or any(are_equal(one, here, torch.float32) for _, one in said):
+    # What is computed in a narrow dtype is only as exact.
+    dtype = min((call.outputs.dtype for call in run.calls), key=lambda one: one.itemsize, default=torch.float32)
+    if not said or any(are_equal(one, here, dtype) for _, one in said):
         return ""
     there = " and ".join(f"{what} {number:.6g}" for what, number in said)
     return f"{task!r} gives a loss of {here:.6g} on the first batch of probes, where {name} gives {there}"
