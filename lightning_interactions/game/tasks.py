@@ -442,7 +442,8 @@ class TokenClassification(Task):
 
     def row_weights(self, targets: Any) -> Float[Tensor, " rows"]:
         """Return how many positions of each row count."""
-        return (targets != self.ignore_index).flatten(1).sum(dim=1).float()
+        positions: Tensor = (targets != self.ignore_index).flatten(1).sum(dim=1).float()
+        return positions
 
 
 class MultiLabel(Task):

@@ -194,12 +194,12 @@ def test_each_row_gets_its_own_numbers_whatever_is_ignored_in_the_others(tmp_pat
     loaders = [DataLoader(TensorDataset(*make(16, seed)), batch_size=8) for seed in (1, 2)]
     quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model, *loaders)
 
-    inputs, labels = make(9, 3)
+    inputs, labels = make(6, 3)
     weights = weights_of(labels)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(4))
     found = monitor.label_issues(model, inputs[order], labels[order])
     assert found.loss.isnan().tolist() == (weights[order] == 0).tolist()
-    assert 0 < int(found.loss.isnan().sum()) < 8
+    assert 0 < int(found.loss.isnan().sum()) < 5
     mean = weights[weights > 0].mean()
     for place, row in enumerate(order.tolist()):
         alone = monitor.label_issues(model, inputs[[row]], labels[[row]])

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 
-from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
+from lightning_interactions import PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import History, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
-from tests.callbacks.runs import few as few_probes
+from tests.callbacks.runs import fewest as few
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
 
 pytestmark = [
@@ -81,10 +81,6 @@ def same(actual: Weights, expected: Weights) -> bool:
     return all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def few(**options: Any) -> InteractionMonitor:
-    return few_probes(**{"training": 2, "held_out": 2, **options})
-
-
 def restoring(**options: Any) -> PhaseEarlyStopping:
     return PhaseEarlyStopping(**{"restore_best": True, "verbose": False, **options})
 
@@ -112,12 +108,12 @@ def kept_files(root: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("announced_at", "onset", "first"),
     [
-        ([0, 0, 0], 0, "monitor"),
-        ([0, 0, 0], 0, "stopping"),
+        pytest.param([0, 0, 0], 0, "monitor", marks=pytest.mark.slow),
+        pytest.param([0, 0, 0], 0, "stopping", marks=pytest.mark.slow),
         ([0, 1, 1], 1, "monitor"),
         ([0, 0, 2], 2, "stopping"),
-        ([0, 1, 2], 2, "monitor"),
-        ([0, 1, 1], 3, "stopping"),
+        pytest.param([0, 1, 2], 2, "monitor", marks=pytest.mark.slow),
+        pytest.param([0, 1, 1], 3, "stopping", marks=pytest.mark.slow),
     ],
 )
 def test_the_module_gets_the_weights_of_the_onset(
@@ -213,7 +209,13 @@ def test_log_only_keeps_the_checkpoint_and_leaves_the_weights(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_epochs": 5}, {"min_steps": 9}, {"check_val_every_n_epoch": 2, "min_epochs": 5}], ids=str
+    "options",
+    [
+        pytest.param({"min_epochs": 5}, marks=pytest.mark.slow),
+        pytest.param({"min_steps": 9}, marks=pytest.mark.slow),
+        {"check_val_every_n_epoch": 2, "min_epochs": 5},
+    ],
+    ids=str,
 )
 def test_a_stop_that_is_put_off_restores_the_onset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
