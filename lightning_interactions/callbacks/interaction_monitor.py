@@ -3,7 +3,9 @@
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
-from lightning_interactions.game.steps import OwnStep
+from lightning_interactions.game.steps import IgnoredError, OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
@@ -44,6 +46,9 @@ STATE_VERSION = 1
 
 BASELINE_SAMPLE = 256
 """So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
+
+OF_DTYPES = ("dtype", "scalar type")
+"""What torch's errors of dtypes that do not go together have in common."""
 
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 """Strategies under which no process has the whole model."""
@@ -193,6 +198,7 @@ class InteractionMonitor(Callback):
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
+        self._keeper.forward_context = self._forward_context(trainer)
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
         self._loggers.begin(now.epoch, now.step)
@@ -272,31 +278,37 @@ class InteractionMonitor(Callback):
             targets: The targets that it was trained with.
 
         Returns:
-            The loss of each input with and without what does not generalize; NaN for inputs that too many reference models
-            were trained on.
+            The loss of each input with and without what does not generalize, in the order of ``inputs``; NaN, and ranked last,
+            for inputs that cannot be judged: too many reference models were trained on them, none of their targets counts
+            (``ignore_index``, a class of weight 0), or their outputs are not finite. As in training, the mean over the judged
+            inputs is the loss of all, so that an input of many tokens or a heavy class counts more.
 
         Raises:
             ValueError: If this monitor has watched no training yet, or inputs or targets do not fit.
         """
         if self.meter.baseline_values is None:
             raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-        if not len(Probes.of((inputs, targets))):
+        numbers = torch.full((len(fields(LabelIssues)), len(Probes.of((inputs, targets)))), torch.nan, dtype=torch.float64)
+        if not numbers.numel():
             raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
         trainer = model._trainer if isinstance(model._trainer, classes("Trainer")) else None
-        with shadowed(model, model.device, self.probes.seed, trainer) as shadow:
-            asked = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
+        with self._shadow(trainer, model) as shadow, self._forward_context(trainer)():
+            try:
+                asked, places = self.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
+            except IgnoredError:  # No target counts, so there is no label to judge.
+                return LabelIssues(*numbers)
         refused = frozenset[str]() if self._reference_models is None else self._reference_models.refused
         rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
         if not bool(rows.any()):
-            return LabelIssues(*torch.full((3, len(rows)), torch.nan, dtype=torch.float64))
+            return LabelIssues(*numbers)
         meter = self._new_meter(trainer, alone=True)
         meter.players, meter.baseline_values = self.meter.players, self.meter.baseline_values
         held_out = self._keeper.probes.get(HELD_OUT) if isinstance(self.evidence, InputAgreement) else None
         with_held_out = {} if held_out is None else {HELD_OUT: held_out.to(model.device)}
-        meter.prepare({**with_held_out, "asked": asked.select(rows)}, model=model)
+        with self._precision_named(trainer):
+            meter.prepare({**with_held_out, "asked": asked.select(rows)}, model=model)
         found = find_label_issues(meter.measure_splits(model)["asked"])
-        numbers = torch.full((len(vars(found)), len(rows)), torch.nan, dtype=torch.float64)
-        numbers[:, rows] = torch.stack(list(vars(found).values()))
+        numbers[:, places[rows]] = torch.stack(list(vars(found).values()))
         return LabelIssues(*numbers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -345,9 +357,6 @@ class InteractionMonitor(Callback):
         ranks = Ranks()
         if trainer is not None and trainer.world_size > 1 and not alone:
             ranks = Ranks(trainer.global_rank, trainer.world_size, partial(trainer.strategy.reduce, reduce_op="sum"))
-        context = None
-        if trainer is not None and self.extraction.trainer_precision:
-            context = trainer.precision_plugin.forward_context
         return InteractionMeter(
             self.task,
             self.players,
@@ -355,11 +364,43 @@ class InteractionMonitor(Callback):
             self.evidence,
             self.extraction,
             ranks=ranks,
-            forward_context=context,
+            forward_context=None if trainer is None else self._forward_context(trainer),
             chance_level=not alone,
             seed=self.probes.seed,
             trainer=trainer,
         )
+
+    def _forward_context(self, trainer: Trainer | None) -> Callable[[], AbstractContextManager[object]]:
+        """Return in which context the module's step runs: the Trainer's, if it is asked for."""
+        if trainer is None or not self.extraction.trainer_precision:
+            return nullcontext
+        context: Callable[[], AbstractContextManager[object]] = trainer.precision_plugin.forward_context
+        return context
+
+    @contextmanager
+    def _shadow(self, trainer: Trainer | None, model: LightningModule) -> Iterator[LightningModule]:
+        """Run the body with a copy of the module that leaves no trace."""
+        with shadowed(model, model.device, self.probes.seed, trainer) as shadow, self._precision_named(trainer):
+            yield shadow
+
+    @contextmanager
+    def _precision_named(self, trainer: Trainer | None) -> Iterator[None]:
+        """Name the setting to change in an error of dtypes that do not go together.
+
+        Raises:
+            ValueError: If the body raises such an error.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if self.extraction.trainer_precision or not any(word in str(error) for word in OF_DTYPES):
+                raise
+            precision = "its precision" if trainer is None else f"precision={trainer.precision!r}"
+            raise ValueError(
+                "InteractionMonitor: expected a model that runs in the dtype of its weights, got an error of dtypes; if it "
+                f"runs under the Trainer's {precision}, pass extraction=Extraction(trainer_precision=True), which measures it "
+                f"so. The error: {error}"
+            ) from error
 
     @property
     def _said_by_step(self) -> tuple[str, ...]:
@@ -414,7 +455,7 @@ class InteractionMonitor(Callback):
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, find_probes: Callable[..., None]) -> None:
         """Prepare each split that has probes now and is not prepared yet."""
-        with shadowed(pl_module, pl_module.device, self.probes.seed, trainer) as shadow:
+        with self._shadow(trainer, pl_module) as shadow:
             find_probes(trainer, shadow)
         probes = self._keeper.probes
         if TRAINING not in probes:  # Training inputs have yet to pass, and the baseline values with them.
@@ -425,7 +466,8 @@ class InteractionMonitor(Callback):
             self._fit_evidence(trainer, pl_module)
         if TRAINING in new and TRAINING not in ratings:
             self._recognise(new[TRAINING])
-        self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
+        with self._precision_named(trainer):
+            self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
         self._keeper.sample = None  # The baseline values are chosen.
         if TRAINING in new and not self.history:
             self._say_what_is_measured(probes[TRAINING])
@@ -449,11 +491,12 @@ class InteractionMonitor(Callback):
         """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""
         self._keeper.watch(split, batch, dataloader_idx)
         if self._keeper.unchecked:
-            with shadowed(pl_module, pl_module.device, self.probes.seed, trainer) as shadow:
+            with self._shadow(trainer, pl_module) as shadow:
                 first = self._keeper.check_first(shadow)
             trial = self._new_meter(trainer, alone=True)
             trial.evidence = OrderShape()  # The others have work to do before.
-            trial.prepare(first, model=pl_module)
+            with self._precision_named(trainer):
+                trial.prepare(first, model=pl_module)
 
     def _begin_other_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew if this is not the module, or not the data, of the run that the history is of."""

@@ -1,7 +1,8 @@
 """The probes of a run: from a saved state, from the user, or from the Trainer's loaders."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,7 @@ class ProbeKeeper:
         indices: Where training probes are in their dataset, by their fingerprints, as far as that is known.
         dataloader_idx: Which validation loader the held-out probes come from, as ``validation_step`` may be told.
         refused: Fingerprints of inputs that must not be probes.
+        forward_context: In which the model runs while inputs and targets are found; batches are loaded and moved outside of it.
     """
 
     def __init__(self, sampling: ProbeSampling, task: Task) -> None:
@@ -74,6 +76,7 @@ class ProbeKeeper:
         self.sample: Probes | None = None
         self.indices: dict[str, int] = {}
         self.refused: Collection[str] = ()
+        self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.dataloader_idx = 0
         self._passing: dict[str, _Passing] = {}
         self._sanity_batches: dict[int, Any] = {}
@@ -121,12 +124,14 @@ class ProbeKeeper:
                 device = trainer.strategy.root_device
                 if split in self.probes:
                     saved = self.probes[split].to(device)
-                    for group in saved.groups:  # A task that runs the module's step finds out again what it says.
-                        if not self._explicit:
-                            self.task.read(model, group.inputs)
+                    with self.forward_context():
+                        for group in saved.groups:  # A task that runs the module's step finds out again what it says.
+                            if not self._explicit:
+                                self.task.read(model, group.inputs)
                     self._take_up(split, saved)
                 elif given is not None:
-                    probes = self.task.given(model, *(moved(tree, device) for tree in given))
+                    with self.forward_context():
+                        probes, _ = self.task.given(model, *(moved(tree, device) for tree in given))
                     limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(probes)
                     self._take_up(split, probes.select(range(min(limit, len(probes)))))
                 elif split in sources:
@@ -257,10 +262,12 @@ class ProbeKeeper:
                 raise
             # A task that unpacks batches itself finds rows where nobody else does.
             rows = [Rows(batch, 0, {}) for batch in batches]
-        found = [self.task.read(model, own) for own in rows]
+        with self.forward_context():
+            found = [self.task.read(model, own) for own in rows]
         if self._explicit and not self._compared:
             self._compared = True
-            said = disagreement(self.task, model, batches[0], found[0])
+            with self.forward_context():
+                said = disagreement(self.task, model, batches[0], found[0])
             if said:
                 rank_zero_warn(f"InteractionMonitor: {said}; if that is not meant, mend the task, or leave it out")
         return Probes.joined(*(group for probes in found for group in probes.groups))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction, soft_log_odds
@@ -118,6 +118,10 @@ class Task(ABC):
         """
         return None
 
+    def row_weights(self, targets: Any) -> Float[Tensor, " rows"] | None:
+        """Return the weights of rows that :meth:`loss` norms to a mean of 1; ``None``, unless overridden, for none."""
+        return None
+
     def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return by how much the label of a row is more likely than any other class, nats, where :attr:`has_classes`.
 
@@ -161,9 +165,14 @@ class Task(ABC):
         """Find the inputs of a batch, as :meth:`read` does, without running a model."""
         return Rows.of(self.unpack(batch)[0])
 
-    def given(self, model: nn.Module, inputs: Any, targets: Any) -> Probes:
-        """Take inputs and targets that are handed in, as the model takes them, on its device."""
-        return Probes.of((inputs, targets))
+    def given(self, model: nn.Module, inputs: Any, targets: Any) -> tuple[Probes, Int[Tensor, " probes"]]:
+        """Take inputs and targets that are handed in, as the model takes them, on its device.
+
+        Returns:
+            Probes, and which of the rows each of them is: the task may group rows and leave some out.
+        """
+        probes = Probes.of((inputs, targets))
+        return probes, torch.arange(len(probes))
 
     def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Run the model and score its outputs, ``[rows]`` in float32 or wider."""
@@ -187,7 +196,25 @@ class Task(ABC):
             score = self.scores(model, part.inputs.tree, part.targets.tree).cpu().double()
             of_kind.setdefault(part.targets.kind, []).append((score, part.targets.to("cpu")))
         together = [([score for score, _ in own], own[0][1].join([rows for _, rows in own[1:]])) for own in of_kind.values()]
-        return float(torch.cat([self.losses(torch.cat(scores), targets) for scores, targets in together]).mean())
+        return float(self.losses_of_kinds([torch.cat(scores) for scores, _ in together], [own for _, own in together]).mean())
+
+    def losses_of_kinds(self, scores: Sequence[Float[Tensor, " _"]], targets: Sequence[Rows]) -> Float[Tensor, " rows"]:
+        """Apply the loss to rows of several kinds of targets, such as of several lengths.
+
+        Args:
+            scores: Scores for each kind; see :meth:`losses`.
+            targets: The targets for each kind.
+
+        Returns:
+            Losses of all rows; what the loss norms over rows is normed over all of them.
+        """
+        losses = [self.losses(score, own) for score, own in zip(scores, targets, strict=True)]
+        weights = [self.row_weights(own.tree) for own in targets]
+        counting = [own.cpu().double()[score.isfinite()] for own, score in zip(weights, scores, strict=True) if own is not None]
+        if len(losses) > 1 and len(counting) == len(losses):
+            overall = torch.cat(counting).mean()
+            losses = [loss * (own.mean() / overall) if len(own) else loss for loss, own in zip(losses, counting, strict=True)]
+        return torch.cat(losses)
 
     def losses(self, score: Float[Tensor, " rows"], targets: Rows) -> Float[Tensor, " rows"]:
         """Apply the loss to the rows with finite scores.
@@ -298,7 +325,7 @@ class Classification(Task):
             return of_target, torch.ones_like(of_target)
         own_or_equal = (1.0,) * (self.num_classes or 0) if self.class_weights is None else self.class_weights
         weights = torch.tensor(own_or_equal, dtype=torch.float64).to(score)
-        classes = targets.reshape(-1).long().to(score.device)
+        classes = _classes(targets).to(score.device)
         outside = (classes < 0) | (classes >= len(weights))
         if len(classes) != len(score) or bool(outside.any()):
             raise ValueError(
@@ -313,6 +340,14 @@ class Classification(Task):
             of_other = torch.nn.functional.softplus(score) + torch.tensor(len(weights) - 1).to(score).log()
             loss = loss + self.label_smoothing / len(weights) * (own * of_target + (weights.sum() - own) * of_other)
         return loss, own
+
+    def row_weights(self, targets: Any) -> Float[Tensor, " rows"] | None:
+        """Return the weight of each row's class, if there are class weights."""
+        return None if self.class_weights is None else torch.tensor(self.class_weights)[_classes(targets).cpu()]
+
+
+def _classes(targets: Tensor) -> Tensor:
+    return targets.reshape(-1).long()
 
 
 class BinaryClassification(Classification):
@@ -409,8 +444,13 @@ class TokenClassification(Task):
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return each row's part of the mean cross-entropy, nats, if all its positions had the same log-odds."""
-        positions: Tensor = (targets != self.ignore_index).flatten(1).sum(dim=1).to(score)
+        positions = self.row_weights(targets).to(score)
         return positions * torch.nn.functional.softplus(-score / positions.clamp(min=1)) / positions.mean().clamp(min=1e-300)
+
+    def row_weights(self, targets: Any) -> Float[Tensor, " rows"]:
+        """Return how many positions of each row count."""
+        positions: Tensor = (targets != self.ignore_index).flatten(1).sum(dim=1).float()
+        return positions
 
 
 class MultiLabel(Task):

@@ -90,11 +90,10 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def _joined_targets(probes: Probes) -> list[Rows]:
-    """Put the targets of all groups together if they have one shape: class weights are normed over all that is measured."""
+    """Put the targets of all groups together if they have one shape."""
     first, *others = (group.targets for group in probes.groups)
     return [first.join(others)] if all(one.kind == first.kind for one in others) else [first, *others]
 
 
 def _losses(task: Task, scores: Float[Tensor, " inputs"], targets: list[Rows]) -> Float[Tensor, " inputs"]:
-    parts = scores.split([len(own) for own in targets])
-    return torch.cat([task.losses(part, own) for part, own in zip(parts, targets, strict=True)])
+    return task.losses_of_kinds(scores.split([len(own) for own in targets]), targets)

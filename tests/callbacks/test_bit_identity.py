@@ -113,7 +113,9 @@ def test_training_is_bit_identical_whenever_validation_is_set_up(root: Path, opt
     assert_same(train(root, "augmented", 0, monitored(SinglePlayers()), **options), train(root, "augmented", 0, [], **options))
 
 
-@pytest.mark.parametrize("loader", ["a worker", "own generator", "augmented", "streamed"])
+@pytest.mark.parametrize(
+    "loader", ["a worker", "streamed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("own generator", "augmented"))]
+)
 def test_training_is_bit_identical_with_measurements_within_epochs(root: Path, loader: str) -> None:
     monitor, stopping = monitored(SinglePlayers(), EveryNSteps(1))
     assert_same(train(root, loader, 0, [monitor, stopping]), trained_alone(root, loader, 0))

@@ -8,7 +8,7 @@ over the ranks, so the scenario that leaves the sampler to it compares the probe
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,8 +40,6 @@ from tests.callbacks.runs import (
     script_phases,
 )
 from tests.helpers.models import PlainTabularClassifier, tabular_data
-
-pytestmark = pytest.mark.slow
 
 WORLD_SIZE = 2
 TOLERANCE = 1e-6
@@ -193,11 +191,11 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
     }
 
 
-def run_all(rank: int, folder: str) -> None:
-    """Run every scenario as one of two processes, and write what came of it to a file for each."""
+def run_some(rank: int, folder: str, names: Sequence[str]) -> None:
+    """Run some scenarios as one of two processes, and write what came of it to a file for each."""
     # Gloo would look for the network interface of the machine's name, which may not have one.
     os.environ.update({"LOCAL_RANK": str(rank), "NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"})
-    for position, (name, scenario) in enumerate(SCENARIOS.items()):
+    for position, name in enumerate(names):
         torch.distributed.init_process_group(
             "gloo",
             init_method=f"file://{folder}/meeting-{position}",
@@ -206,18 +204,16 @@ def run_all(rank: int, folder: str) -> None:
             timeout=timedelta(seconds=40),
         )
         try:
-            outcome = run(scenario, Path(folder), rank, WORLD_SIZE)
+            outcome = run(SCENARIOS[name], Path(folder), rank, WORLD_SIZE)
         except Exception:
             outcome = {"error": traceback.format_exc()}
         torch.save(outcome, Path(folder) / f"{name}-{rank}.pt")
         torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
-    """Give what came of a scenario on each rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run_all, args=(str(folder),), nprocs=WORLD_SIZE)
+def on_two_processes(folder: Path, names: Sequence[str]) -> Callable[[str], list[dict[str, Any]]]:
+    """Run scenarios, and give what came of one on each rank."""
+    torch.multiprocessing.spawn(run_some, args=(str(folder), names), nprocs=WORLD_SIZE)
 
     def load(name: str) -> list[dict[str, Any]]:
         loaded = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
@@ -226,6 +222,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[d
         return loaded
 
     return load
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """Give what came of any scenario on each rank."""
+    return on_two_processes(tmp_path_factory.mktemp("ranks"), list(SCENARIOS))
 
 
 def run_alone(name: str, root: Path) -> dict[str, Any]:
@@ -239,6 +241,7 @@ def history_of(outcome: dict[str, Any], monitor: str) -> History:
     return History.from_dict(outcome["states"][monitor]["history"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "monitor"),
     [
@@ -264,6 +267,7 @@ def test_two_processes_have_the_history_of_one(
         assert outcome["stopping"] == alone["stopping"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
     first, second = outcomes(name)
@@ -275,6 +279,7 @@ def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str
             assert torch.equal(inputs_of(probes), inputs_of(other["probes"][split])), split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith("by one rank")])
 def test_both_ranks_have_the_same_history(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
     first, second = outcomes(name)
@@ -282,6 +287,7 @@ def test_both_ranks_have_the_same_history(outcomes: Callable[[str], list[dict[st
         assert_same_history(history_of(first, monitor), history_of(second, monitor), tolerance=0)
 
 
+@pytest.mark.slow
 def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
     outcomes: Callable[[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -297,6 +303,7 @@ def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
         assert_same_history(*untrained, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_nan_outputs_are_left_out_on_both_ranks(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     for outcome in outcomes("NaN outputs"):
         broken = inputs_of(outcome["states"]["None"]["probes"]["training"])[:, 0] > 0
@@ -305,11 +312,13 @@ def test_nan_outputs_are_left_out_on_both_ranks(outcomes: Callable[[str], list[d
             assert torch.equal(measurement.training.measured, ~broken)
 
 
+@pytest.mark.slow
 def test_streamed_data_are_measured_after_every_epoch(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     for outcome in outcomes("streamed"):
         assert history_of(outcome, "None").epochs == [1, 2]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_within_epochs_as_one_does(
     outcomes: Callable[[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -321,6 +330,7 @@ def test_two_processes_measure_within_epochs_as_one_does(
         assert history_of(outcome, "None").steps == [2, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stopped", "stopped by one rank"])
 def test_both_ranks_decide_alike_to_stop(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
     for outcome in outcomes(name):
@@ -331,6 +341,7 @@ def test_both_ranks_decide_alike_to_stop(outcomes: Callable[[str], list[dict[str
         assert [outcome["stopping"]["onset_epoch"] for outcome in outcomes(name)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_both_ranks_restore_the_onset_from_one_checkpoint(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     first, second = outcomes("restored")
     assert first["best_model_path"] == second["best_model_path"] != ""
@@ -342,6 +353,7 @@ def test_both_ranks_restore_the_onset_from_one_checkpoint(outcomes: Callable[[st
     assert torch.equal(first["weights"], second["weights"])
 
 
+@pytest.mark.slow
 def test_ranks_that_disagree_about_the_onset_restore_the_same(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     first, second = outcomes("restored by one rank")
     # The first rank knows of no onset before the detection.
@@ -352,6 +364,7 @@ def test_ranks_that_disagree_about_the_onset_restore_the_same(outcomes: Callable
     assert torch.equal(first["weights"], first["before"][first["stopping"]["best_step"]])
 
 
+@pytest.mark.slow
 def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
     outcomes: Callable[[str], list[dict[str, Any]]],
 ) -> None:
@@ -363,3 +376,15 @@ def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
         for (_, metrics), measurement in zip(calls[1:], history_of(first, monitor).measurements[1:], strict=True):
             share = summarise(measurement).training.share.value
             assert metrics[f"{monitor}/interactions/share"] == pytest.approx(share, rel=1e-5)
+
+
+def test_two_processes_measure_and_stop_as_one_does(tmp_path: Path) -> None:
+    name, alone = "stopped", run_alone("stopped", tmp_path / "alone")
+    outcomes = on_two_processes(tmp_path, [name])(name)
+    for outcome in outcomes:
+        assert_same_history(history_of(outcome, "None"), history_of(alone, "None"), TOLERANCE)
+        assert outcome["stopping"] == alone["stopping"]
+        assert (outcome["epochs"], outcome["should_stop"]) == (alone["epochs"], alone["should_stop"])
+    assert torch.equal(outcomes[0]["weights"], outcomes[1]["weights"])
+    assert outcomes[0]["logged"]
+    assert not outcomes[1]["logged"]

@@ -1,9 +1,13 @@
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.evidence import InputAgreement, ReferenceModels
@@ -118,3 +122,107 @@ def test_inputs_that_no_reference_model_may_rate_are_nan(tmp_path: Path) -> None
     found = monitor.label_issues(model, inputs, targets)
     assert found.share.isnan().tolist() == [False, True, False, False, False]
     assert found.ranking[-1] == 1
+
+
+class Tagger(LightningModule):
+    """A class for each token; tokens of the class -100 do not count.
+
+    Args:
+        ragged: Whether the loss gets the tokens that count alone, so that rows have other numbers of elements.
+    """
+
+    def __init__(self, ragged: bool) -> None:
+        super().__init__()
+        self.ragged = ragged
+        self.net = nn.Linear(3, 6)
+
+    def training_step(self, batch: list[Tensor], _batch_index: int) -> Tensor:
+        inputs, labels = batch
+        logits = self.net((inputs + inputs[:, [0, 0, 0]] * inputs.roll(1, 1)).tanh()).reshape(-1, 3, 2)
+        if self.ragged:
+            logits, labels = logits[labels >= 0], labels[labels >= 0]
+        return nn.functional.cross_entropy(logits.reshape(-1, 2), labels.reshape(-1))
+
+    def validation_step(self, batch: list[Tensor], batch_index: int) -> Tensor:
+        return self.training_step(batch, batch_index)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+class Weighing(TabularClassifier):
+    """Class 0 does not count at all."""
+
+    def loss(self, batch: Any) -> Tensor:
+        inputs, targets = batch
+        return nn.functional.cross_entropy(self(inputs), targets, weight=torch.tensor([0.0, 1.0, 3.0]))
+
+
+def tagged(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Inputs, and labels of which other numbers count in each row."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(num_rows, 3, generator=generator)
+    labels = torch.randint(0, 2, (num_rows, 3), generator=generator)
+    labels[torch.arange(3) > torch.arange(num_rows)[:, None] % 4 - 1] = -100
+    return inputs, labels
+
+
+def of_classes(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    inputs, labels = tabular_data(num_rows, seed=seed).tensors
+    return inputs, torch.where(torch.arange(num_rows) % 3 == 1, -100, labels)
+
+
+def of_weights(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    return tabular_data(num_rows, seed=seed).tensors
+
+
+Make = Callable[[int, int], tuple[Tensor, Tensor]]
+
+SOME_IGNORED: dict[str, tuple[Callable[[], LightningModule], Make, Callable[[Tensor], Tensor]]] = {
+    "classes": (TabularClassifier, of_classes, lambda labels: (labels >= 0).double()),
+    "class weights": (Weighing, of_weights, lambda labels: torch.tensor([0.0, 1.0, 3.0]).double()[labels]),
+    "tokens": (partial(Tagger, ragged=False), tagged, lambda labels: (labels >= 0).sum(1).double()),
+    "ragged tokens": (partial(Tagger, ragged=True), tagged, lambda labels: (labels >= 0).sum(1).double()),
+}
+
+
+@pytest.mark.parametrize("kind", SOME_IGNORED)
+def test_each_row_gets_its_own_numbers_whatever_is_ignored_in_the_others(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    module, make, weights_of = SOME_IGNORED[kind]
+    model, monitor = module(), few(training=make(8, 0), held_out=0)
+    loaders = [DataLoader(TensorDataset(*make(16, seed)), batch_size=8) for seed in (1, 2)]
+    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model, *loaders)
+
+    inputs, labels = make(6, 3)
+    weights = weights_of(labels)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(4))
+    found = monitor.label_issues(model, inputs[order], labels[order])
+    assert found.loss.isnan().tolist() == (weights[order] == 0).tolist()
+    assert 0 < int(found.loss.isnan().sum()) < 5
+    mean = weights[weights > 0].mean()
+    for place, row in enumerate(order.tolist()):
+        alone = monitor.label_issues(model, inputs[[row]], labels[[row]])
+        options = {"rtol": 1e-3, "atol": 1e-4, "equal_nan": True}
+        torch.testing.assert_close(found.share[[place]], alone.share, **options)
+        for name in ("loss", "explained_loss"):
+            own = getattr(found, name)[[place]] * mean / weights[row].clamp(min=1)
+            torch.testing.assert_close(own, getattr(alone, name), **options)
+    judged = found.explained_loss[found.ranking][: int((weights > 0).sum())]
+    assert bool((judged.diff() <= 0).all())
+    assert (weights[order][found.ranking] == 0).tolist() == sorted((weights == 0).tolist())
+
+
+def test_where_no_target_counts_no_label_can_be_judged(tmp_path: Path) -> None:
+    monitor, model, _ = watched_run(tmp_path, SinglePlayers())
+    inputs, targets = tabular_data(4, seed=5).tensors
+    found = monitor.label_issues(model, inputs, torch.full_like(targets, -100))
+    assert all(bool(numbers.isnan().all()) for numbers in vars(found).values())
+    assert found.ranking.tolist() == [0, 1, 2, 3]
+
+
+def test_inputs_are_taken_in_the_dtype_of_the_model(tmp_path: Path) -> None:
+    monitor, model, _ = watched_run(tmp_path, SinglePlayers())
+    inputs, targets = tabular_data(4, seed=5).tensors
+    expected, found = (monitor.label_issues(model, each, targets) for each in (inputs, inputs.double()))
+    torch.testing.assert_close(found.explained_loss, expected.explained_loss)

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 
-from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
+from lightning_interactions import PhaseEarlyStopping
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import History, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
-from tests.callbacks.runs import few as few_probes
+from tests.callbacks.runs import fewest as few
 from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
 
 pytestmark = [
@@ -80,10 +80,6 @@ def same(actual: Weights, expected: Weights) -> bool:
     return all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def few(**options: Any) -> InteractionMonitor:
-    return few_probes(**{"training": 2, "held_out": 2, **options})
-
-
 def restoring(**options: Any) -> PhaseEarlyStopping:
     return PhaseEarlyStopping(**{"restore_best": True, "verbose": False, **options})
 
@@ -111,12 +107,12 @@ def kept_files(root: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("announced_at", "onset", "first"),
     [
-        ([0, 0, 0], 0, "monitor"),
-        ([0, 0, 0], 0, "stopping"),
+        pytest.param([0, 0, 0], 0, "monitor", marks=pytest.mark.slow),
+        pytest.param([0, 0, 0], 0, "stopping", marks=pytest.mark.slow),
         ([0, 1, 1], 1, "monitor"),
         ([0, 0, 2], 2, "stopping"),
-        ([0, 1, 2], 2, "monitor"),
-        ([0, 1, 1], 3, "stopping"),
+        pytest.param([0, 1, 2], 2, "monitor", marks=pytest.mark.slow),
+        pytest.param([0, 1, 1], 3, "stopping", marks=pytest.mark.slow),
     ],
 )
 def test_the_module_gets_the_weights_of_the_onset(
@@ -214,7 +210,13 @@ def test_log_only_keeps_the_checkpoint_and_leaves_the_weights(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_epochs": 5}, {"min_steps": 9}, {"check_val_every_n_epoch": 2, "min_epochs": 5}], ids=str
+    "options",
+    [
+        pytest.param({"min_epochs": 5}, marks=pytest.mark.slow),
+        pytest.param({"min_steps": 9}, marks=pytest.mark.slow),
+        {"check_val_every_n_epoch": 2, "min_epochs": 5},
+    ],
+    ids=str,
 )
 def test_a_stop_that_is_put_off_restores_the_onset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -427,27 +429,41 @@ def test_an_onset_in_neither_folder_is_said(tmp_path: Path, monkeypatch: pytest.
     assert resumed["final"]["epochs"] == 5
 
 
+NO_NAMES = (
+    "",
+    ".",
+    "..",
+    "{run}/..",
+    "{run}/../precious",
+    "{run}/epoch=0.ckpt",
+    "{precious}",
+    "../precious",
+    "a-phase-3-onset/../../precious/weights.ckpt",
+    "a-phase-3-onset/../../precious/a-phase-3-onset.ckpt",
+    "a-phase-3-onset\\..\\weights.ckpt",
+    "a-phase-3-onset\0.ckpt",
+    "epoch=0.ckpt",
+    "a-phase-3-onset-step=2",
+    7,
+    None,
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_state_names_plain_files_alone(tmp_path: Path, name: Any) -> None:
+    (tmp_path / "weights.ckpt").write_text("precious")
+    name = name.format(run=tmp_path, precious=tmp_path) if isinstance(name, str) else name
+    stopping = restoring(dirpath=tmp_path, monitor="a")
+    with pytest.warns(UserWarning, match="expected a saved state that names files") as warned:
+        stopping.load_state_dict({**stopping.state_dict(), "kept": {1: name}})
+    assert any(f"got {name!r} for 1" in str(warning.message) for warning in warned)
+    assert stopping.state_dict()["kept"] == {}
+    assert contents(tmp_path) == {tmp_path / "weights.ckpt": b"precious"}
+
+
 @pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".",
-        "..",
-        "{run}/..",
-        "{run}/../precious",
-        "{run}/epoch=0.ckpt",
-        "{precious}",
-        "../precious",
-        "a-phase-3-onset/../../precious/weights.ckpt",
-        "a-phase-3-onset/../../precious/a-phase-3-onset.ckpt",
-        "a-phase-3-onset\\..\\weights.ckpt",
-        "a-phase-3-onset\0.ckpt",
-        "epoch=0.ckpt",
-        "a-phase-3-onset-step=2",
-        7,
-        None,
-    ],
+    "name", ["{precious}", *(pytest.param(name, marks=pytest.mark.slow) for name in NO_NAMES if name != "{precious}")]
 )
 def test_a_state_addresses_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, moved: bool) -> None:
     run, precious = tmp_path / "run", tmp_path / "precious"

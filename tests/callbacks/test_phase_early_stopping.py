@@ -11,14 +11,10 @@ from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import TimePoint
 from lightning_interactions.schedules import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, Scripted, quiet_trainer, script_phases
-from tests.callbacks.runs import few as few_probes
+from tests.callbacks.runs import fewest as few
 from tests.helpers.models import TabularClassifier, tabular_loader
 
 pytestmark = TINY_SET_UP
-
-
-def few(**options: Any) -> InteractionMonitor:
-    return few_probes(**{"training": 2, "held_out": 2, **options})
 
 
 def fit(root: Path, *callbacks: Callback, epochs: int = 4, **options: Any) -> Trainer:
@@ -45,7 +41,13 @@ def test_the_phase_is_3_if_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("phase", "scripted", "epochs"),
-    [(3, [1, 1, 2, 3], 3), (2, [1, 1, 2, 3], 2), (2, [1, 1, 1, 3], 3), (3, [1, 1, 2, 2], 4), (2, [1, 1, 1, 1], 4)],
+    [
+        (3, [1, 1, 2, 3], 3),
+        (2, [1, 1, 2, 3], 2),
+        pytest.param(2, [1, 1, 1, 3], 3, marks=pytest.mark.slow),
+        (3, [1, 1, 2, 2], 4),
+        pytest.param(2, [1, 1, 1, 1], 4, marks=pytest.mark.slow),
+    ],
 )
 def test_training_ends_with_the_epoch_of_the_onset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: int, scripted: list[int], epochs: int
@@ -150,7 +152,7 @@ def test_several_monitors_need_a_choice(tmp_path: Path) -> None:
         fit(tmp_path, few(name="a"), few(name="b"), PhaseEarlyStopping())
 
 
-@pytest.mark.parametrize("followed", ["a", "b"])
+@pytest.mark.parametrize("followed", [pytest.param("a", marks=pytest.mark.slow), "b"])
 def test_only_the_chosen_monitor_is_followed(tmp_path: Path, followed: str) -> None:
     # Scripts each monitor by itself: only "b" ever comes to phase 3.
     class Scripted(Callback):

@@ -21,11 +21,11 @@ from tests.callbacks.runs import (
     TINY_SET_UP,
     RecordingLogger,
     assert_same_history,
+    fewest,
     probes_of,
     quiet_trainer,
     script_phases,
 )
-from tests.callbacks.runs import few as few_probes
 from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = [
@@ -40,7 +40,7 @@ TOLERANCE = 1e-6
 
 
 def few(schedule: Any, **options: Any) -> InteractionMonitor:
-    return few_probes(schedule=schedule, **options)
+    return fewest(schedule=schedule, **options)
 
 
 def fit(
@@ -199,7 +199,7 @@ def streamed(rows: int, batch_size: int = 4) -> DataLoader[Any]:
 
 
 def test_measurements_of_streamed_data_begin_when_enough_inputs_have_passed(tmp_path: Path) -> None:
-    monitor = few(EveryNSteps(1))
+    monitor = few(EveryNSteps(1), training=6)
     fit(tmp_path, monitor, train=streamed(24))
     # Six probes are two batches of four.
     assert moments(monitor) == [(0, 2), (0, 3), (0, 4), (0, 5), (1, 6)]

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lightning_interactions.game.evaluation import in_dtype_of
 from lightning_interactions.game.steps.own_loss import own_loss, share_of
 from lightning_interactions.game.steps.reading import STEPS, find_reading, is_concatenation
 from lightning_interactions.game.steps.runs import Reading, StepRunner, are_equal, step_of
@@ -96,9 +97,16 @@ class OwnStep(Task):
         }
         return Rows(batch, sizes.pop(), self._axes) if len(sizes) == 1 else Rows.of(batch)
 
-    def given(self, model: nn.Module, inputs: Any, targets: Any) -> Probes:
-        """Take a batch ``(inputs, targets)`` that is handed in."""
-        return self.read(model, Rows.of((inputs, targets)))
+    def given(self, model: nn.Module, inputs: Any, targets: Any) -> tuple[Probes, Int[Tensor, " probes"]]:
+        """Take a batch ``(inputs, targets)`` that is handed in; see :class:`Task`.
+
+        Raises:
+            IgnoredError: If no target counts.
+        """
+        number, batch = len(Rows.of(targets)), (inputs, targets)
+        known = self.rows(batch)
+        parts = self._read(model, in_dtype_of(model, known if len(known) == number else Rows.of(batch, number)))
+        return Probes(tuple(group for group, _ in parts)), torch.cat([places for _, places in parts])
 
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         """Refuse: what the targets are is only known by running the step; see :meth:`read`."""
@@ -120,20 +128,27 @@ class OwnStep(Task):
             ValueError: If there is no step, its loss is not understood, or cannot be told apart by rows.
             IgnoredError: If no target counts.
         """
+        return Probes.joined(*(group for group, _ in self._read(model, batch)))
+
+    def _read(self, model: nn.Module, batch: Rows) -> list[tuple[ProbeGroup, Int[Tensor, " rows"]]]:
+        """Read a batch; beside each group of rows say which of the batch they are."""
         self._axes = {**batch.axes, **self._axes}
         structure = _structure(batch.tree)
         if structure not in self._readings:
             self._take(structure, find_reading(self._runner, model, batch, self._saved.get(structure)))
         reading = self._readings[structure]
         rows = batch.with_aside(reading.aside)
-        groups = [self._with_targets(model, reading, part) for part in self._of_equal_counts(model, reading, rows)]
-        kept = [group for group in groups if len(group)]
+        kept = []
+        for places in self._of_equal_counts(model, reading, rows):
+            group, counts = self._with_targets(model, reading, rows if len(places) == len(rows) else rows.select(places))
+            if bool(counts.any()):
+                kept.append((group if bool(counts.all()) else group.select(counts), places[counts.cpu()]))
         if not kept:
             raise IgnoredError(
                 f"OwnStep: expected rows with targets that count, got only ignored ones in {describe_tree(batch.tree)}; look "
                 "at ignore_index and the labels"
             )
-        return Probes.joined(*kept)
+        return kept
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """Run the step up to its loss, and return the outputs that the loss gets, ``[rows, ...]``.
@@ -162,6 +177,11 @@ class OwnStep(Task):
         """Return the loss of each row as a function of its score; see :class:`Task`."""
         term, own, weights = self._term(targets)
         return term.loss(score, own, weights)
+
+    def row_weights(self, targets: Any) -> Float[Tensor, " rows"]:
+        """Return the weights of rows that :meth:`loss` norms to a mean of 1."""
+        term, own, weights = self._term(targets)
+        return term.divides(own, weights)
 
     def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the logit of the label minus the largest other one, nats, where there are classes."""
@@ -225,8 +245,8 @@ class OwnStep(Task):
         beside = {} if element_weights is None else {WEIGHTS: element_weights}
         return {str(number): targets, **beside} if number or beside else targets
 
-    def _with_targets(self, model: nn.Module, reading: Reading, rows: Rows) -> ProbeGroup:
-        """Find the targets of rows with equally many elements, and leave out rows without any that counts."""
+    def _with_targets(self, model: nn.Module, reading: Reading, rows: Rows) -> tuple[ProbeGroup, Bool[Tensor, " rows"]]:
+        """Find the targets of rows with equally many elements, and say which rows have any that counts."""
         term = reading.term
         if reading.rows_alone:
             alone = [term.rows(self._runner.call(model, reading, rows.select([row]).tree), 1)[1] for row in range(len(rows))]
@@ -237,8 +257,7 @@ class OwnStep(Task):
         if element_weights is not None and isinstance(term.task, TokenClassification):
             targets = torch.where(element_weights.reshape(targets.shape) == 0, term.task.ignore_index, targets)
         group = ProbeGroup(rows, Rows.of(self._tagged(reading, targets, element_weights), len(rows)))
-        counts = term.counts(targets, element_weights).any(dim=1)
-        return group if bool(counts.all()) else group.select(counts)
+        return group, term.counts(targets, element_weights).any(dim=1)
 
     def _element_weights(self, model: nn.Module, reading: Reading, rows: Rows, targets: Tensor) -> Tensor | None:
         """Find out what the step makes of a loss without a reduction; ``None`` for the mean, or if that cannot be known."""
@@ -247,14 +266,14 @@ class OwnStep(Task):
         share = share_of(self._runner, model, reading.step, reading.call, rows)
         return None if share is None or not share.is_part else reading.term.element_weights(share.gradient, targets)
 
-    def _of_equal_counts(self, model: nn.Module, reading: Reading, rows: Rows) -> list[Rows]:
-        """Part rows by how many elements of the loss are theirs, where a batch's elements are on one axis.
+    def _of_equal_counts(self, model: nn.Module, reading: Reading, rows: Rows) -> list[Int[Tensor, " part"]]:
+        """Number rows, in parts by how many elements of the loss are theirs, where a batch's elements are on one axis.
 
         Raises:
             ValueError: If the elements of a batch are not those of its rows alone.
         """
         if len(rows) == 1 or not reading.term.flattened:
-            return [rows]
+            return [torch.arange(len(rows))]
         alone = [self._runner.call(model, reading, rows.select([row]).tree) for row in range(len(rows))]
         counts = torch.tensor([len(one.outputs) for one in alone])
         if not reading.rows_alone and not is_concatenation(reading.term, self._runner.call(model, reading, rows.tree), alone):
@@ -262,7 +281,7 @@ class OwnStep(Task):
                 f"OwnStep: expected the elements of {reading.term} to be those of rows alone, {counts.tolist()}, one row after "
                 "the other, got others; pass a task of your own, or a loader of batch size 1"
             )
-        return [rows.select(counts == count) for count in counts.unique()]
+        return [(counts == count).nonzero()[:, 0] for count in counts.unique()]
 
 
 def _structure(tree: Any) -> str:
@@ -290,7 +309,9 @@ def disagreement(task: Task, model: nn.Module, batch: Any, probes: Probes) -> st
     own = own_loss(run, here)
     said = [(call.name, float(call.result)) for call in run.calls if call.result is not None and call.result.numel() == 1]
     said += [] if own is None else [("a loss of its own", own)]
-    if not said or any(are_equal(one, here, torch.float32) for _, one in said):
+    # What is computed in a narrow dtype is only as exact.
+    dtype = min((call.outputs.dtype for call in run.calls), key=lambda one: one.itemsize, default=torch.float32)
+    if not said or any(are_equal(one, here, dtype) for _, one in said):
         return ""
     there = " and ".join(f"{what} {number:.6g}" for what, number in said)
     return f"{task!r} gives a loss of {here:.6g} on the first batch of probes, where {name} gives {there}"
