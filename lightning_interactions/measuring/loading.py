@@ -20,6 +20,7 @@ __all__ = [
     "CannotLoadError",
     "batch_sampler_of",
     "batch_size_of",
+    "copied_sampler",
     "cut",
     "has_own_batches",
     "load_batches",
@@ -98,9 +99,8 @@ def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
     sampler: Any = loader.sampler if of_batches is None else of_batches
     if num_batches == float("inf") and not hasattr(sampler, "__len__"):
         return None
-    # A copy, so that a sampler's own generator does not advance; the datasets behind it are shared, not copied.
     try:
-        batches: Iterable[Any] = copy.deepcopy(sampler, {id(dataset): dataset for dataset in _datasets(loader.dataset)})
+        batches: Iterable[Any] = copied_sampler(sampler, loader)
     except Exception:  # Whatever it holds that cannot be copied: open files, locks, running generators.
         return None
     if num_batches != float("inf"):
@@ -109,6 +109,11 @@ def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
         return [[int(batch)] if of_batches is None else [int(index) for index in batch] for batch in batches]
     except (TypeError, ValueError):  # Indices that are no integers.
         return None
+
+
+def copied_sampler(sampler: Any, loader: DataLoader[Any]) -> Any:
+    """Copy a loader's sampler, so that its own generator does not advance; the datasets behind it are shared, not copied."""
+    return copy.deepcopy(sampler, {id(dataset): dataset for dataset in _datasets(loader.dataset)})
 
 
 def _datasets(dataset: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """Parts of the data behind a loader, as loaders with the same settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -20,7 +21,13 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
-from lightning_interactions.measuring.loading import load_batches, sampled_indices, worker_settings
+from lightning_interactions.measuring.loading import (
+    copied_sampler,
+    has_own_batches,
+    load_batches,
+    sampled_indices,
+    worker_settings,
+)
 from lightning_interactions.records import fingerprints
 
 __all__ = ["draw_part", "loader_of_part", "sampler_pool", "unrepeatable"]
@@ -41,12 +48,17 @@ def sampler_pool(loader: Any) -> list[int] | None:
         Sorted indices without repetitions; ``None`` where the data cannot be indexed. For samplers that torch does not know,
         what one epoch gives.
     """
+    # torch.distributed is only there where torch was built with it.
+    is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    if type(loader.batch_sampler) is not BatchSampler or type(loader).__iter__ is not DataLoader.__iter__:
-        # Batches of the user's own making: parts of them cannot be made here.
+    if loader.batch_sampler is None or type(loader).__iter__ is not DataLoader.__iter__:
+        # Batches of the dataset's or the loader's own making: parts of them cannot be made here.
         return None
-    sampler = loader.batch_sampler.sampler
+    if has_own_batches(loader):
+        # Each process has batches that the others do not know.
+        return None if is_one_of_several else _given(loader)
+    sampler = loader.batch_sampler.sampler  # type: ignore[attr-defined]
     if isinstance(sampler, SubsetRandomSampler):
         return sorted({int(index) for index in sampler.indices})
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
@@ -56,8 +68,54 @@ def sampler_pool(loader: Any) -> list[int] | None:
     if isinstance(sampler, DistributedSampler):
         # One around a sampler of the user's own gives each process a part that the others do not know.
         return list(range(len(loader.dataset))) if sampler.dataset is loader.dataset else None  # type: ignore[arg-type]
+    return _given(loader)
+
+
+def _given(loader: DataLoader[Any]) -> list[int] | None:
+    """List the indices that a sampler gives in one epoch."""
     with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader.batch_sampler):
         return sampled_indices(loader, float("inf"))
+
+
+class Part(Subset[Any]):
+    """A part of a dataset whose attributes are those of the whole, so that a ``worker_init_fn`` finds what it looks for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("dataset", "indices") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("dataset", "indices"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
+
+class PartOfBatches(Sampler[list[int]]):
+    """The batches of a user's own batch sampler with the samples of a part alone.
+
+    Args:
+        batches: A copy of the batch sampler, or its batches.
+        indices: The part.
+        drops_single: Whether a batch of which a single sample is left is left out, on which batch norm fails.
+    """
+
+    def __init__(self, batches: Any, indices: Sequence[int], *, drops_single: bool) -> None:
+        self.batches = batches
+        self.indices = frozenset(indices)
+        self.drops_single = drops_single
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            part = [index for index in batch if index in self.indices]
+            if len(part) > (self.drops_single and len(batch) > 1):
+                yield part
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass on what Lightning tells a sampler."""
+        if hasattr(self.batches, "set_epoch"):
+            self.batches.set_epoch(epoch)
 
 
 def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[list[int], list[int]]:
@@ -88,14 +146,16 @@ def loader_of_part(
         loader: The loader of all the data.
         indices: Dataset indices of the part.
         generator: Decides the order of samples; torch's global one if left out.
-        in_order: Load every sample once, in order.
+        in_order: Load every sample once, in order; of batches of the user's own making those of one epoch, always the same.
 
     Raises:
         MisconfigurationException: If the part has no sample, or no batch because incomplete ones are dropped.
     """
     if not indices:
         raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
-    part: Subset[Any] = Subset(loader.dataset, list(indices))
+    if has_own_batches(loader):
+        return _part_of_batches(loader, indices, in_order=in_order)
+    part = Part(loader.dataset, list(indices))
     sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
     assert isinstance(loader.batch_sampler, BatchSampler)
     size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
@@ -111,6 +171,17 @@ def loader_of_part(
         sampler=sampler,
         drop_last=(drop_last or new_single) and not in_order,
         generator=generator,
+        num_workers=loader.num_workers,
+        **worker_settings(loader),
+        persistent_workers=loader.persistent_workers and not in_order,
+    )
+
+
+def _part_of_batches(loader: DataLoader[Any], indices: Sequence[int], *, in_order: bool) -> DataLoader[Any]:
+    sampler = copied_sampler(loader.batch_sampler, loader)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=PartOfBatches(list(sampler) if in_order else sampler, indices, drops_single=not in_order),
         num_workers=loader.num_workers,
         **worker_settings(loader),
         persistent_workers=loader.persistent_workers and not in_order,

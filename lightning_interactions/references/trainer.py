@@ -154,6 +154,10 @@ class ReferenceTrainer:
 
     def _run(self, trainer: Trainer, model: LightningModule, loader: Any, val_dataloaders: Any) -> None:
         """Train on a loader, and move its batches as the data module does, if there is one."""
+        if isinstance(loader, DataLoader):
+            # A Trainer ends the workers of a loader when it is done; those of the run's own have to go on.
+            loader = copy.copy(loader)
+            vars(loader)["_iterator"] = None
         if self.datamodule is None:
             trainer.fit(model, loader, val_dataloaders)
             return

@@ -8,11 +8,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    get_worker_info,
 )
 from torch.utils.data.distributed import DistributedSampler
 
@@ -73,12 +75,11 @@ class OwnBatches(BatchSampler):
         [DATA.tensors],
         DataLoader(StreamedDataset(DATA, 20), batch_size=4),
         DataLoader(DATA, batch_size=None),
-        DataLoader(DATA, batch_sampler=OwnBatches(SequentialSampler(DATA), 4, False)),
         OwnIteration(DATA, batch_size=4),
         {"a": DataLoader(DATA)},
         DataLoader(DATA, sampler=DistributedSamplerWrapper(EveryOther(), num_replicas=2, rank=1)),
     ],
-    ids=["list", "iterable", "unbatched", "own batches", "own iteration", "several", "own sampler of two processes"],
+    ids=["list", "iterable", "unbatched", "own iteration", "several", "own sampler of two processes"],
 )
 def test_data_without_indices_has_no_pool(loader: Any) -> None:
     assert sampler_pool(loader) is None
@@ -184,6 +185,47 @@ def test_a_part_that_drop_last_would_drop_is_refused() -> None:
     with pytest.raises(MisconfigurationException, match=r"drop_last.* got 7"):
         loader_of_part(whole, range(7))
     assert len(loaded(loader_of_part(whole, range(7), in_order=True))) == 7
+
+
+# Batches and workers of the user's own
+
+
+def test_parts_of_batches_of_the_users_own_are_their_samples() -> None:
+    whole = DataLoader(DATA, batch_sampler=OwnBatches(RandomSampler(DATA), 4, False))
+    assert sampler_pool(whole) == list(range(20))
+    part, in_order = (loader_of_part(whole, range(0, 20, 2), in_order=fixed) for fixed in (False, True))
+    for _ in range(5):
+        given = [len(inputs) for inputs, _ in part]
+        assert 1 not in given
+        assert sum(given) <= 10
+    orders = [loaded(in_order) for _ in range(2)]
+    assert orders[0] == orders[1]
+    assert sorted(orders[0]) == list(range(0, 20, 2))
+
+
+class Opened(Dataset[Any]):
+    """Has to be opened in each worker."""
+
+    def __init__(self) -> None:
+        self.rows: Any = None
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+
+def open_rows(_worker: int) -> None:
+    dataset: Any = get_worker_info().dataset  # type: ignore[union-attr]
+    assert len(dataset) == 4
+    dataset.rows = DATA
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_what_workers_do_to_a_part_is_done_to_the_dataset() -> None:
+    whole = DataLoader(Opened(), batch_size=2, num_workers=1, worker_init_fn=open_rows)
+    assert loaded(loader_of_part(whole, [1, 4, 6, 9])) == [1, 4, 6, 9]
 
 
 # Random augmentation
