@@ -58,7 +58,7 @@ def sampler_pool(loader: Any) -> list[int] | None:
     if has_own_batches(loader):
         # Each process has batches that the others do not know.
         return None if is_one_of_several else _given(loader)
-    sampler = loader.batch_sampler.sampler  # type: ignore[attr-defined]
+    sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SubsetRandomSampler):
         return sorted({int(index) for index in sampler.indices})
     if isinstance(sampler, (RandomSampler, SequentialSampler)):

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from lightning_interactions import InteractionMonitor
+from lightning_interactions import InteractionMonitor, Twins
+from lightning_interactions.evidence import ParameterNoise
 from tests.callbacks.runs import TINY_SET_UP, few
 from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
@@ -201,3 +202,29 @@ def own_loss(outputs: Any) -> float | None:
     if isinstance(outputs, Mapping):
         outputs = outputs.get("loss")
     return None if outputs is None or not math.isfinite(float(outputs)) else float(outputs)
+
+
+WITHOUT_TWINS = {
+    "a CombinedLoader for training",
+    "a dataset that gives whole batches for lists of numbers",
+    "a dict of training loaders",
+    "a stream of batches of different lengths",
+    "a stream of rows",
+    "attributes that cannot be copied",
+}
+"""Where two models on two halves cannot be trained."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("situation", ALL, ids=lambda situation: situation.name)
+def test_the_default_evidence(situation: Situation, tmp_path: Path) -> None:
+    """Twins are trained in nearly every situation, and leave no trace."""
+    case = situation.build()
+    if case.refused is not None:
+        return
+    monitor = few(**{**case.monitor, "evidence": None})
+    run, alone = train(situation, tmp_path, monitor), train(situation, tmp_path, None)
+    assert isinstance(monitor.evidence, ParameterNoise if situation.name in WITHOUT_TWINS else Twins)
+    assert monitor.history.epochs == list(run.case.epochs)
+    assert differences(run.trace, alone.trace) == []
