@@ -9,14 +9,7 @@ import argparse
 import lightning as L
 from modules import Curve, DigitsClassifier, DigitsData
 
-from lightning_interactions import (
-    ImagePatches,
-    InteractionMonitor,
-    Logging,
-    PhaseEarlyStopping,
-    fit_reference_models,
-)
-from lightning_interactions.references import ReferenceTraining
+from lightning_interactions import ImagePatches, InteractionMonitor, Logging, PhaseEarlyStopping
 from lightning_interactions.reporting import phase_figure
 
 
@@ -38,12 +31,7 @@ def main() -> None:
     L.seed_everything(arguments.seed, verbose=False)
     data = DigitsData(seed=arguments.seed)
     model = DigitsClassifier()
-    references = fit_reference_models(model, data, training=ReferenceTraining(max_epochs=2 if arguments.quick else 15))
-    monitor = InteractionMonitor(
-        ImagePatches(2, 2) if arguments.quick else ImagePatches(3, 3),
-        evidence=references,
-        logging=Logging(verbose=True),
-    )
+    monitor = InteractionMonitor(ImagePatches(2, 2) if arguments.quick else None, logging=Logging(verbose=True))
     stopping = PhaseEarlyStopping(phase=3, restore_best=True, log_only=not arguments.stop)
     curve = Curve(*data.parts["test"].tensors)
     trainer = L.Trainer(

@@ -433,19 +433,23 @@ class InteractionMonitor(Callback):
         """Let evidence fit itself that does so; where the default cannot, take other evidence."""
         if not isinstance(self.evidence, FittedEvidence):
             return
+        failure: Exception | None = None
         try:
             self.evidence.fit(trainer, pl_module, self.task)
         except Exception as error:
             if not self._evidence_is_default:
                 raise
-            self._take_other_evidence(error)
+            failure = error
+        if self._evidence_is_default and not trainer.strategy.reduce_boolean_decision(failure is None, all=True):
+            self._take_other_evidence(failure)
 
-    def _take_other_evidence(self, reason: Exception) -> None:
+    def _take_other_evidence(self, reason: Exception | None) -> None:
         """Say why there are no twins, and what decides instead."""
         self.evidence = self.meter.evidence = ParameterNoise()
+        why = reason or "another process failed"
         rank_zero_warn(
             "InteractionMonitor: two models on the two halves of the data, which would judge what generalizes, cannot be "
-            f"trained: {reason}. {self.evidence!r} decides instead, by which phase 3 is found late or not at all; better: "
+            f"trained: {why}. {self.evidence!r} decides instead, by which phase 3 is found late or not at all; better: "
             "evidence=HeldOutReferences(), or reference models of your own (docs/evidence.md)"
         )
 

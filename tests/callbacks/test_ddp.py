@@ -117,6 +117,10 @@ def one_monitor() -> list[InteractionMonitor]:
     return [few()]
 
 
+def twins() -> list[InteractionMonitor]:
+    return [few(evidence=None)]
+
+
 ANNOUNCED = (Scripted(1, tests={3: (0, 0.5)}), Scripted(1, tests={3: (1, 0.5)}), Scripted(3, onset=1))
 
 
@@ -127,6 +131,7 @@ def every_second_step() -> list[InteractionMonitor]:
 SCENARIOS = {
     "both evidences": Scenario(both_evidences),
     "more evidence": Scenario(more_evidence),
+    "twins": Scenario(twins, own_sampler=False),
     "fewer probes than ranks": Scenario(one_probe),
     "NaN outputs": Scenario(one_monitor, model=SometimesNotANumber),
     "streamed": Scenario(one_monitor, streamed=True),
