@@ -49,6 +49,11 @@ class Evidence(ABC):
         """Do once for a split what does not change during a run; what is returned comes back in :meth:`weigh`."""
         return None
 
+    @property
+    def models_beside(self) -> int:
+        """How many :meth:`raters` are measured beside the monitored model at every measurement; 0 unless overridden."""
+        return 0
+
     def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
         """Yield models that are measured beside the monitored one at every measurement; none unless overridden.
 
