@@ -1,5 +1,5 @@
 """Schedules: when to measure, and when to draw figures."""
 
-from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps, Schedule
+from lightning_interactions.measuring.schedule import DenserEarly, EveryNEpochs, EveryNSteps, FitLength, Planned, Schedule
 
-__all__ = ["DenserEarly", "EveryNEpochs", "EveryNSteps", "Schedule"]
+__all__ = ["DenserEarly", "EveryNEpochs", "EveryNSteps", "FitLength", "Planned", "Schedule"]

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
+from lightning_interactions.callbacks.fit_length import fit_length
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
@@ -26,7 +27,7 @@ from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
-from lightning_interactions.measuring.schedule import EveryNEpochs, Schedule, Timetable
+from lightning_interactions.measuring.schedule import Planned, Schedule, Timetable
 from lightning_interactions.records import (
     History,
     Interactions,
@@ -70,7 +71,8 @@ class InteractionMonitor(Callback):
         baseline: What masked players are replaced with; chosen by the players if left out, zeros for most.
         probes: Which inputs are measured.
         extraction: How they are evaluated and rewritten as interactions.
-        schedule: When to measure; after every epoch if left out.
+        schedule: When to measure; :class:`~lightning_interactions.schedules.Planned` if left out: about 40 times in the whole
+            fit, denser early, after every epoch if there are fewer.
         alpha: Probability of a false onset in a whole run that the phase detector allows itself.
         logging: What is written where.
         on_error: ``"warn"`` leaves a measurement out that fails in the middle of a run, ``"raise"`` ends the run. The first
@@ -138,7 +140,7 @@ class InteractionMonitor(Callback):
         self._is_lazy = False
         self._said_left_out: set[str] = set()
         self._keeper = ProbeKeeper(self.probes, self.task)
-        self._timetable = Timetable(EveryNEpochs() if schedule is None else schedule)
+        self._timetable = Timetable(Planned() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -201,6 +203,7 @@ class InteractionMonitor(Callback):
         self._keeper.forward_context = self._forward_context(trainer)
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
         self._timetable.begin(now.epoch, now.step)
+        self._timetable.plan(fit_length(trainer))
         self._loggers.begin(now.epoch, now.step)
         self._is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in pl_module.parameters())
         if self._is_lazy:
@@ -472,6 +475,7 @@ class InteractionMonitor(Callback):
             self._recognise(new[TRAINING])
         with self._precision_named(trainer):
             self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
+        self._timetable.plan(fit_length(trainer), self.meter.forwards)
         self._keeper.sample = None  # The baseline values are chosen.
         if TRAINING in new and not self.history:
             self._say_what_is_measured(probes[TRAINING])

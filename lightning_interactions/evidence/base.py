@@ -57,6 +57,11 @@ class Evidence(ABC):
         """Make of :meth:`to_state` what :meth:`prepare` gave; overridden with it."""
         raise NotImplementedError
 
+    @property
+    def models_beside(self) -> int:
+        """How many :meth:`raters` are measured beside the monitored model at every measurement; 0 unless overridden."""
+        return 0
+
     def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
         """Yield models that are measured beside the monitored one at every measurement; none unless overridden.
 

@@ -42,6 +42,11 @@ class ParameterNoise(Evidence):
         self.num_draws = num_draws
         self.seed = seed
 
+    @property
+    def models_beside(self) -> int:
+        """As many as there are draws; see :class:`Evidence`."""
+        return self.num_draws
+
     def raters(self, model: nn.Module) -> Generator[nn.Module, None, None]:
         """Yield the model with each draw of noise on its weights."""
         generator = torch.Generator().manual_seed(self.seed)

@@ -12,6 +12,13 @@ from torch import Tensor, nn
 from lightning_interactions.functional.precision import full_precision
 from lightning_interactions.game.baselines import Baseline, Zeros
 from lightning_interactions.game.chunks import ChunkSizes
+from lightning_interactions.game.layout import (
+    TRIED_ROWS,
+    as_it_is,
+    channels_last,
+    gains_from_channels_last,
+    same_with_channels_last,
+)
 from lightning_interactions.game.players.base import Masking, Players
 from lightning_interactions.game.tasks import Task, widened
 from lightning_interactions.records import ProbeGroup, Probes, Rows, fingerprints
@@ -234,11 +241,19 @@ class Game:
         counts = [len(numbers) for numbers in distinct]
         rows, numbers = torch.arange(len(inputs)).repeat_interleave(torch.tensor(counts)), torch.cat(distinct)
 
-        def scores(start: int, stop: int) -> Float[Tensor, "games versions"]:
-            own = rows[start:stop]
-            stay = (numbers[start:stop, None] >> bits & 1).bool()
-            masked = masking.masked(own, stay).map(_written_out)
+        def scored(versions: Tensor | slice, layout: Callable[[Rows], Rows]) -> Float[Tensor, "games versions"]:
+            own = rows[versions]
+            stay = (numbers[versions][:, None] >> bits & 1).bool()
+            masked = layout(masking.masked(own, stay).map(_written_out))
             return self._scores(model, masked, [one.select(own) for one in targets])
+
+        layout = as_it_is
+        if gains_from_channels_last(model, inputs, len(rows)):
+            tried = torch.linspace(0, len(rows) - 1, TRIED_ROWS).long()
+            layout = channels_last if same_with_channels_last(lambda one: scored(tried, one)) else as_it_is
+
+        def scores(start: int, stop: int) -> Float[Tensor, "games versions"]:
+            return scored(slice(start, stop), layout)
 
         by_input = torch.cat(self._in_chunks(scores, len(rows), model, inputs), dim=1).split(counts, dim=1)
         return torch.stack([values[:, own_position] for values, own_position in zip(by_input, position, strict=True)], dim=1)

@@ -108,6 +108,12 @@ class InteractionMeter:
         return tuple(self._splits)
 
     @property
+    def forwards(self) -> int:
+        """Forwards of one measurement at most, of all processes; equal masked versions of an input are evaluated once."""
+        of_one_model = sum(len(split.probes) << split.game.num_players for split in self._splits.values())
+        return of_one_model * (1 + self.evidence.models_beside)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """How measurements are made, by name, in primitives: two measurements can be compared where these are equal."""
         of_extraction = {

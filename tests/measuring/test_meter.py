@@ -156,6 +156,14 @@ def test_inputs_of_nan_are_left_out() -> None:
 # Settings
 
 
+def test_forwards_of_a_measurement_are_counted() -> None:
+    for evidence, models in ((OrderShape(), 1), (ParameterNoise(num_draws=2), 3)):
+        meter = meter_with(evidence)
+        assert meter.forwards == 0
+        meter.prepare(both_splits())
+        assert meter.forwards == models * (5 + 3) * 2**NUM_PLAYERS
+
+
 def test_the_meter_says_what_it_is_made_of() -> None:
     meter = meter_with(OrderShape(), players=FeatureGroups([[0, 1], [2, 3]]), baseline=Constant(0.5))
     said = repr(meter)

@@ -21,22 +21,18 @@ CHECK_EVERY = 25
 
 
 @no_type_check  # called thousands of times
-def shrink(effects: Tensor, ridge: Tensor | float, penalty: Tensor | None = None) -> Tensor:
+def shrink(effects: Tensor, ridge: Tensor | float, penalty: Tensor) -> Tensor:
     """Take the proximal step: minimise the penalised strength of ``x`` plus ``penalty/2 ‖x - effects‖₂²``.
 
     Args:
-        effects: What to stay close to.
+        effects: What to stay close to, of one model.
         ridge: ``ε``, of each input or of all.
-        penalty: ADMM penalty of each input, ``[inputs, 1]``; 1 if left out.
+        penalty: ADMM penalty of each input, ``[inputs, 1]``.
 
     Returns:
         ``x``: effects after a soft threshold, shrunken by the ridge; the empty set's are those given.
     """
-    scaled, divisor = (effects, 1 + ridge) if penalty is None else (penalty * effects, penalty + ridge)
-    if _is_of_several_models(effects):
-        shrunk = scaled * ((1 - 1 / _lengths(scaled)).clamp(min=0) / divisor)
-    else:
-        shrunk = torch.nn.functional.softshrink(scaled, 1.0).div_(divisor)
+    shrunk = torch.nn.functional.softshrink(penalty * effects, 1.0).div_(penalty + ridge)
     shrunk[..., 0] = effects[..., 0]
     return shrunk
 
@@ -57,14 +53,9 @@ def conjugate(dual: Tensor, ridge: Tensor | float) -> Tensor:
     return _sum_of_each_input(excess**2 / (2 * ridge))
 
 
-@no_type_check
-def _is_of_several_models(effects: Tensor) -> bool:
-    return effects.ndim == 4 and effects.shape[1] > 1
-
-
 def _lengths(effects: Tensor) -> Tensor:
     """Norm of each effect over the models; they stay on an axis of length one."""
-    return effects.norm(dim=1, keepdim=True) if _is_of_several_models(effects) else effects.abs()
+    return effects.norm(dim=1, keepdim=True) if effects.ndim == 4 and effects.shape[1] > 1 else effects.abs()
 
 
 def _sum_of_each_input(numbers: Tensor) -> Tensor:

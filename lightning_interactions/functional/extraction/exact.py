@@ -8,7 +8,6 @@ dual feasible.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,9 +18,9 @@ from lightning_interactions.functional.extraction.admm import (
     OVER_RELAXATION,
     conjugate,
     penalised_strength,
-    shrink,
 )
 from lightning_interactions.functional.extraction.feasible_set import FeasibleEffects, half_half_effects
+from lightning_interactions.functional.extraction.grid import Grid, Steps
 from lightning_interactions.functional.transforms import and_effects, or_effects
 from lightning_interactions.records import Certificate
 
@@ -77,18 +76,20 @@ def sparsest_decomposition(
     iteration = 0
     for dtype, last_iteration in _stages(values.dtype, tolerance, max_iterations):
         feasible = precise if dtype == values.dtype else FeasibleEffects.like(values[:0].to(dtype))
+        grid = Grid.of(feasible)
         unsolved = unsolved.in_precision(dtype, half_half)
         while len(unsolved) and iteration < last_iteration:
-            outcome = _iterate(feasible, unsolved)
+            offset = feasible.normal_part(unsolved.half_half)
+            steps = grid.iterate(unsolved.state, offset, unsolved.ridge, times=CHECK_EVERY, relaxation=OVER_RELAXATION)
             iteration += CHECK_EVERY
-            rows = unsolved.rows
-            effects[:, :, rows], dual[:, :, rows] = outcome.point.to(effects) * unsolved.unit, outcome.dual.to(dual)
+            rows, own_dual = unsolved.rows, steps.state - steps.sparse
+            effects[:, :, rows], dual[:, :, rows] = steps.point.to(effects) * unsolved.unit, own_dual.to(dual)
             iterations[rows] = iteration
-            objective, bound = _objective_and_bound(feasible, unsolved.half_half, outcome.point, outcome.dual, unsolved.ridge)
+            objective, bound = _objective_and_bound(feasible, unsolved.half_half, steps.point, own_dual, unsolved.ridge)
             is_open = ~(objective - bound <= tolerance * objective)
-            unsolved = replace(unsolved, state=outcome.state)
+            unsolved = replace(unsolved, state=steps.state)
             if iteration % BALANCE_EVERY == 0:
-                unsolved = unsolved.balanced(outcome)
+                unsolved = unsolved.balanced(steps)
             unsolved = unsolved.select(is_open)
 
     # Effects in single precision match the values roughly; those of γ match them exactly.
@@ -108,24 +109,6 @@ def _stages(dtype: torch.dtype, tolerance: float, max_iterations: int) -> Iterat
     if tolerance >= ROUGH_TOLERANCE:
         yield torch.float32, min(ROUGH_ITERATIONS, max_iterations)
     yield dtype, max_iterations
-
-
-class _Outcome(NamedTuple):
-    """What some iterations lead to.
-
-    Attributes:
-        state: The state to go on from; ``sparse`` plus ``dual``.
-        sparse: The soft threshold of the state: sparse effects beside the feasible set.
-        last_sparse: The same one iteration before.
-        point: The projection: feasible effects that are not quite sparse.
-        dual: What the soft threshold took off.
-    """
-
-    state: Tensor
-    sparse: Tensor
-    last_sparse: Tensor
-    point: Tensor
-    dual: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +152,7 @@ class _Unsolved:
             self.rows[kept], self.unit[:, kept], self.ridge[kept], self.state[:, :, kept], self.half_half[:, :, kept]
         )
 
-    def balanced(self, last: _Outcome) -> "_Unsolved":
+    def balanced(self, last: Steps) -> "_Unsolved":
         """Adjust the penalty, and with it the unit, of inputs where one of the relative residuals is far behind the other.
 
         Source:
@@ -177,7 +160,7 @@ class _Unsolved:
         """
         primal, dual_change, size, dual_size = (
             torch.linalg.vector_norm(part, dim=(0, 1, 3))
-            for part in (last.point - last.sparse, last.sparse - last.last_sparse, last.sparse, last.dual)
+            for part in (last.point - last.sparse, last.sparse - last.last_sparse, last.sparse, last.state - last.sparse)
         )
         ratio = ((primal / size) / (dual_change / dual_size))[:, None]
         factor = torch.where(ratio > IMBALANCE, 2.0, torch.where(ratio < 1 / IMBALANCE, 0.5, 1.0)).to(ratio)
@@ -189,21 +172,6 @@ class _Unsolved:
             state=self.state + (factor - 1) * last.sparse,
             half_half=self.half_half * factor,
         )
-
-
-def _iterate(feasible: FeasibleEffects, unsolved: _Unsolved) -> _Outcome:
-    """Iterate some times: reflect at the soft threshold, project onto the feasible set, go a part of the way there."""
-    state, ridge = unsolved.state, unsolved.ridge
-    offset = feasible.normal_part(unsolved.half_half)
-    for _ in range(CHECK_EVERY):
-        sparse = shrink(state, ridge)
-        reflected = torch.lerp(state, sparse, 2.0)
-        correction = feasible.from_normal_part(feasible.normal_part(reflected).sub_(offset))
-        # From the projection back to the sparse effects.
-        backwards = correction.add_(state).sub_(sparse)
-        state = state.add(backwards, alpha=-OVER_RELAXATION)
-    next_sparse = shrink(state, ridge)
-    return _Outcome(state, next_sparse, last_sparse=sparse, point=sparse - backwards, dual=state - next_sparse)
 
 
 def _objective_and_bound(

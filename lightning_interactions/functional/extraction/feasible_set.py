@@ -8,9 +8,8 @@ coalitions). One generalized eigenproblem of 2x2 matrices, ``(MᵀM) W = ((MJ)�
 Kronecker products and is as well conditioned as a rotation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import no_type_check
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ from lightning_interactions.functional.transforms import MOBIUS, mobius_transfor
 __all__ = ["FeasibleEffects", "half_half_effects"]
 
 DENSE_UP_TO = 5
-"""Players up to which one dense product is faster than many small ones."""
+"""Players up to which one dense factor is faster than several small ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,6 @@ class FeasibleEffects:
         gamma_basis: ``W⊗``, which turns coordinates along the directions into ``γ``.
         to_and: ``U₁⊗ᵀ``.
         to_or: ``U₂⊗ᵀ``.
-        normals: ``[types, coalitions, coordinates]``; ``sin·U₁⊗`` and ``-cos·U₂⊗`` in full for few players, else ``None``.
     """
 
     cos: Float[Tensor, " coalitions"]
@@ -50,7 +48,6 @@ class FeasibleEffects:
     gamma_basis: KroneckerProduct
     to_and: KroneckerProduct
     to_or: KroneckerProduct
-    normals: Float[Tensor, "types coalitions coordinates"] | None = None
 
     @classmethod
     def like(cls, values: Float[Tensor, "*batch coalitions"]) -> "FeasibleEffects":
@@ -61,15 +58,11 @@ class FeasibleEffects:
         eigenvalues, w = generalized_eigenvectors(mobius.T @ mobius, complemented.T @ complemented)
         spectrum = power_of_diagonal(eigenvalues, num_players)
         and_basis, or_basis, gamma_basis = (
-            KroneckerProduct.power(matrix, num_players).to(values)
+            KroneckerProduct.power(matrix, num_players, 1 if num_players <= DENSE_UP_TO else None).to(values)
             for matrix in (mobius @ w / eigenvalues.sqrt(), complemented @ w, w)
         )
         cos, sin = (spectrum / (1 + spectrum)).sqrt().to(values), (1 / (1 + spectrum)).sqrt().to(values)
-        feasible = cls(cos, sin, and_basis, or_basis, gamma_basis, to_and=and_basis.T, to_or=or_basis.T)
-        if num_players > DENSE_UP_TO:
-            return feasible
-        units = torch.eye(len(spectrum), dtype=values.dtype, device=values.device)
-        return replace(feasible, normals=feasible.from_normal_part(units).mT)
+        return cls(cos, sin, and_basis, or_basis, gamma_basis, to_and=and_basis.T, to_or=or_basis.T)
 
     @cached_property
     def empty_set_direction(self) -> Float[Tensor, "types 1 1 coalitions"]:
@@ -83,18 +76,13 @@ class FeasibleEffects:
         direction: Tensor = self.from_normal_part(self.normal_part(unit))
         return direction / direction[0, 0, 0, 0]
 
-    @no_type_check  # called thousands of times
     def normal_part(self, effects: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:
         """Coordinates of effects orthogonal to the directions; feasible effects share those of the half-half decomposition."""
-        if self.normals is not None:
-            return (effects.flatten(1, -2) @ self.normals).sum(dim=0).reshape(effects.shape[1:])
-        return (self.to_and @ effects[0]).mul_(self.sin).addcmul_(self.to_or @ effects[1], self.cos, value=-1)
+        part: Tensor = self.sin * (self.to_and @ effects[0]) - self.cos * (self.to_or @ effects[1])
+        return part
 
-    @no_type_check  # called thousands of times
     def from_normal_part(self, coordinates: Float[Tensor, "*batch coalitions"]) -> Float[Tensor, "types *batch coalitions"]:
         """Effects with the given coordinates orthogonal to the directions, and none along them."""
-        if self.normals is not None:
-            return (coordinates.flatten(0, -2) @ self.normals.mT).reshape(2, *coordinates.shape)
         return torch.stack([self.and_basis @ (self.sin * coordinates), self.or_basis @ (-self.cos * coordinates)])
 
     def gamma(self, deviation: Float[Tensor, "types *batch coalitions"]) -> Float[Tensor, "*batch coalitions"]:

@@ -1,0 +1,70 @@
+"""What the measurements of a fit cost, by counting forwards; in seconds once one of them has been timed."""
+
+from dataclasses import dataclass, replace
+
+from lightning_interactions.measuring.schedule import FORWARDS_OF_SAMPLE
+
+__all__ = ["MeasuringCost", "duration"]
+
+
+@dataclass(frozen=True)
+class MeasuringCost:
+    """What the measurements of a fit cost; its text is a line for a log.
+
+    Attributes:
+        forwards: Forwards of one measurement at most: equal masked versions of an input are evaluated once.
+        measurements: How many there will be in the whole fit; ``None`` if that is not known.
+        training_forwards: What the training costs in forwards, where a sample counts as three; ``None`` if not known.
+        seconds: Seconds of one measurement; ``None`` before the first.
+    """
+
+    forwards: int
+    measurements: int | None = None
+    training_forwards: int | None = None
+    seconds: float | None = None
+
+    @property
+    def all_forwards(self) -> int | None:
+        """Forwards of all measurements."""
+        return None if self.measurements is None else self.measurements * self.forwards
+
+    @property
+    def part_of_training(self) -> float | None:
+        """Forwards of all measurements as a part of the training's; ``None`` if either is not known."""
+        all_forwards = self.all_forwards
+        return None if all_forwards is None or not self.training_forwards else all_forwards / self.training_forwards
+
+    @property
+    def all_seconds(self) -> float | None:
+        """Seconds of all measurements, if each takes as long as the one that was timed."""
+        return None if self.measurements is None or self.seconds is None else self.measurements * self.seconds
+
+    def timed(self, seconds: float) -> "MeasuringCost":
+        """Return the same after a measurement that took so long."""
+        return replace(self, seconds=seconds)
+
+    def __str__(self) -> str:
+        each = f"{self.forwards:,} forwards"
+        if self.seconds is not None:
+            each += f" in {duration(self.seconds)}"
+        if self.measurements is None:
+            return f"measurements of {each} each"
+        said = f"{self.measurements} measurements of {each} each"
+        if self.all_seconds is not None:
+            said += f", about {duration(self.all_seconds)} in all"
+        if self.part_of_training is not None:
+            said += f": {_percent(self.part_of_training)} of the training's forwards, a sample counted as {FORWARDS_OF_SAMPLE}"
+        return said
+
+
+def duration(seconds: float) -> str:
+    """Say a time in words: ``"0.4 s"``, ``"12 s"``, ``"3.5 min"``, ``"2.0 h"``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _percent(part: float) -> str:
+    return f"{part:.1%}" if part < 0.1 else f"{part:.0%}"
