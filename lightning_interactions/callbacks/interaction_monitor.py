@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
-from lightning_interactions.callbacks.fit_length import fit_length
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
@@ -24,6 +23,7 @@ from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
 from lightning_interactions.game.steps import IgnoredError, OwnStep
 from lightning_interactions.game.tasks import Task
+from lightning_interactions.measuring.cost import MeasuringCost, duration
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
@@ -39,11 +39,15 @@ from lightning_interactions.records import (
     TimePoint,
 )
 from lightning_interactions.references import FittedEvidence, Twins
+from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.internals import classes, steps_logged
 
 __all__ = ["InteractionMonitor"]
 
 STATE_VERSION = 1
+
+MUCH_OVERHEAD = 0.1
+"""Part of the wall time above which it is named."""
 
 BASELINE_SAMPLE = 256
 """So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
@@ -135,6 +139,8 @@ class InteractionMonitor(Callback):
         self.final_interactions: Interactions | None = None
         self._evidence_is_default = evidence is None
         self._ratings: dict[str, Any] = {}
+        self._began = self._spent = 0.0
+        self._cost: MeasuringCost | None = None
         self._saved_task: dict[str, Any] = {}
         self._run: tuple[Callable[[], Any], ...] = ()
         self._is_lazy = False
@@ -153,6 +159,11 @@ class InteractionMonitor(Callback):
     def phase(self) -> Phase | None:
         """The phase that the run is in, as detected at the last measurement; ``None`` before the first."""
         return self.history.phases[-1] if self.history.phases else None
+
+    @property
+    def overhead(self) -> float:
+        """Part of the wall time since training started that was spent on evidence and measurements; 0 before."""
+        return self._spent / (time.perf_counter() - self._began) if self._spent else 0.0
 
     @property
     def state_key(self) -> str:
@@ -194,9 +205,11 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
                 "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
             )
+        begin = self._began = time.perf_counter()
+        self._spent, self._cost = 0.0, None
         if not self.history or not (self._ratings or self._is_fitted):
             self._fit_evidence(trainer, pl_module)
-        begin = time.perf_counter()
+            self._spent, begin = time.perf_counter() - begin, time.perf_counter()
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
@@ -255,7 +268,12 @@ class InteractionMonitor(Callback):
             self._measure(trainer, pl_module, now, step=max(steps_logged(trainer) - 1, 0), begin=begin)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what can be said only now."""
+        """Draw what can be said only now, and say if measuring took much of the time."""
+        if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run:
+            rank_zero_info(
+                f"InteractionMonitor: measuring took {duration(self._spent)}, {self.overhead:.0%} of the training's wall time; "
+                "schedule=schedules.Planned(measurements=20) measures half as often, fewer probes or players make each cheaper"
+            )
         if self.final_interactions is not None:
             self._loggers.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
 
@@ -475,7 +493,11 @@ class InteractionMonitor(Callback):
             self._recognise(new[TRAINING])
         with self._precision_named(trainer):
             self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
-        self._timetable.plan(fit_length(trainer), self.meter.forwards)
+        length = fit_length(trainer)
+        measurements = self._timetable.plan(length, self.meter.forwards)
+        self._cost = MeasuringCost(self.meter.forwards, measurements, length.training_forwards)
+        if TRAINING in new:
+            rank_zero_info(f"InteractionMonitor: plans {self._cost}")
         self._keeper.sample = None  # The baseline values are chosen.
         if TRAINING in new and not self.history:
             self._say_what_is_measured(probes[TRAINING])
@@ -595,8 +617,13 @@ class InteractionMonitor(Callback):
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)
-        self.history = self.history.with_seconds(time.perf_counter() - begin)
-        self._loggers.write(trainer, self.history, tags, step)
+        seconds = time.perf_counter() - begin
+        self.history = self.history.with_seconds(seconds)
+        self._spent += seconds
+        if self._cost is not None and self._cost.seconds is None:
+            self._cost = self._cost.timed(seconds)
+            rank_zero_info(f"InteractionMonitor: {self._cost}")
+        self._loggers.write(trainer, self.history, tags, step, self.overhead)
 
 
 def _reference(one: Any) -> Callable[[], Any]:

@@ -87,7 +87,7 @@ class Loggers:
         if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
             self._draw(trainer, history, step)
 
-    def write(self, trainer: Trainer, history: History, tags: dict[str, float], step: int) -> None:
+    def write(self, trainer: Trainer, history: History, tags: dict[str, float], step: int, overhead: float = 0.0) -> None:
         """Hand the numbers of the last measurement to loggers, to callbacks that monitor a metric, and to the console.
 
         Loggers get them at once and from us: Lightning would pass on what is logged within an epoch only every
@@ -99,8 +99,10 @@ class Loggers:
             history: Its measurements.
             tags: The :meth:`tags` of the last one; the seconds are those of the history.
             step: Where loggers put them.
+            overhead: Part of the wall time that measuring took so far.
         """
-        tags = {**tags, f"{tag_prefix(self.name)}/seconds": history.measurements[-1].seconds}
+        prefix = tag_prefix(self.name)
+        tags = {**tags, f"{prefix}/seconds": history.measurements[-1].seconds, f"{prefix}/overhead": overhead}
         # The first epoch's end would find the values of the untrained model, and take them for its own.
         if history.measurements[-1].time != TimePoint(0, 0):
             tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}

@@ -14,12 +14,13 @@ from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.records.describe import describe
+from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.internals import classes
 from lightning_interactions.references.loaders import sampler_pool, unrepeatable
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.screening import SEED_OFFSET, undisputed
-from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, epochs_of, in_run
+from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, in_run
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
 __all__ = ["Fitted", "fit_ensemble", "fit_reference_models"]
@@ -163,7 +164,7 @@ def _arguments(training: ReferenceTraining, plan: Plan, pool: list[int] | None, 
     stops = bool(plan.stopping)
     if run is None:
         return training.trainer_arguments(stops=stops)
-    arguments = training.trainer_arguments(stops=stops, most_epochs=epochs_of(run))
+    arguments = training.trainer_arguments(stops=stops, most_epochs=fit_length(run).epochs or math.inf)
     limit = run.limit_train_batches
     if isinstance(limit, int) and plan.training is not None and pool:
         limit = max(1, round(limit * len(plan.training) / len(pool)))
@@ -251,9 +252,10 @@ def _tell(
     screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
     taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
     cost = ""
-    if run is not None and pool and max_epochs and epochs_of(run) < math.inf:
+    epochs = None if run is None else fit_length(run).epochs
+    if epochs and pool and max_epochs:
         trained = sum(len(plan.training or pool) for plan in (*plans, *screening_plans))
-        cost = f", {trained * max_epochs / (len(pool) * epochs_of(run)):.0%} of what the run trains on".replace("%", " %")
+        cost = f", {trained * max_epochs / (len(pool) * epochs):.0%} of what the run trains on".replace("%", " %")
     rank_zero_info(
         f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}"
     )

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_interactions.evidence.reference_models import votes_needed
 from lightning_interactions.game.tasks import Task
 
-__all__ = ["TWINS", "Ensemble", "ReferenceTraining", "epochs_of", "in_run"]
+__all__ = ["TWINS", "Ensemble", "ReferenceTraining", "in_run"]
 
 NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
 """Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
@@ -138,14 +138,6 @@ class Ensemble:
 
 TWINS = Ensemble(folds=2, num_models=1, vote="any", screen_labels=False)
 """Two models on two halves, each of which judges the other half."""
-
-
-def epochs_of(trainer: Trainer) -> float:
-    """Return how many epochs a run trains, at most; infinity where nobody knows."""
-    by_epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
-    steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-    by_steps = math.ceil(trainer.max_steps / steps_per_epoch) if trainer.max_steps >= 0 and steps_per_epoch > 0 else math.inf
-    return max(1, min(by_epochs, by_steps))
 
 
 def in_run(training: ReferenceTraining, trainer: Trainer) -> ReferenceTraining:

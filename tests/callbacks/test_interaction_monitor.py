@@ -74,7 +74,7 @@ def prints(inputs: Tensor) -> set[str]:
 
 
 def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[str]:
-    tags = {f"{prefix}/{name}" for name in ("phase", "seconds", "decay_share", "decay_spindle_fit")}
+    tags = {f"{prefix}/{name}" for name in ("phase", "seconds", "overhead", "decay_share", "decay_spindle_fit")}
     for split in (prefix, f"{prefix}/heldout") if held_out else (prefix,):
         for kind in ("generalizable", "non_generalizable", "non_salient"):
             tags |= {f"{split}/{kind}/order_{order:02d}" for order in range(1, num_players + 1)} | {f"{split}/{kind}/total"}
@@ -117,7 +117,7 @@ def test_every_tag_of_five_players_is_logged_before_training_and_after_each_epoc
         max_epochs=3,
     )
     tags = expected_tags("interactions", num_players=5)
-    assert len(tags) == 65
+    assert len(tags) == 66
     assert measured_tags(logger.calls) == [(0, tags), *[(BATCHES * epoch - 1, tags) for epoch in (1, 2, 3)]]
 
 
@@ -178,7 +178,7 @@ def test_the_untrained_model_is_measured_as_it_was_before_training(tmp_path: Pat
 
 def test_a_monitor_may_be_made_without_arguments(tmp_path: Path) -> None:
     monitor = InteractionMonitor()
-    fit(tmp_path, monitor, train=tabular_loader(40), val=tabular_loader(40, seed=1), max_epochs=1)
+    fit(tmp_path, monitor, train=tabular_loader(100), val=tabular_loader(40, seed=1), max_epochs=1)
     assert monitor.history.epochs == [0, 1]
     assert len(probes_of(monitor, "training")) == len(probes_of(monitor, "held_out")) == 32
 

@@ -15,7 +15,7 @@ from lightning_interactions.evidence import ParameterNoise
 from lightning_interactions.evidence.reference_models import Ratings
 from lightning_interactions.functional import RaterVotes
 from lightning_interactions.references import ReferenceTraining, fit_reference_models
-from lightning_interactions.references.settings import epochs_of
+from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.trainer import progress
 from tests.callbacks.runs import assert_same_history, few
 from tests.helpers.models import (
@@ -195,7 +195,7 @@ def test_no_more_epochs_than_the_run_unless_asked_for(tmp_path: Path) -> None:
     ):
         twins, notes = noted(**settings)
         trainer = fit(tmp_path, few(evidence=twins), **run)
-        counts.append((notes.trainers[0].max_epochs, epochs_of(trainer)))
+        counts.append((notes.trainers[0].max_epochs, fit_length(trainer).epochs))
     assert counts == [(2, 2), (3, 2), (2, 2)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_interactions.callbacks.fit_length import fit_length
+from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.schedules import FitLength
 from tests.helpers.models import UnvalidatedClassifier, tabular_data, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
