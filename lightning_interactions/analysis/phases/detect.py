@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lightning_interactions.analysis.phases.changes import first_changes, next_changes
+from lightning_interactions.analysis.phases.changes import Trend, first_changes, next_changes
 from lightning_interactions.analysis.phases.signals import PhaseSignals
 from lightning_interactions.records import Measurement, Phase, PhaseTest
 
@@ -59,21 +59,24 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
         raise ValueError(f"detect_phases: expected alpha in (0, 1), got {alpha}")
     if not measurements:
         return ()
-    changes = first_changes(PhaseSignals.of(measurements))
+    signals = PhaseSignals.of(measurements)
+    changes = first_changes(Trend.of(signals, alpha))
+    over_confidence = (1 - signals.cost.nanmean(dim=1) / signals.plain_cost).tolist()
     times = [measurement.time for measurement in measurements]
     phase = Phase(1, onset=times[0], detected=times[0], confidence=math.nan)
     phases: list[Phase] = []
     for look, time in enumerate(times):
-        p_values = {change: change.look(look) for change in changes.values()}
+        p_values = {change: change.look(look, alpha) for change in changes.values()}
         begun = [number for number, change in changes.items() if number != phase.number and p_values[change] <= alpha]
         if begun:
             number = max(begun)  # Phase 3 wins ties.
             change = changes[number]
-            phase = Phase(number, times[change.since], time, 1 - p_values[change], change.findings)
+            earliest, latest = (times[index] for index in change.interval(look))
+            phase = Phase(number, times[change.since], time, 1 - p_values[change], change.findings, earliest, latest)
             changes = next_changes(changes, number, look)
         tests = (
-            PhaseTest(number, times[change.since], p_values.get(change, math.inf), change.findings)
+            PhaseTest(number, times[change.since], p_values.get(change, math.inf), change.findings, change.possible)
             for number, change in changes.items()
         )
-        phases.append(replace(phase, tests=tuple(tests)))
+        phases.append(replace(phase, over_confidence=over_confidence[look], tests=tuple(tests)))
     return tuple(phases)
