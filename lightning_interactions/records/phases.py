@@ -57,11 +57,11 @@ class Phase:
         confidence: One minus the adjusted p-value of the detection, in [0, 1]; NaN in the first phase of a run, which needs no
             evidence.
         findings: The numbers that the detection rests on; none in the first phase.
-        earliest: The onset may lie as early as this, by what the probes cost then (for phase 2, by their share); ``None`` in the
-            first phase of a run.
+        earliest: The onset may lie as early as this, by what the probes cost then (for phase 2, by their share); ``None`` in
+            the first phase of a run.
         latest: It may lie as late as this.
-        over_confidence: Part of the expected test loss at this measurement that one temperature for all outputs would take away,
-            in [0, 1); NaN if no loss is known.
+        over_confidence: Part of the expected test loss at this measurement that one temperature for all outputs would take
+            away, in [0, 1); NaN if no loss is known.
         tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
     """
 
@@ -88,8 +88,8 @@ class Phase:
         notes = []
         if self.number != 3 and self.over_confidence >= OVER_CONFIDENT:
             notes.append(
-                f"the outputs are over-confident: one temperature for all would take {self.over_confidence:.0%} off the expected "
-                "test loss; calibrate them after the training, this is no reason to stop"
+                f"the outputs are over-confident: one temperature for all would take {self.over_confidence:.0%} off the "
+                "expected test loss; calibrate them after the training, this is no reason to stop"
             )
         hopeless = [f"{test.phase}" for test in self.tests if test.phase != self.number and not test.possible]
         if hopeless:

@@ -4,8 +4,8 @@ On clean labels the test loss of a network often rises while its accuracy stays 
 temperature for all outputs mends that after the training, so it is no reason to stop.
 
 Source:
-    Guo et al. 2017 (arXiv 1706.04599), temperature scaling. That it is applied to an expected test loss, and to log-odds, is our
-    own.
+    Guo et al. 2017 (arXiv 1706.04599), temperature scaling. That it is applied to an expected test loss, and to log-odds, is
+    our own.
 """
 
 import math
@@ -56,11 +56,11 @@ def calibrated_losses(
         return losses, math.inf
     first = scores[int(known.int().argmax()), counted].nanmean().item()
     others = max(1.0, math.exp(-first))
-    leads = raw >= -math.log(others)
-    # Of the target if it leads, else of the other one that does.
-    margin = torch.where(leads, raw + math.log(others), ((-raw).exp() - (others - 1)).clamp(min=1.0).log())
-    sign = torch.where(leads, -1.0, 1.0).double()
     level = math.log(others)
+    leads = raw >= -level
+    # Of the target if it leads, else of the other one that does: log(exp(-raw) - (others - 1)).
+    margin = torch.where(leads, raw + level, -raw + torch.log1p((1 - others) * raw.clamp(max=-level).exp()))
+    sign = torch.where(leads, -1.0, 1.0).double()
 
     def argument(inverse: Float[Tensor, " times"], times: Bool[Tensor, " times"]) -> Float[Tensor, "some inputs nodes"]:
         """What the loss is a softplus of, up to a constant where the target does not lead."""

@@ -6,8 +6,8 @@ agree, a probe is as likely to have gained as to have lost. So the signs of whol
 thousands of times: in every flipped run the largest test of all onsets at a look is as large as chance makes it, and the pairs
 depend on each other as they do in the run.
 
-Only signs count. So each single test is an exact sign test, however skewed or heavy-tailed the changes are; symmetry is asked of
-the dependence between pairs alone. A sign also says more than a mean where a few inputs hold most of the strength.
+Only signs count. So each single test is an exact sign test, however skewed or heavy-tailed the changes are; symmetry is asked
+of the dependence between pairs alone. A sign also says more than a mean where a few inputs hold most of the strength.
 
 Looks go on as long as the run does. A spending function says which part of the allowed errors may have been made up to a look,
 and the boundary at a look is the lowest at which no larger part of the flipped runs has crossed a boundary so far.
@@ -21,15 +21,17 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["JointSignTest", "spent"]
 
-FLIPPED_RUNS = 8192
+FLIPPED_RUNS = 4096
 """Flipped runs, and the one that was observed among them."""
 
 SEED = 0
@@ -55,25 +57,34 @@ class JointSignTest:
         path: What may have changed, of each probe at each moment; NaN where it was not measured.
         levels: Fractions of runs that may have an error; boundaries are found for each.
         two_sided: Whether falls are tested together with rises, at the same boundaries.
+
+    Attributes:
+        path: As given.
+        boundaries: ``[moments, levels]``; what a statistic must exceed.
     """
 
     def __init__(self, path: Float[Tensor, "moments probes"], levels: Sequence[float], *, two_sided: bool) -> None:
-        self.path = path
-        self.two_sided = two_sided
-        self._boundaries = _boundaries(path, tuple(levels), two_sided)
+        self.path = path.numpy()
+        self.boundaries = _boundaries(path, tuple(levels), two_sided).numpy()
 
     def statistic(self, onset: int, look: int) -> float:
         """Return the sum of the probes' signs over the root of their number; ties count as probes."""
-        return float(_statistics(self.path[look] - self.path[onset : onset + 1], torch.ones(1, self.path.shape[1])))
+        signs = np.sign(self.path[look] - self.path[onset])
+        known = np.isfinite(signs)
+        # In single precision, as boundaries are.
+        return float(np.float32(signs[known].sum()) / np.sqrt(np.float32(max(known.sum(), 1))))
 
-    def crossed(self, statistic: float, look: int) -> Bool[Tensor, " levels"]:
+    def crossed(self, statistic: float, look: int) -> NDArray[np.bool_]:
         """Say at which levels a statistic of this look is significant."""
-        return statistic > self._boundaries[look]
+        return np.asarray(self.boundaries[look] < statistic)
 
-    def can_be_crossed(self, look: int) -> Bool[Tensor, " levels"]:
-        """Say at which levels anything could have been significant since half as many looks, had all probes agreed."""
-        highest = self.path[: look + 1].isfinite().any(dim=0).sum().sqrt()
-        return (highest > self._boundaries[look // 2 : look + 1]).any(dim=0)
+    @cached_property
+    def can_be_crossed(self) -> NDArray[np.bool_]:
+        """Whether anything could have been significant since half as many looks, had all probes agreed, ``[looks, levels]``."""
+        probes = np.logical_or.accumulate(np.isfinite(self.path)).sum(axis=1, keepdims=True)
+        possible = np.concatenate([np.zeros_like(self.boundaries[:1]), (np.sqrt(probes) > self.boundaries).cumsum(axis=0)])
+        looks = np.arange(len(self.path))
+        return possible[looks + 1] > possible[looks // 2]
 
 
 def _statistics(changes: Float[Tensor, "onsets probes"], flips: Float[Tensor, "runs probes"]) -> Float[Tensor, "runs onsets"]:
@@ -96,7 +107,7 @@ _remembered: OrderedDict[bytes, _Looks] = OrderedDict()
 def _boundaries(
     path: Float[Tensor, "moments probes"], levels: tuple[float, ...], two_sided: bool
 ) -> Float[Tensor, "moments levels"]:
-    """Find the boundaries at all looks, going on from the last that is remembered. At the first moment there is nothing to test."""
+    """Find the boundaries at all looks, going on from the last that is remembered; at the first there is nothing to test."""
     digest = hashlib.blake2b(repr((levels, two_sided, path.shape[1])).encode())
     keys = []
     for moment in path:
@@ -141,6 +152,6 @@ def _boundary(
 @lru_cache(maxsize=4)
 def _flips(num_probes: int) -> Float[Tensor, "runs probes"]:
     generator = torch.Generator().manual_seed(SEED)
-    flips = 2.0 * torch.randint(0, 2, (FLIPPED_RUNS, num_probes), generator=generator) - 1
+    flips = torch.randint(0, 2, (FLIPPED_RUNS, num_probes), generator=generator).float().mul(2).sub(1)
     flips[0] = 1
     return flips
