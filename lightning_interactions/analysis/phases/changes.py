@@ -166,7 +166,7 @@ class Change(ABC):
         return self._p_value() if holds else math.inf
 
     def is_best(self, name: str, look: int, sign: int) -> bool:
-        """Whether a signal is, at the newest measurement, as good as it ever was since this change was first followed.
+        """Whether a signal is better, at the newest measurement, than it ever was since this change was first followed.
 
         The median of the last measurements must be, and the newest not be worse than it: neither a single lucky measurement nor
         one behind a sudden rise is the best. Of the first measurements single ones are compared.
@@ -180,7 +180,7 @@ class Change(ABC):
         if look < RECENT:
             return not np.isfinite(single[self.since]).any() or sign * _mean(single[look] - single[self.since]) <= 0
         newest, best = medians[look - RECENT + 1], medians[self._best]
-        if np.isfinite(best).any() and not sign * _mean(newest - best) <= 0:
+        if np.isfinite(best).any() and not sign * _mean(newest - best) < 0:
             return False
         self._best = look - RECENT + 1
         return sign * _mean(single[look] - newest) <= 0
