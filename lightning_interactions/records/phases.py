@@ -57,12 +57,12 @@ class Phase:
         confidence: One minus the adjusted p-value of the detection, in [0, 1]; NaN in the first phase of a run, which needs no
             evidence.
         findings: The numbers that the detection rests on; none in the first phase.
+        tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
         earliest: The onset may lie as early as this, by what the probes cost then (for phase 2, by their share); ``None`` in
             the first phase of a run.
         latest: It may lie as late as this.
         over_confidence: Part of the expected test loss at this measurement that one temperature for all outputs would take
             away, in [0, 1); NaN if no loss is known.
-        tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
     """
 
     number: int
@@ -70,10 +70,10 @@ class Phase:
     detected: TimePoint
     confidence: float
     findings: Findings = field(default_factory=dict)
+    tests: tuple[PhaseTest, ...] = ()
     earliest: TimePoint | None = None
     latest: TimePoint | None = None
     over_confidence: float = math.nan
-    tests: tuple[PhaseTest, ...] = ()
 
     @property
     def reason(self) -> str:

@@ -72,7 +72,9 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
             number = max(begun)  # Phase 3 wins ties.
             change = changes[number]
             earliest, latest = (times[index] for index in change.interval(look))
-            phase = Phase(number, times[change.since], time, 1 - p_values[change], change.findings, earliest, latest)
+            phase = Phase(
+                number, times[change.since], time, 1 - p_values[change], change.findings, earliest=earliest, latest=latest
+            )
             changes = next_changes(changes, number, look)
         tests = (
             PhaseTest(number, times[change.since], p_values.get(change, math.inf), change.findings, change.possible)

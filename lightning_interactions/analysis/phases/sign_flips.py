@@ -145,8 +145,8 @@ def _boundary(
     values, place = largest.unique(return_inverse=True)
     counts = within.float() @ torch.nn.functional.one_hot(place).float()
     higher = counts.sum(dim=1, keepdim=True) - counts.cumsum(dim=1)
-    lowest = (higher <= left[:, None]).int().argmax(dim=1)
-    return values[lowest].where(left > 0, torch.inf)
+    boundaries: Tensor = values[(higher <= left[:, None]).int().argmax(dim=1)]
+    return boundaries.where(left > 0, torch.inf)
 
 
 @lru_cache(maxsize=4)
