@@ -1,6 +1,6 @@
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,85 +8,32 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Float
-from torch import Generator, Tensor
+from scipy import stats
+from torch import Generator
 
 from lightning_interactions.analysis.phases.changes import LEVELS, MAINLY, MATERIAL_GROWTH, MATERIAL_RISE, RECENT
-from lightning_interactions.analysis.phases.detect import detect_phases
+from lightning_interactions.analysis.phases.detect import detect_phases, phases_of
 from lightning_interactions.analysis.phases.signals import FEWEST_TRUSTED
 from lightning_interactions.analysis.summary import share_of
-from lightning_interactions.records import Measurement, PhaseTest, SplitMeasurement
-from tests.helpers.histories import history_from_strengths
+from lightning_interactions.records import Measurement, PhaseTest, SplitMeasurement, TimePoint
+from tests.helpers.phase_runs import (
+    END,
+    LARGEST_SHARE,
+    LEARNING,
+    LEAST_COST,
+    MOSTLY_GENERALIZABLE,
+    MOSTLY_NON_GENERALIZABLE,
+    NULLS,
+    RECOVERING,
+    THREE_PHASES,
+    Run,
+    Segment,
+    grown,
+    null_signals,
+    stepped,
+)
 
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-class Segment(NamedTuple):
-    """How many measurements, and what they add to G, U and the expected cost, each to the one before."""
-
-    length: int
-    generalizable: float
-    non_generalizable: float
-    cost: float
-
-
-LEARNING = Segment(6, 1.0, 0.0, -0.05)
-MOSTLY_GENERALIZABLE = Segment(10, 0.5, 0.4, -0.02)
-MOSTLY_NON_GENERALIZABLE = Segment(10, 0.0, 1.0, 0.05)
-RECOVERING = Segment(14, 3.0, 0.0, -0.05)
-
-THREE_PHASES = (LEARNING, MOSTLY_GENERALIZABLE, MOSTLY_NON_GENERALIZABLE)
-LARGEST_SHARE, LEAST_COST, END = 5, 15, 26
-"""Where the share is largest and the expected cost is smallest, and how long the run is."""
-
-
-@dataclass
-class Run:
-    """What is known of each training probe at each measurement."""
-
-    generalizable: Float[Tensor, "times inputs"]
-    non_generalizable: Float[Tensor, "times inputs"]
-    expected_test_loss: Float[Tensor, "times inputs"]
-
-    def measured(self, **options: Any) -> tuple[Measurement, ...]:
-        return history_from_strengths(
-            self.generalizable, self.non_generalizable, **{"expected_test_loss": self.expected_test_loss, **options}
-        )
-
-    def held_out(self, excess: Sequence[float], num_inputs: int = 32, **options: Any) -> tuple[Measurement, ...]:
-        """Add held-out probes with the strengths of the first training probes and an excess loss that is given."""
-        levels = torch.tensor(excess, dtype=torch.float64)[:, None].expand(-1, num_inputs)
-        strengths = (self.generalizable[:, :num_inputs], self.non_generalizable[:, :num_inputs])
-        return self.measured(held_out_excess=levels, held_out_strengths=strengths, **options)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Run":
-        return Run(change(self.generalizable), change(self.non_generalizable), change(self.expected_test_loss))
-
-
-def grown(
-    segments: Sequence[Segment],
-    num_inputs: int = 32,
-    noise: float = 0.02,
-    seed: int = 0,
-    start: tuple[float, float, float] = (2.0, 0.5, 1.0),
-) -> Run:
-    """Let G, U and the cost go in segments; inputs differ in size, and each number is off by a few per cent."""
-    generator = Generator().manual_seed(seed)
-    rates = torch.tensor([segment[1:] for segment in segments for _ in range(segment.length)], dtype=torch.float64)
-    levels = torch.tensor(start) + rates.cumsum(dim=0) - rates[0]
-    size = (0.3 * torch.randn(num_inputs, generator=generator, dtype=torch.float64)).exp()
-    errors = noise * torch.randn(3, len(rates), num_inputs, generator=generator, dtype=torch.float64)
-    return Run(*(levels.T[:, :, None] * size * (1 + errors)))
-
-
-def stepped(
-    after: Sequence[float] | Float[Tensor, "3 inputs"], num_inputs: int = 32, at: int = 2, times: int = 8, tail: int = 0
-) -> Run:
-    """Let G, U and the cost be 2, 1 and 1 up to a measurement and something else from the next on, the same for all inputs."""
-    later = torch.as_tensor(after, dtype=torch.float64)
-    later = later[:, None].expand(3, num_inputs) if later.ndim == 1 else later
-    before = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)[:, None].expand(3, later.shape[1])
-    return Run(*torch.stack([before] * (at + 1) + [later] * (times + tail - at - 1), dim=1))
 
 
 class Change(NamedTuple):
@@ -742,52 +689,17 @@ def test_onsets_lie_before_detections_and_those_of_tests_stay_or_move_on(run: Ru
             onsets[test.phase] = test.onset.epoch
 
 
-# Error control
+# Error control; tests/benchmarks/detection.py has thousands of runs
 
 
-def driftless_run(generator: Generator, kind: str, times: int, num_inputs: int) -> tuple[Measurement, ...]:
-    """Let the logarithms of what every input has learned for good, has memorised and is expected to cost walk at random.
-
-    What is learned and what is memorised walk alike: neither grows more than the other on average. Both grow by 3 % a step,
-    so that there is always something gained, and nothing that tells its kind. The evidence calls a quarter of what is
-    memorised generalizable by chance. Costs walk together, and each a little for itself.
-
-    Args:
-        generator: Source of randomness.
-        kind: "gaussian" steps; "heavy tails": steps of Student's t with three degrees of freedom; "unequal inputs": a few
-            inputs hold most of the strength.
-        times: Number of measurements.
-        num_inputs: Number of training probes.
-    """
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    steps = 0.1 * normal(3, times, num_inputs)
-    if kind == "heavy tails":
-        chi_squared = normal(3, 3, times, num_inputs).square().mean(dim=0)
-        # Cut off, so that the exponential gives sizes that can be added up.
-        steps = (3 * steps / chi_squared.sqrt()).clamp(-1.5, 1.5)
-    size = (2.0 if kind == "unequal inputs" else 0.5) * normal(num_inputs)
-    drift = torch.tensor([0.03, 0.03, 0.0], dtype=torch.float64)[:, None, None]
-    together = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)[:, None, None] * 0.1 * normal(times, 1)
-    learned, memorised, cost = ((steps + drift + together).cumsum(dim=1) + size).exp()
-    return history_from_strengths(learned + 0.25 * memorised, 0.75 * memorised, expected_test_loss=cost, chance=0.25)
-
-
-def false_onsets(kind: str, runs: int, alpha: float, times: int = 14) -> int:
+@pytest.mark.parametrize("kind", NULLS)
+@pytest.mark.parametrize("runs", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_at_most_a_fraction_alpha_of_runs_without_a_change_has_a_false_onset(kind: str, runs: int) -> None:
     generator = Generator().manual_seed(1)
-    return sum(bool(changes(driftless_run(generator, kind, times, 16), alpha)) for _ in range(runs))
-
-
-KINDS = ("gaussian", "heavy tails", "unequal inputs")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("runs", [20, pytest.param(100, marks=pytest.mark.slow)])
-def test_at_most_a_fraction_alpha_of_driftless_runs_has_a_false_onset(kind: str, runs: int) -> None:
-    # No allowance for chance: the bound is by far not reached.
-    assert false_onsets(kind, runs, 0.05) <= 0.05 * runs
+    times = [TimePoint(time, time) for time in range(16)]
+    drawn = [null_signals(kind, len(times), 16, generator) for _ in range(runs)]
+    false = sum(phases_of(signals, times, 0.05)[-1].number != 1 for signals in drawn)
+    assert false <= stats.binom.ppf(0.99, runs, 0.05)
 
 
 # A single wild measurement
