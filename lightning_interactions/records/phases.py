@@ -83,21 +83,21 @@ class Phase:
         return "measurements begin here; simple interactions come first (a fine-tuned model may have learned them before)"
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What else there is to know: over-confidence that is no phase 3, and tests that too few probes make hopeless."""
-        notes = []
+    def notes(self) -> dict[str, str]:
+        """What else there is to know, in words: ``"over_confidence"`` that is no phase 3, ``"too_few_probes"`` for a test."""
+        notes = {}
         if self.number != 3 and self.over_confidence >= OVER_CONFIDENT:
-            notes.append(
+            notes["over_confidence"] = (
                 f"the outputs are over-confident: one temperature for all would take {self.over_confidence:.0%} off the "
                 "expected test loss; calibrate them after the training, this is no reason to stop"
             )
-        hopeless = [f"{test.phase}" for test in self.tests if test.phase != self.number and not test.possible]
+        hopeless = [f"phase {test.phase}" for test in self.tests if test.phase != self.number and not test.possible]
         if hopeless:
-            notes.append(
-                f"phase {' and phase '.join(hopeless)} can no longer be detected: not even if all probes agreed; take more "
-                "probes, or a larger alpha"
+            notes["too_few_probes"] = (
+                f"{' and '.join(hopeless)} cannot be detected any more, even if all probes agreed; take more probes, or a "
+                "larger alpha"
             )
-        return tuple(notes)
+        return notes
 
     def __str__(self) -> str:
         """Say the phase in one line; in optimizer steps if onset and detection lie in one epoch."""
