@@ -145,6 +145,7 @@ class InteractionMonitor(Callback):
         self._run: tuple[Callable[[], Any], ...] = ()
         self._is_lazy = False
         self._said_left_out: set[str] = set()
+        self._said_notes: set[str] = set()
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(Planned() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
@@ -443,6 +444,7 @@ class InteractionMonitor(Callback):
     def _forget(self) -> None:
         """Begin anew."""
         self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
+        self._said_notes = set()
         self._ratings = {}
         if self._evidence_is_default:
             self.evidence = Twins()
@@ -560,6 +562,13 @@ class InteractionMonitor(Callback):
                     f"{measurement.time.epoch}, because {reason}"
                 )
 
+    def _say_notes(self, phase: Phase) -> None:
+        """Say each kind of note once in a run."""
+        for kind, note in phase.notes.items():
+            if kind not in self._said_notes:
+                self._said_notes.add(kind)
+                rank_zero_info(f"InteractionMonitor: after epoch {self.history.epochs[-1]}, {note}")
+
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """Refuse to go on with a run whose measurements were made in another way."""
         different = self.history.different_settings({**self.history.settings, **settings}) if self.history else []
@@ -613,6 +622,7 @@ class InteractionMonitor(Callback):
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = history
+        self._say_notes(phases[-1])
         self._loggers.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):

@@ -9,6 +9,9 @@ from lightning_interactions.records.measurement import TimePoint
 
 __all__ = ["ChangePoint", "Phase", "PhaseTest", "phase_from_dict", "phase_to_dict"]
 
+OVER_CONFIDENT = 0.2
+"""So large a part of the expected test loss is worth a note."""
+
 Findings = Mapping[str, float]
 """Numbers by name, that a test rests on."""
 
@@ -24,12 +27,15 @@ class PhaseTest:
         p_value: Smallest ``α`` of the whole run at which the change would be detected now, adjusted for all looks; infinite if
             a condition other than significance fails.
         findings: The numbers that it rests on; none if too little was measured since the onset.
+        possible: Whether any change could have been detected lately, had all probes agreed; if not, they are too few for what
+            is left of ``α``.
     """
 
     phase: int
     onset: TimePoint
     p_value: float
     findings: Findings = field(default_factory=dict)
+    possible: bool = True
 
     @property
     def reason(self) -> str:
@@ -52,6 +58,11 @@ class Phase:
             evidence.
         findings: The numbers that the detection rests on; none in the first phase.
         tests: How far this measurement speaks for each change that can come next, and for the phase that the run is in.
+        earliest: The onset may lie as early as this, by what the probes cost then (for phase 2, by their share); ``None`` in
+            the first phase of a run.
+        latest: It may lie as late as this.
+        over_confidence: Part of the expected test loss at this measurement that one temperature for all outputs would take
+            away, in [0, 1); NaN if no loss is known.
     """
 
     number: int
@@ -60,6 +71,9 @@ class Phase:
     confidence: float
     findings: Findings = field(default_factory=dict)
     tests: tuple[PhaseTest, ...] = ()
+    earliest: TimePoint | None = None
+    latest: TimePoint | None = None
+    over_confidence: float = math.nan
 
     @property
     def reason(self) -> str:
@@ -67,6 +81,23 @@ class Phase:
         if self.findings:
             return _in_words(self.findings)
         return "measurements begin here; simple interactions come first (a fine-tuned model may have learned them before)"
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What else there is to know, in words: ``"over_confidence"`` that is no phase 3, ``"too_few_probes"`` for a test."""
+        notes = {}
+        if self.number != 3 and self.over_confidence >= OVER_CONFIDENT:
+            notes["over_confidence"] = (
+                f"the outputs are over-confident: one temperature for all would take {self.over_confidence:.0%} off the "
+                "expected test loss; calibrate them after the training, this is no reason to stop"
+            )
+        hopeless = [f"phase {test.phase}" for test in self.tests if test.phase != self.number and not test.possible]
+        if hopeless:
+            notes["too_few_probes"] = (
+                f"{' and '.join(hopeless)} cannot be detected any more, even if all probes agreed; take more probes, or a "
+                "larger alpha"
+            )
+        return notes
 
     def __str__(self) -> str:
         """Say the phase in one line; in optimizer steps if onset and detection lie in one epoch."""
@@ -114,19 +145,27 @@ def phase_to_dict(phase: Phase) -> dict[str, Any]:
         "detected": [phase.detected.epoch, phase.detected.step],
         "confidence": phase.confidence,
         "findings": dict(phase.findings),
-        "tests": [[one.phase, one.onset.epoch, one.onset.step, one.p_value, dict(one.findings)] for one in phase.tests],
+        "interval": [None if time is None else [time.epoch, time.step] for time in (phase.earliest, phase.latest)],
+        "over_confidence": phase.over_confidence,
+        "tests": [
+            [one.phase, one.onset.epoch, one.onset.step, one.p_value, dict(one.findings), one.possible] for one in phase.tests
+        ],
     }
 
 
 def phase_from_dict(state: Mapping[str, Any]) -> Phase:
     """Rebuild a phase from :func:`phase_to_dict`."""
+    earliest, latest = (None if time is None else TimePoint(*time) for time in state["interval"])
     return Phase(
         number=state["number"],
         onset=TimePoint(*state["onset"]),
         detected=TimePoint(*state["detected"]),
         confidence=state["confidence"],
         findings=dict(state["findings"]),
-        tests=tuple(PhaseTest(one[0], TimePoint(one[1], one[2]), one[3], dict(one[4])) for one in state["tests"]),
+        earliest=earliest,
+        latest=latest,
+        over_confidence=state["over_confidence"],
+        tests=tuple(PhaseTest(one[0], TimePoint(one[1], one[2]), one[3], dict(one[4]), one[5]) for one in state["tests"]),
     )
 
 

@@ -164,6 +164,25 @@ def test_findings_are_put_in_words_by_phases_and_tests_alike(
     assert PhaseTest(2, TimePoint(4, 40), 0.5, findings).reason == reason
 
 
+@pytest.mark.parametrize(
+    ("number", "over_confidence", "possible", "kinds"),
+    [
+        (1, 0.5, True, {"over_confidence"}),
+        (2, 0.1, True, set()),
+        (3, 0.5, True, set()),
+        (1, math.nan, False, {"too_few_probes"}),
+        (2, 0.3, False, {"over_confidence", "too_few_probes"}),
+    ],
+)
+def test_notes_tell_over_confidence_that_is_no_phase_three_and_tests_without_hope(
+    number: int, over_confidence: float, possible: bool, kinds: set[str]
+) -> None:
+    tests = (PhaseTest(3, TimePoint(1, 10), math.inf, possible=possible),)
+    phase = dataclasses.replace(begun(number, 4, 0.99), over_confidence=over_confidence, tests=tests)
+    assert phase.notes.keys() == kinds
+    assert all(phase.notes.values())
+
+
 def test_without_findings_there_are_words_too() -> None:
     assert begun(1, 0, math.nan).reason
     assert PhaseTest(2, TimePoint(0, 0), math.inf).reason

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.analysis.summary import excess_gap_of, share_of
+from lightning_interactions.analysis.phases.over_confidence import calibrated_losses
+from lightning_interactions.analysis.summary import excess_gap_of
+from lightning_interactions.measuring.facts import UNSEEN_SPREAD
 from lightning_interactions.records import Measurement, SplitMeasurement
 
 __all__ = ["PhaseSignals"]
@@ -30,9 +32,11 @@ class PhaseSignals:
         generalizable: Generalizable strength of each probe above chance, score units.
         non_generalizable: The rest of its salient strength, score units: what evidence calls generalizable by chance is counted
             here.
-        cost: Expected cost of an input that was not trained on, loss units: the expected test loss of training probes whose
-            label is not disputed, and the loss of held-out probes. If no loss is known, the net strength
+        cost: Expected cost of an input that was not trained on, without over-confidence, loss units: the expected test loss of
+            training probes whose label is not disputed, and the loss of held-out probes. If no loss is known, the net strength
             ``non_generalizable - generalizable`` of the training probes, score units.
+        plain_cost: ``[times]``; the mean of the same losses with over-confidence; NaN if no loss is known.
+        most_cost: What an input costs of whose target nothing is known, loss units; infinite if that is not known.
         excess_gap: ``[times]``; what the non-generalizable interactions add to the loss gap, loss units. NaN without held-out
             probes.
         pooled_share: ``[times]``; the logged share of the training probes.
@@ -43,6 +47,8 @@ class PhaseSignals:
     generalizable: Float[Tensor, "times probes"]
     non_generalizable: Float[Tensor, "times probes"]
     cost: Float[Tensor, "times inputs"]
+    plain_cost: Float[Tensor, " times"]
+    most_cost: float
     excess_gap: Float[Tensor, " times"]
     pooled_share: Float[Tensor, " times"]
     loss_known: bool
@@ -61,22 +67,20 @@ class PhaseSignals:
         held_out = [measurement.held_out for measurement in measurements]
         strengths = [_strengths(split) for split in (training, held_out)]
         share, generalizable, non_generalizable = (torch.cat(parts, dim=1) for parts in zip(*strengths, strict=True))
-        losses = stacked(held_out, "loss")
-        expected = stacked(training, "expected_test_loss")
-        disputed = stacked(training, "disputed") > 0
-        if int((~disputed[0]).sum()) >= FEWEST_TRUSTED:
-            expected = expected.masked_fill(disputed, torch.nan)
-        cost = torch.cat([expected, losses], dim=1)
+        splits = (_expected(training), _losses(held_out))
+        plain, cost = (torch.cat(parts, dim=1) for parts in zip(*(split[:2] for split in splits), strict=True))
         loss_known = bool(cost.isfinite().any())
         if not loss_known:
-            cost = (non_generalizable - generalizable)[:, : expected.shape[1]]
+            cost = (non_generalizable - generalizable)[:, : len(training[0])]
         return cls(
             share=share,
             generalizable=generalizable,
             non_generalizable=non_generalizable,
             cost=cost,
+            plain_cost=plain.nanmean(dim=1),
+            most_cost=splits[0][2],
             excess_gap=torch.tensor([excess_gap_of(measurement) for measurement in measurements], dtype=torch.float64),
-            pooled_share=torch.tensor([share_of(split) for split in training], dtype=torch.float64),
+            pooled_share=_pooled_share(training),
             loss_known=loss_known,
         )
 
@@ -89,7 +93,11 @@ class PhaseSignals:
         def median_of(column: Tensor) -> Tensor:
             if len(column) < width:
                 return column[:0]
-            return column.unfold(0, width, 1).nanquantile(0.5, dim=-1)
+            rows = column.unfold(0, width, 1)
+            # Much faster where nothing was left out.
+            middle = slice((width - 1) // 2, width // 2 + 1)
+            complete = not bool(column.isnan().any())
+            return rows.sort(dim=-1).values[..., middle].mean(dim=-1) if complete else rows.nanquantile(0.5, dim=-1)
 
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         medians = {name: median_of(column) for name, column in columns.items() if isinstance(column, Tensor)}
@@ -115,6 +123,31 @@ def stacked(splits: Sequence[SplitMeasurement | None], name: str) -> Float[Tenso
         )
     missing = torch.full((max(lengths, default=0),), torch.nan, dtype=torch.float64)
     return torch.stack([missing if column is None else column for column in found])
+
+
+def _expected(splits: Sequence[SplitMeasurement | None]) -> tuple[Tensor, Tensor, float]:
+    """Expected test losses of training probes, the same without over-confidence, and the loss of knowing nothing."""
+    expected, scores, strength, disputed = (
+        stacked(splits, name) for name in ("expected_test_loss", "explained_score", "non_generalizable", "disputed")
+    )
+    counted = disputed[0] == 0
+    if int(counted.sum()) < FEWEST_TRUSTED:
+        counted = torch.ones_like(counted)
+    calibrated, most = calibrated_losses(expected, scores, UNSEEN_SPREAD * strength, counted)
+    return expected.where(counted, torch.nan), calibrated.where(counted, torch.nan), most
+
+
+def _losses(splits: Sequence[SplitMeasurement | None]) -> tuple[Tensor, Tensor, float]:
+    """Losses of held-out probes, the same without over-confidence, and the loss of knowing nothing."""
+    losses, scores = (stacked(splits, name) for name in ("loss", "full_score"))
+    counted = torch.ones(losses.shape[1], dtype=torch.bool)
+    return losses, *calibrated_losses(losses, scores, torch.zeros_like(scores), counted)
+
+
+def _pooled_share(splits: Sequence[SplitMeasurement | None]) -> Float[Tensor, " times"]:
+    """What :func:`~lightning_interactions.analysis.summary.share_of` says of each, all at once."""
+    generalizable, other = (stacked(splits, name) for name in ("generalizable", "non_generalizable"))
+    return generalizable.nansum(dim=1) / (generalizable + other).nansum(dim=1)
 
 
 def _strengths(splits: Sequence[SplitMeasurement | None]) -> tuple[Tensor, Tensor, Tensor]:

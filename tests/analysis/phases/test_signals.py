@@ -10,6 +10,7 @@ from lightning_interactions.analysis.summary import excess_gap_of, share_of
 from tests.helpers.histories import history_from_strengths
 
 TIMES, INPUTS, HELD_OUT = 4, 10, 3
+NUMBERS = ("loss_known", "most_cost")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +35,7 @@ def test_training_probes_come_before_held_out_ones(strengths: tuple[Tensor, Tens
     torch.testing.assert_close(signals.generalizable + signals.non_generalizable, g + u)
     assert signals.pooled_share.tolist() == [share_of(measurement.training) for measurement in measurements]
     assert signals.excess_gap.tolist() == [excess_gap_of(measurement) for measurement in measurements]
-    assert {getattr(signals, name).dtype for name in vars(signals) if name != "loss_known"} == {torch.float64}
+    assert {getattr(signals, name).dtype for name in vars(signals) if name not in NUMBERS} == {torch.float64}
 
 
 def test_the_cost_is_the_expected_test_loss_of_training_probes_and_the_loss_of_held_out_ones(
@@ -42,7 +43,11 @@ def test_the_cost_is_the_expected_test_loss_of_training_probes_and_the_loss_of_h
 ) -> None:
     expected, excess = drawn(TIMES, INPUTS, seed=3), drawn(TIMES, HELD_OUT, seed=4)
     signals = PhaseSignals.of(history_from_strengths(*strengths, excess, expected_test_loss=expected))
-    torch.testing.assert_close(signals.cost, torch.cat([expected, excess + math.log(2)], dim=1))
+    torch.testing.assert_close(signals.cost[:, :INPUTS], expected)
+    # At the best temperature, of one or more, they cost less on average.
+    losses = excess + math.log(2)
+    assert bool((signals.cost[:, INPUTS:].mean(dim=1) <= losses.mean(dim=1) + 1e-9).all())
+    torch.testing.assert_close(signals.plain_cost, torch.cat([expected, losses], dim=1).mean(dim=1))
     assert signals.loss_known
 
 
@@ -104,8 +109,8 @@ def test_medians_are_those_of_measurements_in_a_row(strengths: tuple[Tensor, Ten
     signals = PhaseSignals.of(history_from_strengths(*strengths, drawn(TIMES, HELD_OUT)))
     medians = signals.medians(3)
     for name, column in vars(signals).items():
-        if name == "loss_known":
-            assert medians.loss_known is signals.loss_known
+        if name in NUMBERS:
+            assert getattr(medians, name) is column
         else:
             expected = torch.stack([column[first : first + 3].median(dim=0).values for first in range(TIMES - 2)])
             assert torch.equal(getattr(medians, name), expected)
