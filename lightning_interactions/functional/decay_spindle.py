@@ -1,7 +1,7 @@
 """The shape of strength over orders: a decay of each sign's own and a spindle that both signs share."""
 
 from itertools import product
-from typing import TypeAlias, no_type_check
+from typing import Any, TypeAlias, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +27,12 @@ FEWEST_PLAYERS = 3
 
 GRID_FALLS, GRID_SKEWS = 20, 48
 """How many falls of each sign and how many skews are tried before the best of them are refined."""
+
+DIFFERENCE = float(np.finfo(np.float64).eps) ** (1 / 3)
+"""Step of central differences, of parameters of about one."""
+
+ROUGH, FINE = 1e-6, 1e-14
+"""Relative changes at which a refinement ends."""
 
 REFINED = 4
 """At most so many local optima of the grid are refined."""
@@ -121,20 +127,21 @@ def _search(target: Array) -> list[float]:
     candidates = np.flatnonzero((profile[1:-1] <= profile[:-2]) & (profile[1:-1] <= profile[2:]))
     candidates = candidates[profile[1 + candidates].argsort(kind="stable")][:REFINED]
     low, high = grid[0, 0], grid[-1, -1]
-    refined = [
-        least_squares(
+
+    def refined(start: Array, tolerance: float) -> Any:
+        return least_squares(
             lambda parameters: _residual(parameters, target).ravel(),
-            # The solver moves a start off the bounds by itself.
-            grid[place, error[place].argmin()],
+            start,  # The solver moves it off the bounds by itself.
             bounds=(low, high),
-            jac="3-point",
-            xtol=1e-14,
-            ftol=1e-14,
-            gtol=1e-14,
+            jac=lambda parameters: _slopes(parameters, target, low, high),
+            xtol=tolerance,
+            ftol=tolerance,
+            gtol=tolerance,
         )
-        for place in candidates
-    ]
-    best: list[float] = min(refined, key=lambda solution: float(solution.cost)).x.tolist()
+
+    # Only the best of several is refined to the end.
+    rough = [refined(grid[place, error[place].argmin()], ROUGH) for place in candidates]
+    best: list[float] = refined(min(rough, key=lambda solution: float(solution.cost)).x, FINE).x.tolist()
     return best
 
 
@@ -144,6 +151,15 @@ def _residual(parameters: Array, target: Array) -> Array:
     decays, spindle = _decays(parameters[..., 1:], target), _spindle(parameters[..., 0], target)
     heights, height = _heights(target, decays, spindle)
     return heights[..., None] * decays + (height[..., None] * spindle)[..., None, :] - target
+
+
+def _slopes(parameters: Array, target: Array, low: Array, high: Array) -> Array:
+    """Derivatives ``[residuals, parameters]``: central differences within the bounds, all in one evaluation."""
+    steps = DIFFERENCE * np.eye(len(parameters))
+    ends = np.clip(parameters + np.stack([-steps, steps]), low, high)
+    before, after = _residual(ends, target).reshape(2, len(parameters), -1)
+    slopes: Array = ((after - before) / (ends[1] - ends[0]).diagonal()[:, None]).T
+    return slopes
 
 
 @no_type_check  # called thousands of times

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_interactions.game.axes import axis_of_channels
 from lightning_interactions.records import Rows
 
 __all__ = ["TRIED_ROWS", "as_it_is", "channels_last", "gains_from_channels_last", "same_with_channels_last"]
@@ -24,11 +25,15 @@ def as_it_is(rows: Rows) -> Rows:
     return rows
 
 
+def _has_channels_first(leaf: Tensor) -> bool:
+    return leaf.ndim == 4 and leaf.is_floating_point() and axis_of_channels(leaf) == 1
+
+
 def channels_last(rows: Rows) -> Rows:
     """Copy images to memory in which the channels of a pixel are neighbours; shapes and numbers stay the same."""
     return rows.map(
         # A clone has the strides of this layout even where one channel makes both the same memory.
-        lambda leaf: leaf.clone(memory_format=torch.channels_last) if leaf.ndim == 4 and leaf.is_floating_point() else leaf
+        lambda leaf: leaf.clone(memory_format=torch.channels_last) if _has_channels_first(leaf) else leaf
     )
 
 
@@ -37,7 +42,7 @@ def gains_from_channels_last(model: nn.Module, inputs: Rows, num_rows: int) -> b
     return (
         inputs.device.type == "cpu"
         and num_rows >= FEWEST_ROWS
-        and any(leaf.ndim == 4 and leaf.is_floating_point() for leaf in inputs.leaves.values())
+        and any(map(_has_channels_first, inputs.leaves.values()))
         and any(isinstance(module, nn.Conv2d) for module in model.modules())
     )
 
