@@ -20,7 +20,7 @@ from competitors import (
     best_epoch,
 )
 from papers import files
-from tasks import TASKS, Setting, make_model, make_parts
+from tasks import PLAIN, TASKS, Setting, make_model, make_parts
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -60,8 +60,8 @@ KINDS: dict[str, dict[str, Any] | None] = {
 HELD_OUT_KINDS = (TWINS_HELD_OUT, REFERENCES)
 """These have held-out probes; the others look at no held-out label."""
 
-SEEDS_WITH_ALL = (0, 100)
-"""Runs of other seeds have no reference models on held-out data, and no evidence-based criterion: these take half the time."""
+SEEDS_WITH_ALL, NOISES_WITH_ALL = (0, 100), (0.2, 0.0)
+"""Other runs have no reference models on held-out data, and no evidence-based criterion: these take half the time."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,11 @@ class Predictions(L.Callback):
 
 def default_kinds(setting: Setting) -> tuple[str, ...]:
     """List the kinds of evidence that a run is measured with."""
-    return (TWINS, REFERENCES) if setting.seed in SEEDS_WITH_ALL else (TWINS,)
+    return (TWINS, REFERENCES) if _with_all(setting) else (TWINS,)
+
+
+def _with_all(setting: Setting) -> bool:
+    return setting.seed in SEEDS_WITH_ALL and setting.noise in NOISES_WITH_ALL and setting.condition == PLAIN
 
 
 def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, dict[str, Tensor]]:
@@ -330,7 +334,7 @@ def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, d
         "prediction_changes": PredictionChanges(inputs),
         "gradient_disparity": GradientDisparity(inputs, labels, min(batch_size, len(labels) // 5)),
     }
-    if setting.seed in SEEDS_WITH_ALL:
+    if _with_all(setting):
         measures["evidence_criterion"] = EvidenceCriterion(inputs, labels, min(batch_size, len(labels) // 5))
     recorders = {name: RuleStopping(measure, best_epoch) for name, measure in measures.items()}
     predictions = Predictions(parts["validation"].tensors[0])
