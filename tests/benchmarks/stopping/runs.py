@@ -309,8 +309,10 @@ def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, d
             factory=lambda: make_model(setting, size.epochs),
             trainer={"accelerator": "cpu", **watchers},
         )
-        data = parts["reference" if arguments is None else "training"]
-        return fit_reference_models(model, DataLoader(data, 32, shuffle=True), training=training, **(arguments or {}))
+        # On the run's own data they are trained with its own loader.
+        of_run = DataLoader(parts["training"], batch_size, shuffle=True)
+        loader = DataLoader(parts["reference"], 32, shuffle=True) if arguments is None else of_run
+        return fit_reference_models(model, loader, training=training, **(arguments or {}))
 
     evidence, seconds = {}, {}
     for kind in kinds:
