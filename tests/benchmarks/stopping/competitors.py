@@ -280,7 +280,7 @@ def evidence_criterion(model: nn.Module, inputs: Tensor, labels: Tensor) -> floa
     variance (of a dead unit) is left out, because the ratio does not exist.
 
     Args:
-        model: Gives logits, row by row; in the mode that it is in.
+        model: Gives logits, row by row (so without batch norm); in the mode that it is in.
         inputs: ``[batch size, ...]``, at least two.
         labels: ``[batch size]``, as noisy as in training.
     """
@@ -299,19 +299,29 @@ def evidence_criterion(model: nn.Module, inputs: Tensor, labels: Tensor) -> floa
     return 1 - len(inputs) * total / number if number else math.nan
 
 
-class EvidenceCriterion(GradientDisparity):
+class EvidenceCriterion:
     """:func:`evidence_criterion` of a fresh batch of the training data; not a number after the first one above zero.
 
-    Batches and modes as for :class:`GradientDisparity`; the paper takes the batch that is trained on. What comes after the
-    stop is not measured, because the gradients of single inputs take long.
+    The model is in training mode; the paper takes the batch that is trained on. What comes after the stop is not measured,
+    because the gradients of single inputs take long.
+
+    Args:
+        inputs: All training inputs.
+        labels: Their labels, as noisy as in training.
+        batch_size: That of the training.
+        seed: Seed of the draws of batches, which have a generator of their own.
     """
 
-    has_fired = False
+    def __init__(self, inputs: Tensor, labels: Tensor, batch_size: int, seed: int = 0) -> None:
+        self.inputs, self.labels = inputs, labels
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.has_fired = False
 
     def __call__(self, model: L.LightningModule) -> float:
         if self.has_fired:
             return math.nan
-        rows = torch.randperm(len(self.inputs), generator=self.generator)[: self.shape[1]]
+        rows = torch.randperm(len(self.inputs), generator=self.generator)[: self.batch_size]
         model.train()
         criterion = evidence_criterion(model, self.inputs[rows], self.labels[rows])
         self.has_fired = criterion > 0

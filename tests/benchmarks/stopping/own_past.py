@@ -38,9 +38,10 @@ def measurements_of_own_past(run: Run, fraction: float = FRACTION) -> tuple[Meas
     effects = _salient_effects(run, len(measured), len(measured[0].training))
     found = []
     for now, measurement in enumerate(measured):
-        own, past = (Interactions(effects[moment], effects.new_zeros(effects.shape[1])) for moment in (now, int(fraction * now)))
+        before = int(fraction * now)
+        own, past = (Interactions(effects[moment], effects.new_zeros(effects.shape[1])) for moment in (now, before))
         weights = weights_from_votes(own, RaterVotes.of([past], THRESHOLD), min_votes=1)
-        rater_score = measured[int(fraction * now)].training.full_score
+        rater_score = measured[before].training.full_score
         training = _judged(measurement.training, own.effects.double(), weights.weights, weights.chance_weights, rater_score)
         found.append(Measurement(measurement.time, measurement.seconds, training, None))
     return tuple(found)

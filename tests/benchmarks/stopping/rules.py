@@ -23,8 +23,8 @@ from lightning_interactions.analysis import segment_phases
 from lightning_interactions.analysis.phases.signals import PhaseSignals
 
 __all__ = [
-    "ALONE", "CLEAR_RISE", "HELD_OUT", "MATERIAL_RISE", "PHASE_3", "RULES", "Outcome", "Record", "Rule", "at_onset", "delay",
-    "ends_high", "late", "outcome", "overfits", "premature", "rises",
+    "ALONE", "CLEAR_RISE", "ELABORATE", "HELD_OUT", "LAST_ACCURACY_POINT", "MATERIAL_RISE", "ORACLE", "PHASE_3", "RULES",
+    "Outcome", "Record", "Rule", "at_onset", "delay", "ends_high", "late", "outcome", "overfits", "premature", "rises",
 ]  # fmt: skip
 
 MATERIAL_RISE = 0.05

@@ -55,7 +55,8 @@ def elaborate() -> list[Setting]:
 
 def quick() -> list[Setting]:
     """List three small runs, one of them under a condition."""
-    return [Setting("cancer", "MLP", 0.2, 0), Setting("cancer", "residual MLP", 0.0, 1, "augmentation"), Setting("cancer", "MLP", None, 2)]
+    clean, null = Setting("cancer", "residual MLP", 0.0, 1, "augmentation"), Setting("cancer", "MLP", None, 2)
+    return [Setting("cancer", "MLP", 0.2, 0), clean, null]
 
 
 PLANS = {"reported": reported, "choosing": choosing, "elaborate": elaborate}

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,9 @@ class Watch(L.Callback):
         tolerance: Relative duality gap of the interactions.
     """
 
-    def __init__(self, evidence: Mapping[str, ReferenceModels], probes: Mapping[str, Probes], task: str, tolerance: float) -> None:
+    def __init__(
+        self, evidence: Mapping[str, ReferenceModels], probes: Mapping[str, Probes], task: str, tolerance: float
+    ) -> None:
         self.evidence, self.probes, self.players = evidence, probes, TASKS[task].players
         self.task, self.extraction = Classification(), Extraction(threshold=THRESHOLD, tolerance=tolerance)
         asked_often = Remembering()
@@ -202,10 +204,10 @@ class Watch(L.Callback):
 
     def measurements(self, interactions: Mapping[str, Sequence[Interactions]]) -> dict[str, list[Measurement]]:
         """Measure every moment with every kind of evidence: twins with and without held-out probes."""
-        facts = {kind: {split: self._facts(kind, split, interactions[split]) for split in self.probes} for kind in self.evidence}
         found = {}
-        for kind, own in facts.items():
-            rows = list(zip(self.moments, own["training"], own["held_out"], strict=True))
+        for kind in self.evidence:
+            own = [self._facts(kind, split, interactions[split]) for split in ("training", "held_out")]
+            rows = list(zip(self.moments, *own, strict=True))
             if kind != REFERENCES:
                 found[kind] = [Measurement(moment, 0.0, training, None) for moment, training, _ in rows]
             if kind in (TWINS, REFERENCES):
@@ -300,12 +302,12 @@ def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, d
     model = make_model(setting, size.epochs)
     twin_losses = TwinLosses(inputs, labels, 1000 * setting.seed + 500)
 
-    def fitted(kind: str, seed: int) -> ReferenceModels:
+    def fitted(kind: str) -> ReferenceModels:
         arguments = KINDS[kind]
         watchers = {"callbacks": [twin_losses]} if kind == TWINS else {}
         training = ReferenceTraining(
             max_epochs=size.epochs,
-            seed=seed,
+            seed=1000 * setting.seed + (0 if arguments is None else 500),
             factory=lambda: make_model(setting, size.epochs),
             trainer={"accelerator": "cpu", **watchers},
         )
@@ -316,8 +318,9 @@ def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, d
 
     evidence, seconds = {}, {}
     for kind in kinds:
-        of_held_out = KINDS[kind] is None
-        evidence[kind], seconds[kind] = _timed(lambda kind=kind, seed=500 * (not of_held_out): fitted(kind, 1000 * setting.seed + seed))
+        begin = time.process_time()
+        evidence[kind] = fitted(kind)
+        seconds[kind] = time.process_time() - begin
     seconds[TWINS] -= twin_losses.seconds
     generator = torch.Generator().manual_seed(setting.seed)
     probes = {
@@ -419,7 +422,8 @@ def _key(setting: Setting, size: Size) -> dict[str, Any]:
 
 def _salient(interactions: Mapping[str, Sequence[Interactions]]) -> tuple[Tensor, Tensor]:
     """List all salient interactions, training probes before held-out ones."""
-    effects = torch.cat([torch.stack([one.effects for one in interactions[split]]) for split in ("training", "held_out")], dim=1)
+    by_split = (torch.stack([one.effects for one in interactions[split]]) for split in ("training", "held_out"))
+    effects = torch.cat(list(by_split), dim=1)
     magnitude = effects.abs()
     salient = magnitude > THRESHOLD * magnitude.amax(dim=(2, 3), keepdim=True)
     return salient.nonzero().to(torch.int16), effects[salient]
@@ -444,8 +448,3 @@ def _tensors(probes: Probes) -> tuple[Tensor, Tensor]:
     """Return the inputs and labels of probes of one shape."""
     (group,) = probes.groups
     return group.inputs.tree, group.targets.tree
-
-
-def _timed(fit: Callable[[], ReferenceModels]) -> tuple[ReferenceModels, float]:
-    begin = time.process_time()
-    return fit(), time.process_time() - begin

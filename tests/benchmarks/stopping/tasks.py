@@ -21,7 +21,8 @@ from torch.utils.data import TensorDataset
 from lightning_interactions import FeatureGroups
 
 __all__ = [
-    "CHOOSING", "CONDITIONS", "NATURAL", "PLAIN", "REPORTED", "TASKS", "Setting", "choosing", "make_model", "make_parts", "reported",
+    "CHOOSING", "CONDITIONS", "NATURAL", "PLAIN", "REPORTED", "TASKS", "Setting", "choosing", "make_model", "make_parts",
+    "reported",
 ]  # fmt: skip
 
 CHOOSING = ("digits", "cancer")

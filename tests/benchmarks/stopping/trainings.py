@@ -34,6 +34,8 @@ SEEDS_WITH_ALL = (0, 100)
 
 ALWAYS = ("validation split", "halves")
 
+Measures = dict[str, Callable[[Conditioned], Any]]
+
 
 @dataclass(frozen=True, eq=False)
 class Trainings:
@@ -59,7 +61,7 @@ def train(
     batch_size: int,
     epochs: int,
     seed: int,
-    measures: dict[str, Callable[[Conditioned], Any]],
+    measures: Measures,
 ) -> dict[str, list[Any]]:
     """Train a model, and measure it after each epoch in evaluation mode without gradients.
 
@@ -109,7 +111,7 @@ def make_trainings(setting: Setting, size: Size, parts: Sequence[str]) -> Traini
     order = torch.randperm(len(labels), generator=generator)
     found = Trainings()
 
-    def run(rows: Tensor, number: int, measures: dict[str, Callable[[Conditioned], Any]], own: Tensor = labels) -> dict[str, list[Any]]:
+    def run(rows: Tensor, number: int, measures: Measures, own: Tensor = labels) -> dict[str, list[Any]]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1000 * setting.seed + 100 + number)
             model = make_model(setting, size.epochs)
