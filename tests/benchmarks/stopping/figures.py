@@ -30,7 +30,7 @@ def draw_regrets(results: Results, path: Path) -> None:
     axes = figure.subplots()
     generator = np.random.default_rng(0)
     for row, (name, own) in enumerate(found.items()):
-        regrets, color = np.array(own), _color(name)
+        regrets, color = np.array(own), _color(results, name)
         scatter = row + generator.uniform(-0.2, 0.2, len(regrets))
         axes.scatter(np.maximum(regrets, SMALLEST), scatter, s=9, alpha=0.6, color=color, linewidths=0)
         axes.plot([max(float(np.median(regrets)), SMALLEST)] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
@@ -60,7 +60,7 @@ def draw_compute(results: Results, path: Path) -> None:
     for number, (name, own) in enumerate(found.items(), start=1):
         middle, low, high = (max(one, SMALLEST) for one in median_with_interval([one.loss for one in own]))
         compute = float(np.median([one.compute for one in own]))
-        color, marker = _color(name), "D" if name.startswith("phase 3") else "o"
+        color, marker = _color(results, name), "D" if name.startswith("phase 3") else "o"
         axes.plot([compute] * 2, [low, high], color=color, linewidth=1, alpha=0.5)
         axes.plot(compute, middle, marker, color=color, label=f"{number}: {name} ({len(own)} runs)")
         axes.annotate(str(number), (compute, middle), (4, 3), textcoords="offset points", fontsize="small")
@@ -73,9 +73,8 @@ def draw_compute(results: Results, path: Path) -> None:
     _save(figure, path)
 
 
-def _color(name: str) -> str:
-    rule = RULES.get(name)
-    return ORANGE if rule is not None and rule.held_out else BLUE
+def _color(results: Results, name: str) -> str:
+    return ORANGE if results.rules[name].held_out else BLUE
 
 
 def draw_worst(runs: Sequence[Run], path: Path) -> None:

@@ -11,10 +11,9 @@ from rules import (
     HELD_OUT,
     LAST_ACCURACY_POINT,
     ORACLE,
-    PHASE_3,
-    RULES,
     Outcome,
     Record,
+    Rule,
     delay,
     ends_high,
     outcome,
@@ -51,22 +50,26 @@ class Results:
 
     Attributes:
         records: Runs with their rivals' trainings.
+        rules: By the name in the tables.
         outcomes: Of each rule one for each record, ``None`` where it was not recorded.
     """
 
     records: Sequence[Record]
+    rules: Mapping[str, Rule]
     outcomes: Mapping[str, Sequence[Outcome | None]]
 
     @classmethod
-    def of(cls, records: Sequence[Record], rules: Mapping[str, Any] = RULES) -> "Results":
-        """Apply all rules."""
-        return cls(records, {name: [outcome(rule, record) for record in records] for name, rule in rules.items()})
+    def of(cls, records: Sequence[Record], rules: Mapping[str, Rule]) -> "Results":
+        """Apply rules, and leave those out that no record is known enough for."""
+        outcomes = {name: [outcome(rule, record) for record in records] for name, rule in rules.items()}
+        outcomes = {name: own for name, own in outcomes.items() if any(one is not None for one in own)}
+        return cls(records, {name: rules[name] for name in outcomes}, outcomes)
 
     def where(self, wanted: Sequence[bool]) -> "Results":
         """Keep some of the records, by mask."""
         kept = [place for place, one in enumerate(wanted) if one]
         outcomes = {name: [own[place] for place in kept] for name, own in self.outcomes.items()}
-        return Results([self.records[place] for place in kept], outcomes)
+        return Results([self.records[place] for place in kept], self.rules, outcomes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -81,13 +84,14 @@ class Results:
 
     def of_rule(self, name: str) -> list[tuple[Record, Outcome]]:
         """List the records where a rule could be applied, with what it made of them."""
-        return [(record, own) for record, own in zip(self.records, self.outcomes[name], strict=True) if own is not None]
+        outcomes = self.outcomes.get(name, [None] * len(self))
+        return [(record, own) for record, own in zip(self.records, outcomes, strict=True) if own is not None]
 
     def pairs(self, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the loss regrets of two rules on the runs where both could be applied."""
         both = [
             (one.loss, two.loss)
-            for one, two in zip(self.outcomes[name], self.outcomes[other], strict=True)
+            for one, two in zip(*(self.outcomes.get(rule, [None] * len(self)) for rule in (name, other)), strict=True)
             if one is not None and two is not None
         ]
         return tuple(np.array(both, dtype=float).reshape(-1, 2).T)
@@ -134,8 +138,8 @@ def print_rules(title: str, results: Results) -> None:
         losses, accuracies = [one.loss for one in outcomes], [one.accuracy for one in outcomes]
         rows.append(
             [
-                name, "held-out" if RULES[name].held_out else "none more", len(found), np.median(losses), _ninety(losses),
-                max(losses), np.median(accuracies), max(accuracies), np.median([one.epochs for one in outcomes]),
+                name, "held-out" if results.rules[name].held_out else "none more", len(found), np.median(losses),
+                _ninety(losses), max(losses), np.median(accuracies), max(accuracies), np.median([one.epochs for one in outcomes]),
                 f"{np.median([one.epoch_error for one in outcomes]):+.0f}", _of(stopped, high), _of(stopped, steady),
                 np.median([one.compute for one in outcomes]),
             ]
@@ -166,7 +170,7 @@ def print_pairs(title: str, results: Results, own: str) -> None:
 def print_detections(title: str, results: Results) -> None:
     """For each kind of evidence: what is detected, when, and what is detected without need."""
     rows = []
-    for name in PHASE_3:
+    for name in (name for name, rule in results.rules.items() if rule.kind is not None and "best" not in name):
         found = results.of_rule(name)
         if not found:
             continue
@@ -286,17 +290,17 @@ def print_checks(found: Sequence[tuple[str, str, bool]]) -> None:
 def _rivals(results: Results) -> list[str]:
     """List the rules without a held-out label that take at most two trainings, and cross-validation in 5 folds."""
     names = []
-    for name, rule in RULES.items():
+    for name, rule in results.rules.items():
         computes = [one.compute for _, one in results.of_rule(name)]
         cheap = bool(computes) and (np.median(computes) <= CHEAP or "5 folds" in name)
-        if cheap and not rule.held_out and name not in PHASE_3 and name != "never" and "expected test loss" not in name:
+        if cheap and not rule.held_out and rule.kind is None and name != "never" and "expected test loss" not in name:
             names.append(name)
     return names
 
 
 def _delays(name: str, results: Results) -> tuple[list[int], list[int]]:
     """List by how many measurements detections lie after their onset: all, and of runs whose test loss ends 25 % up."""
-    kind = RULES[name].kind
+    kind = results.rules[name].kind if name in results.rules else None
     every, high = [], []
     for record, _ in results.of_rule(name):
         history = record.run.histories.get(kind or "")

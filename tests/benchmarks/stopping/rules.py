@@ -256,11 +256,12 @@ PHASE_3 = {
     "phase 3, references, held-out probes": by_phases(REFERENCES, held_out=True),
     "phase 3, own past, nothing else": by_phases(OWN_PAST, held_out=False),
 }
-"""Rules that stop at phase 3, one for each kind of evidence."""
+"""Rules that stop at phase 3, one for each kind of evidence that every run may have."""
 
 ELABORATE = {
     f"phase 3, {kind}": by_phases(kind, held_out=False) for kind, arguments in KINDS.items() if kind != TWINS and arguments
 }
+"""The same for kinds of evidence that only some runs have."""
 
 RULES = {
     **PHASE_3,

@@ -83,8 +83,7 @@ def read(settings: Sequence[Setting], size: Size, folder: Path) -> list[Record]:
 
 def report(records: Sequence[Record], folder: Path) -> list[tuple[str, str, bool]]:
     """Print all tables, draw all figures, and return the checks."""
-    rules = {**RULES, **{name: rule for name, rule in ELABORATE.items() if any(rule.decide(record) for record in records)}}
-    results = Results.of(records, rules)
+    results = Results.of(records, {**RULES, **ELABORATE})
     for title, part in groups_of(results).items():
         print_rules(title, part)
     print_rules("All noisy runs", results.noisy)
