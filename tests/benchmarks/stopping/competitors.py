@@ -18,6 +18,10 @@ measure                 rule                                        source
 ``Accuracy``            ``best_epoch(largest=True)`` on test data   none: it looks at the test data
 ======================  ==========================================  =====================================
 
+Two rules are left out because we know no more of them than abstracts say, and will not guess at the rest: GradStop (arXiv
+2508.19028) and the cosine distance of two networks' last layers (CDC, arXiv 2208.09529). Rules that need other trainings are
+in ``rules.py``.
+
 Number ``i`` of a curve, from 0, belongs to ``i + 1`` completed epochs. A number that is not a number is neither an improvement
 nor an increase.
 """

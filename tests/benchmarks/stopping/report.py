@@ -139,7 +139,8 @@ def print_rules(title: str, results: Results) -> None:
         rows.append(
             [
                 name, "held-out" if results.rules[name].held_out else "none more", len(found), np.median(losses),
-                _ninety(losses), max(losses), np.median(accuracies), max(accuracies), np.median([one.epochs for one in outcomes]),
+                _ninety(losses), max(losses), np.median(accuracies), max(accuracies),
+                np.median([one.epochs for one in outcomes]),
                 f"{np.median([one.epoch_error for one in outcomes]):+.0f}", _of(stopped, high), _of(stopped, steady),
                 np.median([one.compute for one in outcomes]),
             ]
