@@ -144,9 +144,11 @@ def _tweets() -> tuple[Tensor, Tensor, Tensor]:
     frequent = [word for word, _ in Counter(word for own in words for word in sorted(own)).most_common(VOCABULARY)]
     # Players are groups of words; so that all have frequent and rare ones, and none has only words of a kind.
     random.Random(0).shuffle(frequent)
-    bags = torch.tensor([[float(word in own) for word in frequent] for own in words])
-    labels = torch.tensor([int(row["sentiment"] == "positive") for row in rows])
-    return bags, labels, torch.tensor([float(row["confidence"]) for row in rows])
+    # No input is there twice: one that is in both halves of the training data could not be judged by either twin.
+    of_bag = {tuple(word in own for word in frequent): row for own, row in zip(words, rows, strict=True)}
+    labels = torch.tensor([int(row["sentiment"] == "positive") for row in of_bag.values()])
+    confidence = torch.tensor([float(row["confidence"]) for row in of_bag.values()])
+    return torch.tensor(list(of_bag), dtype=torch.float32), labels, confidence
 
 
 def _tweet_parts(task: Task, seed: int) -> dict[str, TensorDataset]:
