@@ -16,6 +16,7 @@ from rules import (
     Rule,
     delay,
     ends_high,
+    history_of,
     outcome,
     premature,
     rises,
@@ -38,7 +39,7 @@ CHEAP = 2.0
 
 HEADERS = (
     "rule", "labels", "runs", "loss regret: median", "90 %", "worst", "accuracy regret: median", "worst", "epochs",
-    "epoch error", "stopped of ≥ 25 %", "false stops", "compute",
+    "epoch error", "stopped of ≥ 25 %", "false stops", "compute", "of it training",
 )  # fmt: skip
 
 Interval = tuple[float, float, float]
@@ -142,7 +143,7 @@ def print_rules(title: str, results: Results) -> None:
                 _ninety(losses), max(losses), np.median(accuracies), max(accuracies),
                 np.median([one.epochs for one in outcomes]),
                 f"{np.median([one.epoch_error for one in outcomes]):+.0f}", _of(stopped, high), _of(stopped, steady),
-                np.median([one.compute for one in outcomes]),
+                np.median([one.compute for one in outcomes]), np.median([one.trainings for one in outcomes]),
             ]
         )  # fmt: skip
     if rows:
@@ -304,7 +305,7 @@ def _delays(name: str, results: Results) -> tuple[list[int], list[int]]:
     kind = results.rules[name].kind if name in results.rules else None
     every, high = [], []
     for record, _ in results.of_rule(name):
-        history = record.run.histories.get(kind or "")
+        history = None if kind is None else history_of(record.run, kind)
         own = None if history is None else delay(history)
         if own is not None:
             every.append(own)

@@ -24,7 +24,7 @@ from lightning_interactions.analysis.phases.signals import PhaseSignals
 
 __all__ = [
     "ALONE", "CLEAR_RISE", "ELABORATE", "HELD_OUT", "LAST_ACCURACY_POINT", "MATERIAL_RISE", "ORACLE", "PHASE_3", "RULES",
-    "Outcome", "Record", "Rule", "at_onset", "delay", "ends_high", "late", "outcome", "overfits", "premature", "rises",
+    "Outcome", "Record", "Rule", "at_onset", "delay", "ends_high", "history_of", "late", "outcome", "overfits", "premature", "rises",
 ]  # fmt: skip
 
 MATERIAL_RISE = 0.05
@@ -59,12 +59,19 @@ class Decision:
     Attributes:
         stop: When the run stops, and whose weights are returned.
         compute: Processor time of all that the rule does, in units of the plain training to its end.
+        trainings: The part of it that is training: the run until its stop, and what is trained besides.
         training: The training whose weights are returned; the run itself if ``None``.
     """
 
     stop: Stop
     compute: float
+    trainings: float
     training: str | None = None
+
+    @classmethod
+    def of_trainings(cls, stop: Stop, trainings: float, training: str | None = None) -> "Decision":
+        """Decide by trainings alone."""
+        return cls(stop, trainings, trainings, training)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Outcome:
         epochs: Epochs trained.
         epoch_error: Epoch of the returned weights minus that of the best test loss.
         compute: Processor time until the stop, with everything that the rule needs, over that of the plain training to its end.
+        trainings: The part of it that is training.
     """
 
     stop: Stop
@@ -86,6 +94,7 @@ class Outcome:
     epochs: int
     epoch_error: int
     compute: float
+    trainings: float
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,8 @@ def on_curve(name: str, rule: Callable[[Sequence[float]], Stop], *, held_out: bo
         if name not in run.curves:
             return None
         stop, length = rule(run.curves[name]), len(run.curves[name])
-        cost = 1 + run.seconds[name] / run.seconds["training"]
-        return Decision(stop, cost * (stop.stopped or length) / length)
+        trained = (stop.stopped or length) / length
+        return Decision(stop, trained * (1 + run.seconds[name] / run.seconds["training"]), trained)
 
     return Rule(decide, held_out)
 
@@ -123,7 +132,8 @@ def at_onset(history: History) -> Stop:
     return Stop(None, history.epochs[-1]) if phase is None else Stop(phase.detected.epoch, max(1, phase.onset.epoch))
 
 
-def _history(run: Run, kind: str) -> History | None:
+def history_of(run: Run, kind: str) -> History | None:
+    """Return what was measured of a run with a kind of evidence, if it was."""
     return of_own_past(run) if kind == OWN_PAST else run.histories.get(kind)
 
 
@@ -133,7 +143,10 @@ def _monitored(run: Run, kind: str, stop: Stop) -> Decision:
     before = 0.0 if kind == OWN_PAST else run.seconds[f"{kind} before"]
     # The own past is measured at the price of twins, who cost nothing after the beginning.
     seconds = before + (epochs + 1) * run.seconds[f"{TWINS if kind == OWN_PAST else kind} measurement"]
-    return Decision(stop, epochs / length + seconds / run.seconds["training"])
+    # Of other kinds the trainings and the raters' first measurement are not told apart.
+    fits = run.seconds["twin losses before"] if kind in (TWINS, TWINS_HELD_OUT) else before
+    plain = run.seconds["training"]
+    return Decision(stop, epochs / length + seconds / plain, epochs / length + fits / plain)
 
 
 def by_phases(kind: str, *, held_out: bool, keep: str | None = None) -> Rule:
@@ -147,7 +160,7 @@ def by_phases(kind: str, *, held_out: bool, keep: str | None = None) -> Rule:
     """
 
     def decide(record: Record) -> Decision | None:
-        history = _history(record.run, kind)
+        history = history_of(record.run, kind)
         if history is None:
             return None
         stop = at_onset(history)
@@ -162,7 +175,7 @@ def by_expected_test_loss(kind: str, *, held_out: bool) -> Rule:
     """Wait for a smaller expected test loss, as our phases see it: the same signal without any test of ours."""
 
     def decide(record: Record) -> Decision | None:
-        history = _history(record.run, kind)
+        history = history_of(record.run, kind)
         if history is None:
             return None
         expected = PhaseSignals.of(history.measurements).cost.nanmean(dim=1).tolist()
@@ -177,7 +190,7 @@ def by_validation_split(record: Record) -> Decision | None:
     if curves is None:
         return None
     stop = stop_by_patience(curves["loss"], PATIENCE)
-    return Decision(stop, 0.8 * (stop.stopped or len(curves["loss"])) / len(curves["loss"]), "validation split")
+    return Decision.of_trainings(stop, 0.8 * (stop.stopped or len(curves["loss"])) / len(curves["loss"]), "validation split")
 
 
 def by_cross_validation(part: str, *, equal_steps: bool = False) -> Rule:
@@ -195,7 +208,7 @@ def by_cross_validation(part: str, *, equal_steps: bool = False) -> Rule:
         folds, length = len(curves), len(curves["loss 0"])
         stop = stop_by_patience(np.mean(list(curves.values()), axis=0).tolist(), PATIENCE)
         kept = max(1, round(stop.kept * (folds - 1) / folds)) if equal_steps else stop.kept
-        return Decision(Stop(kept, kept), ((folds - 1) * (stop.stopped or length) + kept) / length)
+        return Decision.of_trainings(Stop(kept, kept), ((folds - 1) * (stop.stopped or length) + kept) / length)
 
     return Rule(decide, held_out=False)
 
@@ -209,7 +222,8 @@ def by_twin_losses(record: Record, *, equal_steps: bool = False) -> Decision | N
     mean = np.mean([losses[:shortest] for losses in run.twin_losses], axis=0).tolist()
     kept, length = best_epoch(mean).kept, len(run.curves["test_loss"])
     kept = max(1, round(kept / 2)) if equal_steps else kept
-    return Decision(Stop(kept, kept), run.seconds["twin losses before"] / run.seconds["training"] + kept / length)
+    trainings = run.seconds["twin losses before"] / run.seconds["training"] + kept / length
+    return Decision.of_trainings(Stop(kept, kept), trainings)
 
 
 def by_agreement(record: Record, pair: tuple[str | None, str]) -> Decision | None:
@@ -229,8 +243,8 @@ def by_agreement(record: Record, pair: tuple[str | None, str]) -> Decision | Non
     stop, length = stop_by_patience(disagreement, PATIENCE), len(disagreement)
     trained = (stop.stopped or length) / length
     if pair[0] is None:
-        return Decision(stop, 2 * trained)
-    return Decision(Stop(stop.kept, stop.kept), trained + stop.kept / length)
+        return Decision.of_trainings(stop, 2 * trained)
+    return Decision.of_trainings(Stop(stop.kept, stop.kept), trained + stop.kept / length)
 
 
 def by_flipped_labels(record: Record) -> Decision | None:
@@ -243,7 +257,7 @@ def by_flipped_labels(record: Record) -> Decision | None:
     if curves is None:
         return None
     stop, length = stop_by_patience([-one for one in curves["accuracy"]], PATIENCE), len(curves["accuracy"])
-    return Decision(stop, (stop.stopped or length) / length, "flipped")
+    return Decision.of_trainings(stop, (stop.stopped or length) / length, "flipped")
 
 
 HELD_OUT = "phase 3, twins, held-out probes"
@@ -286,8 +300,8 @@ RULES = {
     "validation loss, patience 5": on_curve("validation_loss", partial(stop_by_patience, patience=5), held_out=True),
     "validation loss, patience 10": on_curve("validation_loss", partial(stop_by_patience, patience=10), held_out=True),
     "loss of the held-out probes, patience 5": on_curve("probe_loss", partial(stop_by_patience, patience=5), held_out=True),
-    "never": Rule(lambda record: Decision(Stop(None, len(record.run.curves["test_loss"])), 1.0), held_out=False),
-    ORACLE: Rule(lambda record: Decision(best_epoch(record.run.curves["test_loss"]), 1.0), held_out=True),
+    "never": Rule(lambda record: Decision.of_trainings(Stop(None, len(record.run.curves["test_loss"])), 1.0), held_out=False),
+    ORACLE: Rule(lambda record: Decision.of_trainings(best_epoch(record.run.curves["test_loss"]), 1.0), held_out=True),
 }  # fmt: skip
 """By the name in the table."""
 
@@ -307,6 +321,7 @@ def outcome(rule: Rule, record: Record) -> Outcome | None:
         epochs=stop.stopped or len(losses),
         epoch_error=stop.kept - best_epoch(losses).kept,
         compute=decision.compute,
+        trainings=decision.trainings,
     )
 
 

@@ -29,7 +29,7 @@ def test_a_rate_has_an_exact_interval(count: int, low: float, high: float) -> No
 
 
 def test_pairs_are_of_the_runs_that_both_rules_were_applied_to() -> None:
-    one, two, three = (Outcome(Stop(1, 1), loss, 0.0, 1, 0, 1.0) for loss in (0.1, 0.2, 0.3))
+    one, two, three = (Outcome(Stop(1, 1), loss, 0.0, 1, 0, 1.0, 1.0) for loss in (0.1, 0.2, 0.3))
     results = Results([None] * 3, {}, {"ours": [one, None, two], "theirs": [three, one, two]})
     assert [regrets.tolist() for regrets in results.pairs("ours", "theirs")] == [[0.1, 0.2], [0.3, 0.2]]
     assert [regrets.tolist() for regrets in results.where([False, True, False]).pairs("ours", "theirs")] == [[], []]

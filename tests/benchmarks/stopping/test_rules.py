@@ -79,12 +79,13 @@ def test_an_outcome_compares_with_the_best_epoch_and_counts_all_costs() -> None:
     assert found.accuracy == pytest.approx(0.0)
     # Three quarters of the training, what comes before it, and measurements after 0, 1, 2, 3 epochs.
     assert found.compute == pytest.approx((7.5 + 30 + 4 * 0.5) / 10)
-    assert outcome(RULES[ALONE], record).compute == pytest.approx((7.5 + 5 + 4 * 0.25) / 10)
+    alone = outcome(RULES[ALONE], record)
+    assert (alone.compute, alone.trainings) == pytest.approx(((7.5 + 5 + 4 * 0.25) / 10, (7.5 + 4) / 10))
     with_checkpoint = outcome(RULES[f"{HELD_OUT}, best validation loss"], record)
     assert (with_checkpoint.stop, with_checkpoint.loss) == (Stop(3, 2), 0.0)
     patient = outcome(RULES["validation loss, patience 5"], record)
     assert patient.stop == Stop(None, 2)
-    assert patient.compute == pytest.approx((10 + 2) / 10)
+    assert (patient.compute, patient.trainings) == pytest.approx(((10 + 2) / 10, 1.0))
     assert outcome(RULES["evidence-based criterion"], record) is None
     assert outcome(RULES["phase 3, references, held-out probes"], record) is None
 
