@@ -17,6 +17,7 @@ from rules import (
     delay,
     ends_high,
     history_of,
+    late,
     outcome,
     premature,
     rises,
@@ -41,6 +42,9 @@ HEADERS = (
     "rule", "labels", "runs", "loss regret: median", "90 %", "worst", "accuracy regret: median", "worst", "epochs",
     "epoch error", "stopped of ≥ 25 %", "false stops", "compute", "of it training",
 )  # fmt: skip
+
+MOST_LATE = 2
+"""Measurements between online and offline onset, at most."""
 
 Interval = tuple[float, float, float]
 
@@ -257,6 +261,10 @@ def checks(results: Results) -> list[tuple[str, str, bool]]:
         middle, ninety = _or_nan(np.median, delays), _or_nan(_ninety, delays)
         found.append((f"{name}: detected 8 measurements after the onset, median", f"{middle:.0f}", middle <= 8))
         found.append(("… 15 in 90 %", f"{ninety:.0f}", ninety <= 15))
+        apart = late([record.run.histories[results.rules[name].kind or ""] for record, _ in noisy.of_rule(name)])
+        near = sum(abs(one) <= MOST_LATE for one in apart)
+        asked = f"{name}: online onset within 2 measurements of the offline change point in 80 %"
+        found.append((asked, f"{near} of {len(apart)}", near >= 0.8 * len(apart)))
         losses = [one.loss for _, one in noisy.of_rule(name)]
         middle, ninety = _or_nan(np.median, losses), _or_nan(_ninety, losses)
         found.append((f"{name}: regret of noisy runs, median at most 3 %", f"{middle:.3f}", middle <= 0.03))

@@ -24,7 +24,8 @@ from lightning_interactions.analysis.phases.signals import PhaseSignals
 
 __all__ = [
     "ALONE", "CLEAR_RISE", "ELABORATE", "HELD_OUT", "LAST_ACCURACY_POINT", "MATERIAL_RISE", "ORACLE", "PHASE_3", "RULES",
-    "Outcome", "Record", "Rule", "at_onset", "delay", "ends_high", "history_of", "late", "outcome", "overfits", "premature", "rises",
+    "Outcome", "Record", "Rule", "at_onset", "delay", "ends_high", "history_of", "late", "outcome", "overfits", "premature",
+    "rises",
 ]  # fmt: skip
 
 MATERIAL_RISE = 0.05
