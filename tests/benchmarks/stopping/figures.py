@@ -79,7 +79,7 @@ def _color(results: Results, name: str) -> str:
 
 def draw_worst(runs: Sequence[Run], path: Path) -> None:
     """Draw what was seen in the runs with the largest regret at the onset, for each evidence: which signal fails where."""
-    noisy = [run for run in runs if run.setting.noise]
+    noisy = [run for run in runs if run.setting.is_noisy]
     if not noisy:
         return
     worst = {
@@ -113,7 +113,7 @@ def _draw_run(axes: np.ndarray, run: Run, kind: str) -> None:
         if stop.stopped is not None:
             panel.axvline(stop.stopped, color=BLUE, linestyle="--", label="detection of phase 3" if panel is axes[0] else None)
         panel.spines[["top", "right"]].set_visible(False)
-    noise = f"{100 * (run.setting.noise or 0):.0f} % noise"
+    noise = f"{100 * run.setting.noise:.0f} % noise" if run.setting.noise else "natural noise"
     regret = 100 * (losses[stop.kept - 1] / losses.min() - 1)
     axes[1].set_title(
         f"{run.setting.task}, {run.setting.architecture}, {noise}, seed {run.setting.seed}, {kind}: regret {regret:.1f} %",
