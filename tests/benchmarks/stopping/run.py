@@ -113,7 +113,9 @@ def main() -> None:
     arguments = parser.parse_args()
     name = "quick" if arguments.quick else arguments.plan
     size, settings = (QUICK_SIZE, quick()) if arguments.quick else (Size(), PLANS[arguments.plan]())
-    folder = arguments.out or Path("logs") / ("stopping" if name in ("reported", "choosing") else f"stopping-{name}")
+    folder = arguments.out or Path("logs/stopping")
+    if name in ("quick", "elaborate"):
+        folder /= name  # Files of the same names, with something else in them.
     kinds = ELABORATE_KINDS if name == "elaborate" else None
 
     begin = time.time()
