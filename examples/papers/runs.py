@@ -174,6 +174,7 @@ def be_a_worker() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "The '.*' does not have many workers")
     warnings.filterwarnings("ignore", "The number of training batches")
+    warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
     warnings.filterwarnings("ignore", "GPU available but not used")
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
 

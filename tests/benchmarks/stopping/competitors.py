@@ -13,9 +13,14 @@ measure                 rule                                        source
 ``ValidationLoss``      ``stop_by_patience``                        Prechelt, Early stopping, but when?
 ``PredictionChanges``   ``stop_by_label_wave``                      Yuan et al., arXiv 2502.07551
 ``GradientDisparity``   ``stop_by_gradient_disparity``              Forouzesh and Thiran, arXiv 2107.06665
+``EvidenceCriterion``   ``stop_by_evidence_criterion``              Mahsereci et al., arXiv 1703.09580
 ``ValidationLoss``      ``best_epoch`` on test data                 none: it looks at the test data
 ``Accuracy``            ``best_epoch(largest=True)`` on test data   none: it looks at the test data
 ======================  ==========================================  =====================================
+
+Two rules are left out because we know no more of them than abstracts say, and will not guess at the rest: GradStop (arXiv
+2508.19028) and the cosine distance of two networks' last layers (CDC, arXiv 2208.09529). Rules that need other trainings are
+in ``rules.py``.
 
 Number ``i`` of a curve, from 0, belongs to ``i + 1`` completed epochs. A number that is not a number is neither an improvement
 nor an increase.
@@ -36,13 +41,17 @@ from lightning_interactions.measuring.isolation import shadowed
 
 __all__ = [
     "Accuracy",
+    "CalibratedLoss",
+    "EvidenceCriterion",
     "GradientDisparity",
     "PredictionChanges",
     "RuleStopping",
     "Stop",
     "ValidationLoss",
     "best_epoch",
+    "evidence_criterion",
     "gradient_disparity",
+    "stop_by_evidence_criterion",
     "stop_by_gradient_disparity",
     "stop_by_label_wave",
     "stop_by_patience",
@@ -133,6 +142,22 @@ def stop_by_gradient_disparity(disparities: Sequence[float], increases: int = 5,
     return Stop(None, len(disparities))
 
 
+def stop_by_evidence_criterion(criteria: Sequence[float]) -> Stop:
+    """Stop as soon as the evidence-based criterion is above zero, and keep the last weights.
+
+    Mahsereci, Balles, Lassner and Hennig (2017, arXiv 1703.09580), "Early stopping without a validation set". From the paper:
+    gradients no larger than the noise in them say nothing of the expected loss any more, and that is where the criterion
+    crosses zero. Decided here: it is looked at after every epoch.
+
+    Args:
+        criteria: :class:`EvidenceCriterion`, one an epoch.
+    """
+    for epoch, criterion in enumerate(criteria, start=1):
+        if criterion > 0:
+            return Stop(epoch, epoch)
+    return Stop(None, len(criteria))
+
+
 def best_epoch(curve: Sequence[float], *, largest: bool = False) -> Stop:
     """Keep the first epoch with the smallest (or largest) number of the whole curve: on test data, what no rule can know."""
     return stop_by_patience([-number for number in curve] if largest else curve, patience=len(curve) + 1)
@@ -159,6 +184,21 @@ class Accuracy:
     def __call__(self, model: L.LightningModule) -> float:
         predictions = model(self.inputs.to(model.device)).argmax(dim=1)
         return float((predictions == self.labels.to(model.device)).float().mean())
+
+
+TEMPERATURES = torch.logspace(-1, 1, 41)
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedLoss:
+    """Mean cross-entropy at the best of 41 temperatures from 0.1 to 10: the loss without over-confidence. For test data."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __call__(self, model: L.LightningModule) -> float:
+        logits, labels = model(self.inputs.to(model.device)), self.labels.to(model.device)
+        return min(cross_entropy(logits / temperature, labels).item() for temperature in TEMPERATURES.tolist())
 
 
 class PredictionChanges:
@@ -234,6 +274,62 @@ class GradientDisparity:
         model.train()
         with torch.enable_grad():
             return gradient_disparity(model, self.inputs[drawn].to(model.device), self.labels[drawn].to(model.device))
+
+
+def evidence_criterion(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Return ``1 - B/D Σ g²/s²`` of a batch: below zero while its gradient is larger than the noise in it.
+
+    Mahsereci et al. (2017), equation 7 and its form for batches: ``g`` is the mean gradient of ``B`` inputs, ``s²`` the
+    unbiased variance of their own gradients, and the mean is over the ``D`` parameters. Decided here: a parameter without any
+    variance (of a dead unit) is left out, because the ratio does not exist.
+
+    Args:
+        model: Gives logits, row by row (so without batch norm); in the mode that it is in.
+        inputs: ``[batch size, ...]``, at least two.
+        labels: ``[batch size]``, as noisy as in training.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def loss(weights: dict[str, Tensor], one_input: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(torch.func.functional_call(model, weights, (one_input[None],)), label[None])
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0), randomness="different")(parameters, inputs, labels)
+    total, number = 0.0, 0
+    for gradient in gradients.values():
+        variance, mean = torch.var_mean(gradient.detach().flatten(1), dim=0)
+        varies = variance > 0
+        total += float((mean[varies].square() / variance[varies]).sum())
+        number += int(varies.sum())
+    return 1 - len(inputs) * total / number if number else math.nan
+
+
+class EvidenceCriterion:
+    """:func:`evidence_criterion` of a fresh batch of the training data; not a number after the first one above zero.
+
+    The model is in training mode; the paper takes the batch that is trained on. What comes after the stop is not measured,
+    because the gradients of single inputs take long.
+
+    Args:
+        inputs: All training inputs.
+        labels: Their labels, as noisy as in training.
+        batch_size: That of the training.
+        seed: Seed of the draws of batches, which have a generator of their own.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, batch_size: int, seed: int = 0) -> None:
+        self.inputs, self.labels = inputs, labels
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.has_fired = False
+
+    def __call__(self, model: L.LightningModule) -> float:
+        if self.has_fired:
+            return math.nan
+        rows = torch.randperm(len(self.inputs), generator=self.generator)[: self.batch_size]
+        model.train()
+        criterion = evidence_criterion(model, self.inputs[rows], self.labels[rows])
+        self.has_fired = criterion > 0
+        return criterion
 
 
 class RuleStopping(L.Callback):

@@ -1,4 +1,4 @@
-"""Figures of the benchmark: regrets of all rules, and what the signals do in the runs with the worst ones."""
+"""Figures of the benchmark: regrets of all rules, what they cost, and what the signals do in the runs with the worst ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,30 +7,32 @@ import numpy as np
 from competitors import best_epoch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rules import RULES, at_onset, outcome
+from report import Results, median_with_interval
+from rules import ALONE, HELD_OUT, ORACLE, RULES, Record, at_onset, outcome
 from runs import Run
 
 from lightning_interactions.analysis.phases.signals import PhaseSignals
 
-__all__ = ["draw_regrets", "draw_worst"]
+__all__ = ["draw_compute", "draw_regrets", "draw_worst"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.5"
 SMALLEST = 1e-3
 NUM_WORST = 4
 
 
-def draw_regrets(runs: Sequence[Run], path: Path) -> None:
+def draw_regrets(results: Results, path: Path) -> None:
     """Draw the regret in test loss of every rule, one dot a run with label noise."""
-    noisy = [run for run in runs if run.setting.noise]
-    if not noisy:
+    found = {name: [one.loss for _, one in results.of_rule(name)] for name in results.outcomes}
+    found = {name: regrets for name, regrets in found.items() if regrets}
+    if not found:
         return
-    figure = Figure(figsize=(9, 0.4 * len(RULES) + 1.2), layout="constrained")
+    figure = Figure(figsize=(10, 0.4 * len(found) + 1.2), layout="constrained")
     axes = figure.subplots()
-    scatter = np.random.default_rng(0).uniform(-0.2, 0.2, len(noisy))
-    for row, rule in enumerate(RULES.values()):
-        regrets = np.array([outcome(rule, run).loss for run in noisy])
-        color = ORANGE if rule.held_out else BLUE
-        axes.scatter(np.maximum(regrets, SMALLEST), row + scatter, s=9, alpha=0.6, color=color, linewidths=0)
+    generator = np.random.default_rng(0)
+    for row, (name, own) in enumerate(found.items()):
+        regrets, color = np.array(own), _color(results, name)
+        scatter = row + generator.uniform(-0.2, 0.2, len(regrets))
+        axes.scatter(np.maximum(regrets, SMALLEST), scatter, s=9, alpha=0.6, color=color, linewidths=0)
         axes.plot([max(float(np.median(regrets)), SMALLEST)] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
     for color, label in ((ORANGE, "looks at held-out labels"), (BLUE, "needs no more labels than the training data has")):
         axes.scatter([], [], s=20, color=color, label=label)
@@ -40,21 +42,49 @@ def draw_regrets(runs: Sequence[Run], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xticks([0.001, 0.01, 0.02, 0.1, 1], ["≤ 0.1", "1", "2", "10", "100"])
     axes.set_xlabel("Regret: test loss of the returned weights over the best of the run, minus 1, %")
-    axes.set_yticks(range(len(RULES)), list(RULES))
+    axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     _save(figure, path)
 
 
+def draw_compute(results: Results, path: Path) -> None:
+    """Draw the median regret of every rule, with its interval over runs, against the median of what it takes."""
+    found = {name: [one for _, one in results.of_rule(name)] for name in results.outcomes if name != ORACLE}
+    found = {name: own for name, own in found.items() if own}
+    if not found:
+        return
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, own) in enumerate(found.items(), start=1):
+        middle, low, high = (max(one, SMALLEST) for one in median_with_interval([one.loss for one in own]))
+        compute = float(np.median([one.compute for one in own]))
+        color, marker = _color(results, name), "D" if name.startswith("phase 3") else "o"
+        axes.plot([compute] * 2, [low, high], color=color, linewidth=1, alpha=0.5)
+        axes.plot(compute, middle, marker, color=color, label=f"{number}: {name} ({len(own)} runs)")
+        axes.annotate(str(number), (compute, middle), (4, 3), textcoords="offset points", fontsize="small")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("Compute until the stop, with all that the rule needs: plain trainings to the end (median)")
+    axes.set_ylabel("Regret in test loss (median and its 95 % interval)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="x-small")
+    _save(figure, path)
+
+
+def _color(results: Results, name: str) -> str:
+    return ORANGE if results.rules[name].held_out else BLUE
+
+
 def draw_worst(runs: Sequence[Run], path: Path) -> None:
     """Draw what was seen in the runs with the largest regret at the onset, for each evidence: which signal fails where."""
-    noisy = [run for run in runs if run.setting.noise]
+    noisy = [run for run in runs if run.setting.is_noisy]
     if not noisy:
         return
-    kinds = [(name, rule.curve) for name, rule in RULES.items() if rule.curve in noisy[0].histories and "best" not in name]
     worst = {
-        kind: sorted(noisy, key=lambda run, name=name: -outcome(RULES[name], run).loss)[:NUM_WORST] for name, kind in kinds
+        RULES[name].kind: sorted(noisy, key=lambda run, name=name: -outcome(RULES[name], Record(run)).loss)[:NUM_WORST]
+        for name in (ALONE, HELD_OUT)
     }
     figure = Figure(figsize=(12, 2.6 * sum(map(len, worst.values()))), layout="constrained")
     rows = figure.subplots(sum(map(len, worst.values())), 3, squeeze=False)
@@ -83,7 +113,7 @@ def _draw_run(axes: np.ndarray, run: Run, kind: str) -> None:
         if stop.stopped is not None:
             panel.axvline(stop.stopped, color=BLUE, linestyle="--", label="detection of phase 3" if panel is axes[0] else None)
         panel.spines[["top", "right"]].set_visible(False)
-    noise = f"{100 * (run.setting.noise or 0):.0f} % noise"
+    noise = f"{100 * run.setting.noise:.0f} % noise" if run.setting.noise else "natural noise"
     regret = 100 * (losses[stop.kept - 1] / losses.min() - 1)
     axes[1].set_title(
         f"{run.setting.task}, {run.setting.architecture}, {noise}, seed {run.setting.seed}, {kind}: regret {regret:.1f} %",

@@ -19,6 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.benchmarks.stopping.competitors import (
     Accuracy,
+    CalibratedLoss,
+    EvidenceCriterion,
     GradientDisparity,
     PredictionChanges,
     Rule,
@@ -26,7 +28,9 @@ from tests.benchmarks.stopping.competitors import (
     Stop,
     ValidationLoss,
     best_epoch,
+    evidence_criterion,
     gradient_disparity,
+    stop_by_evidence_criterion,
     stop_by_gradient_disparity,
     stop_by_label_wave,
     stop_by_patience,
@@ -44,6 +48,7 @@ RULES: dict[str, Rule] = {
     "label wave": stop_by_label_wave,
     "label wave, no average": partial(stop_by_label_wave, window=1),
     "label wave, confirmed": partial(stop_by_label_wave, window=2, patience=3),
+    "evidence-based criterion": stop_by_evidence_criterion,
     "gradient disparity": stop_by_gradient_disparity,
     "gradient disparity, in a row": partial(stop_by_gradient_disparity, increases=2, consecutive=True),
 }
@@ -107,6 +112,14 @@ def test_label_wave(changes: list[float], window: int, patience: int, expected: 
 )
 def test_gradient_disparity_stops_at_the_fifth_increase(disparities: list[float], consecutive: bool, expected: Stop) -> None:
     assert stop_by_gradient_disparity(disparities, consecutive=consecutive) == expected
+
+
+@pytest.mark.parametrize(
+    ("criteria", "expected"),
+    [([-1, -0.5, 0.1, -1], Stop(3, 3)), ([-1, 0, -1], Stop(None, 3)), ([NAN, 2], Stop(2, 2)), ([-1, NAN], Stop(None, 2))],
+)
+def test_the_evidence_based_criterion_stops_above_zero(criteria: list[float], expected: Stop) -> None:
+    assert stop_by_evidence_criterion(criteria) == expected
 
 
 @pytest.mark.parametrize(
@@ -221,6 +234,42 @@ def test_parameters_that_are_frozen_or_unused_do_not_disturb() -> None:
     assert 0 < gradient_disparity(model, inputs, labels) < whole
 
 
+def slow_criterion(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """The definition: a backward an input."""
+    rows = []
+    for one, label in zip(inputs, labels, strict=True):
+        model.zero_grad()
+        cross_entropy(model(one[None]), label[None]).backward()
+        rows.append(np.concatenate([parameter.grad.flatten().numpy() for parameter in model.parameters()]).astype(float))
+    gradients = np.array(rows)
+    variance = gradients.var(axis=0, ddof=1)
+    ratios = gradients.mean(axis=0)[variance > 0] ** 2 / variance[variance > 0]
+    return 1 - len(inputs) * ratios.mean()
+
+
+def test_the_evidence_based_criterion_is_that_of_a_backward_per_input() -> None:
+    model = PlainTabularClassifier()
+    expected = slow_criterion(deepcopy(model), INPUTS[:12], LABELS[:12])
+    assert evidence_criterion(model, INPUTS[:12], LABELS[:12]) == pytest.approx(expected, rel=1e-4)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradients_that_are_all_noise_say_stop_and_equal_ones_say_nothing() -> None:
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    inputs = torch.tensor([[1.0], [1.0], [1.0], [1.0]])
+    assert evidence_criterion(model, inputs, torch.tensor([0, 1, 0, 1])) == pytest.approx(1.0)
+    assert math.isnan(evidence_criterion(model, inputs, torch.tensor([0, 0, 0, 0])))
+
+
+def test_the_evidence_based_criterion_is_not_measured_after_it_has_fired() -> None:
+    measure = EvidenceCriterion(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]), batch_size=4)
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    assert measure(model) == pytest.approx(1.0)
+    assert math.isnan(measure(model))
+
+
 class Seen(list[tuple[Tensor, bool, bool]]):
     """What a module and its copies are given, and in which mode."""
 
@@ -267,6 +316,8 @@ def test_loss_accuracy_and_changes_are_those_of_known_logits() -> None:
     right, wrong = math.log(1 + 2 * math.exp(-5)), math.log(2 + math.exp(5))
     assert ValidationLoss(logits, labels)(model) == pytest.approx((3 * right + wrong) / 4)
     assert Accuracy(logits, labels)(model) == 0.75
+    assert CalibratedLoss(logits, labels[[0, 1, 2, 2]])(model) < 1e-9  # The sharper, the better, where all are right.
+    assert CalibratedLoss(logits, labels)(model) < ValidationLoss(logits, labels)(model)
     changes = PredictionChanges(logits)
     assert math.isnan(changes(model))
     assert changes(model) == 0

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_interactions import Extraction, History, InteractionMonitor, Logging, PhaseEarlyStopping, ProbeSampling
-from lightning_interactions.analysis import summarise
+from lightning_interactions.analysis import detect_phases, summarise
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.records import Estimate, Probes, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, assert_same_history, script_phases
@@ -18,17 +19,31 @@ from tests.helpers.histories import history_from_strengths, with_phases
 
 sys.path.insert(0, str(Path(__file__).parent))
 from competitors import Stop
-from papers.tasks import make_parts
-from rules import RULES, at_onset, late, outcome, overfits, premature, rises
-from runs import CROSS_FITTED, REFERENCES, Run, Setting, Watch
-from tasks import TASKS
+from rules import (
+    ALONE,
+    HELD_OUT,
+    RULES,
+    Record,
+    at_onset,
+    delay,
+    ends_high,
+    late,
+    outcome,
+    overfits,
+    premature,
+    rises,
+)
+from runs import TWINS, TWINS_HELD_OUT, Run, Watch
+from tasks import TASKS, Setting, make_model, make_parts
+from trainings import Trainings
 
 pytestmark = TINY_SET_UP
 
 SECONDS = {
-    "training": 10.0, "validation_loss": 2.0, f"{REFERENCES} before": 30.0, f"{REFERENCES} measurement": 0.5,
-    f"{CROSS_FITTED} before": 40.0, f"{CROSS_FITTED} measurement": 0.25,
+    "training": 10.0, "validation_loss": 2.0, "twin losses before": 4.0, f"{TWINS} before": 5.0, f"{TWINS} measurement": 0.25,
+    f"{TWINS_HELD_OUT} before": 30.0, f"{TWINS_HELD_OUT} measurement": 0.5,
 }  # fmt: skip
+CANCER = Setting("cancer", "MLP", 0.2, 0)
 
 
 def history(numbers: list[int]) -> History:
@@ -36,11 +51,13 @@ def history(numbers: list[int]) -> History:
     return with_phases(history_from_strengths(ones, ones), numbers)
 
 
-def made_up(losses: list[float], accuracies: list[float], numbers: list[int]) -> Run:
+def made_up(losses: list[float], accuracies: list[float], numbers: list[int], **known: Any) -> Run:
     """Make a run with these test and validation losses, test accuracies, and phases after 0, 1, 2 … epochs."""
     curves = {"test_loss": losses, "test_accuracy": accuracies, "validation_loss": losses, "probe_loss": losses}
     own = history(numbers)
-    return Run(Setting("made up", "none", 0.2, 0), {REFERENCES: own, CROSS_FITTED: own}, curves, SECONDS)
+    given = {"twin_losses": [], "predictions": torch.empty(0), "salient": torch.empty(0), "salient_effects": torch.empty(0)}
+    histories = {TWINS: own, TWINS_HELD_OUT: own}
+    return Run(Setting("made up", "none", 0.2, 0), histories, curves, **{**given, "ratings": {}, "seconds": SECONDS, **known})
 
 
 @pytest.mark.parametrize(("onset", "kept"), [(2, 2), (0, 1)])  # The curves begin after the first epoch.
@@ -55,18 +72,73 @@ def test_without_a_detection_the_last_weights_are_returned() -> None:
 
 
 def test_an_outcome_compares_with_the_best_epoch_and_counts_all_costs() -> None:
-    run = made_up([1.0, 0.5, 0.6, 0.8], [0.6, 0.8, 0.9, 0.7], [1, 1, 1, 3, 3])
-    found = outcome(RULES["phase 3, reference models"], run)
+    record = Record(made_up([1.0, 0.5, 0.6, 0.8], [0.6, 0.8, 0.9, 0.7], [1, 1, 1, 3, 3]))
+    found = outcome(RULES[HELD_OUT], record)
     assert (found.stop, found.epochs, found.epoch_error) == (Stop(3, 3), 3, 1)
     assert found.loss == pytest.approx(0.2)
     assert found.accuracy == pytest.approx(0.0)
     # Three quarters of the training, what comes before it, and measurements after 0, 1, 2, 3 epochs.
     assert found.compute == pytest.approx((7.5 + 30 + 4 * 0.5) / 10)
-    with_checkpoint = outcome(RULES["phase 3, reference models, best validation loss"], run)
+    alone = outcome(RULES[ALONE], record)
+    assert (alone.compute, alone.trainings) == pytest.approx(((7.5 + 5 + 4 * 0.25) / 10, (7.5 + 4) / 10))
+    with_checkpoint = outcome(RULES[f"{HELD_OUT}, best validation loss"], record)
     assert (with_checkpoint.stop, with_checkpoint.loss) == (Stop(3, 2), 0.0)
-    patient = outcome(RULES["validation loss, patience 3"], run)
+    patient = outcome(RULES["validation loss, patience 5"], record)
     assert patient.stop == Stop(None, 2)
-    assert patient.compute == pytest.approx((10 + 2) / 10)
+    assert (patient.compute, patient.trainings) == pytest.approx(((10 + 2) / 10, 1.0))
+    assert outcome(RULES["evidence-based criterion"], record) is None
+    assert outcome(RULES["phase 3, references, held-out probes"], record) is None
+
+
+FALLING = [0.9] * 3 + [0.5] + [0.6] * 6
+"""Waits until epoch 9, and was best at epoch 4."""
+
+
+def test_rivals_that_train_besides_count_their_trainings() -> None:
+    losses = [1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]
+    other = {"loss": FALLING, "test_loss": [2.0] * 3 + [0.55] + [2.0] * 6, "test_accuracy": [0.1] * 10}
+    curves = {
+        "validation split": other,
+        "flipped": {**other, "accuracy": [-one for one in FALLING]},
+        "halves": {"loss 0": FALLING, "loss 1": FALLING},
+        "fifths": {f"loss {fold}": FALLING for fold in range(5)},
+    }
+    # Two classes; the networks disagree on what is best predicted as class 1 by one of them.
+    disagreement = torch.tensor([[one > place / 10 for place in range(10)] for one in FALLING])
+    logits = torch.stack([~disagreement, disagreement], dim=2).float()
+    agreed = torch.stack([torch.ones(10, 10), torch.zeros(10, 10)], dim=2)
+    trainings = Trainings(curves, {"second": logits, "half 0": logits, "half 1": agreed})
+    run = made_up(losses, [0.9] * 10, [1] * 11, predictions=agreed, twin_losses=[[0.9, 0.4, 0.7], [0.9, 0.8, 0.7, 0.1]])
+    expected = {
+        "a fifth of the training data, patience 5": (Stop(9, 4), 0.1, 0.8 * 0.9),
+        "5 % of labels changed": (Stop(9, 4), 0.1, 0.9),
+        "cross-validation in 2 folds": (Stop(4, 4), 0.0, 0.9 + 0.4),
+        "cross-validation in 2 folds, equal steps": (Stop(2, 2), 0.8, 0.9 + 0.2),
+        "cross-validation in 5 folds": (Stop(4, 4), 0.0, 4 * 0.9 + 0.4),
+        "agreement with a second run": (Stop(9, 4), 0.0, 2 * 0.9),
+        "agreement of two halves": (Stop(4, 4), 0.0, 0.9 + 0.4),
+        # Of the twins three epochs are known of both.
+        "loss of the twins on the other half": (Stop(2, 2), 0.8, 0.4 + 0.2),
+        "loss of the twins on the other half, equal steps": (Stop(1, 1), 1.0, 0.4 + 0.1),
+    }
+    for name, (stop, loss, compute) in expected.items():
+        found = outcome(RULES[name], Record(run, trainings))
+        assert found.stop == stop, name
+        assert found.loss == pytest.approx(loss), name
+        assert found.compute == pytest.approx(compute), name
+        assert outcome(RULES[name], Record(replace(run, twin_losses=[]))) is None, name
+    # The weights are those of the other training, whose accuracy is another.
+    assert outcome(RULES["5 % of labels changed"], Record(run, trainings)).accuracy == pytest.approx(0.8)
+
+
+def test_the_expected_test_loss_alone_waits_for_a_smaller_one() -> None:
+    cost = torch.tensor([9.0, *FALLING], dtype=torch.float64)[:, None].expand(11, 4)
+    ones = torch.ones(11, 4, dtype=torch.float64)
+    own = with_phases(history_from_strengths(ones, ones, expected_test_loss=cost), [1] * 11)
+    run = replace(made_up([0.5] * 10, [0.9] * 10, [1] * 11), histories={TWINS: own})
+    found = outcome(RULES["expected test loss, twins, patience 5"], Record(run))
+    assert found.stop == Stop(9, 4)
+    assert found.compute == pytest.approx(0.9 + (5 + 10 * 0.25) / 10)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +146,18 @@ def test_an_outcome_compares_with_the_best_epoch_and_counts_all_costs() -> None:
 )
 def test_a_loss_rises_if_it_ever_gets_five_per_cent_above_its_best(losses: list[float], rising: bool) -> None:
     assert rises(made_up(losses, [0.5] * len(losses), [1] * (len(losses) + 1))) is rising
+
+
+@pytest.mark.parametrize(("last", "high"), [(0.624, False), (0.626, True)])
+def test_a_loss_ends_high_a_quarter_above_its_best(last: float, high: bool) -> None:
+    assert ends_high(made_up([0.9, 0.5, 0.9, last], [0.5] * 4, [1] * 5)) is high
+
+
+@pytest.mark.parametrize(("numbers", "expected"), [([1, 1, 1, 1, 3, 3], 1), ([1, 1, 2, 2], None)])
+def test_a_delay_is_counted_in_measurements(numbers: list[int], expected: int | None) -> None:
+    own = history(numbers)
+    phases = tuple(replace(one, onset=own.measurements[3].time) if one.number == 3 else one for one in own.phases)
+    assert delay(replace(own, phases=phases)) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,9 +190,7 @@ def test_online_onsets_are_compared_with_change_points() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
-    task = TASKS["cancer"]
-    architecture = task.architectures["MLP"]
-    parts = make_parts(task, 0)
+    task, parts = TASKS["cancer"], make_parts(CANCER)
     probes = {
         name: tuple(column[:6] for column in parts[part].tensors)
         for name, part in (("training", "training"), ("held_out", "validation"))
@@ -116,10 +198,9 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     models = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        models.append(architecture.classifier())
+        models.append(make_model(CANCER, 2))
     references = ReferenceModels(models)
-    evidence = {REFERENCES: references, CROSS_FITTED: references}
-    watch = Watch(evidence, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-2)
+    watch = Watch({TWINS: references}, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-2)
     monitor = InteractionMonitor(
         players=task.players,
         evidence=references,
@@ -132,23 +213,25 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     loaders = [DataLoader(parts[part], 50) for part in ("training", "validation")]
-    trainer.fit(architecture.classifier(), *loaders)
-    actual = replace(watch.histories()[REFERENCES], settings=monitor.history.settings)  # A benchmark's runs keep no settings.
+    trainer.fit(make_model(CANCER, 2), *loaders)
+    interactions = {split: watch.interactions(split) for split in probes}
+    measured = watch.measurements(interactions)
+    both = measured[TWINS_HELD_OUT]
+    actual = History(tuple(both), detect_phases(both), monitor.history.settings)  # A benchmark's runs keep no settings.
     assert_same_history(actual, monitor.history, 1e-5)
-    without = watch.histories()[CROSS_FITTED]
-    assert all(measurement.held_out is None for measurement in without.measurements)
+    assert all(measurement.held_out is None for measurement in measured[TWINS])
     numbers, expected = (
         [[number.value for number in vars(summarise(one).training).values() if isinstance(number, Estimate)] for one in own]
-        for own in (without.measurements, monitor.history.measurements)
+        for own in (measured[TWINS], monitor.history.measurements)
     )
     # The monitor's losses are the step's own, of float32 outputs; the benchmark's follow from the scores.
-    both = (torch.tensor(own, dtype=torch.float64) for own in (numbers, expected))
-    torch.testing.assert_close(*both, rtol=1e-6, atol=1e-7, equal_nan=True)
+    pair = (torch.tensor(own, dtype=torch.float64) for own in (numbers, expected))
+    torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
 def test_a_callback_stops_where_the_rule_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 1, 3])
-    parts = make_parts(TASKS["cancer"], 0)
+    parts = make_parts(CANCER)
     monitor = InteractionMonitor(
         players=TASKS["cancer"].players,
         probes=ProbeSampling(training=2, held_out=2),
@@ -161,5 +244,5 @@ def test_a_callback_stops_where_the_rule_says(tmp_path: Path, monkeypatch: pytes
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     loaders = [DataLoader(parts[part], 50) for part in ("training", "validation")]
-    trainer.fit(TASKS["cancer"].architectures["MLP"].classifier(), *loaders)
+    trainer.fit(make_model(CANCER, 5), *loaders)
     assert at_onset(monitor.history) == Stop(trainer.current_epoch, 3)
