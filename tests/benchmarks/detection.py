@@ -41,11 +41,10 @@ def moments(count: int) -> list[TimePoint]:
 
 
 def any_crossed(test: JointSignTest, level: int) -> bool:
-    """Whether any pair of moments is significant, in the direction that is tested or in either."""
+    """Whether a rise between any two moments is significant."""
     after, before = np.triu_indices(len(test.path), k=1)[::-1]
     signs = np.sign(test.path[after] - test.path[before]).sum(axis=1).astype(np.float32)
-    statistics = (np.abs(signs) if test.two_sided else signs) / np.sqrt(np.float32(test.path.shape[1]))
-    return bool((statistics > test.boundaries[after, level]).any())
+    return bool((signs / np.sqrt(np.float32(test.path.shape[1])) > test.boundaries[after, level]).any())
 
 
 def interval(count: int, runs: int) -> tuple[float, float]:

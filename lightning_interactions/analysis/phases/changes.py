@@ -145,7 +145,6 @@ class Change(ABC):
         self.findings: Mapping[str, float] = {}
         self.possible = True
         self._crossed = np.zeros(len(trend.levels), dtype=bool)
-        self._best = max(0, since - RECENT + 1)
 
     def look(self, look: int, alpha: float) -> float:
         """Return the adjusted p-value: the smallest ``α`` of the whole run at which the change would be detected now.
@@ -166,24 +165,23 @@ class Change(ABC):
         return self._p_value() if holds else math.inf
 
     def is_best(self, name: str, look: int, sign: int) -> bool:
-        """Whether a signal is better, at the newest measurement, than it ever was since this change was first followed.
+        """Whether a signal is, at the newest measurement, at least as good as where the change would have begun.
 
-        The median of the last measurements must be, and the newest not be worse than it: neither a single lucky measurement nor
-        one behind a sudden rise is the best. Of the first measurements single ones are compared.
+        A single measurement that was better than those beside it counts as the median of the three. Of five such rules this one
+        had the least mean regret without held-out probes on digits and breast cancer.
 
         Args:
             name: The signal; its mean over the probes counts.
             look: Index of the newest measurement.
             sign: 1 if small is good, -1 if large is.
         """
-        single, medians = self.trend.signals[name], self.trend.medians[name]
-        if look < RECENT:
-            return not np.isfinite(single[self.since]).any() or sign * _mean(single[look] - single[self.since]) <= 0
-        newest, best = medians[look - RECENT + 1], medians[self._best]
-        if np.isfinite(best).any() and not sign * _mean(newest - best) < 0:
-            return False
-        self._best = look - RECENT + 1
-        return sign * _mean(single[look] - newest) <= 0
+        single = self.trend.signals[name]
+        if not np.isfinite(single[self.since]).any():
+            return True
+        befores = [single[self.since]]
+        if look >= RECENT and look > self.since + 1:
+            befores.append(self.trend.medians[name][around(self.since)])
+        return any(sign * _mean(single[look] - before) <= 0 for before in befores)
 
     def interval(self, look: int) -> tuple[int, int]:
         """Measurements around the onset up to a look, as far as none is worse than it on the probes at a level of 5 %."""

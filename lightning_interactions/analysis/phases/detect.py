@@ -40,8 +40,7 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
     (:attr:`~lightning_interactions.records.SplitMeasurement.expected_test_loss`), without disputed labels, and of the loss of
     held-out probes, if there are any; both at the best temperature, so that over-confidence alone is no phase 3. Where the
     score is no log-odds of a label it is as it is. Every change is one from the median of the three measurements around the
-    onset to the median of the last three. The onset itself is where the median of three was best, at a measurement that is no
-    worse than it.
+    onset to the median of the last three.
 
     Args:
         measurements: A run's measurements on the same probes, in the order of time, at any intervals.

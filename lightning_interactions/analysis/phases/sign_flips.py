@@ -60,13 +60,11 @@ class JointSignTest:
 
     Attributes:
         path: As given.
-        two_sided: As given.
         boundaries: ``[moments, levels]``; what a statistic must exceed.
     """
 
     def __init__(self, path: Float[Tensor, "moments probes"], levels: Sequence[float], *, two_sided: bool) -> None:
         self.path = path.numpy()
-        self.two_sided = two_sided
         self.boundaries = _boundaries(path, tuple(levels), two_sided).numpy()
 
     def statistic(self, onset: int, look: int) -> float:
