@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,8 +226,10 @@ class ProbeKeeper:
                 batches, sizes = batches + new, sizes + own
                 candidates = self._read(model, batches, sizes)
                 for batch, own_indices in zip(new, lists, strict=True):
-                    prints = fingerprints(self.task.inputs(batch))
-                    indices.update(zip(prints, own_indices, strict=True) if len(prints) == len(own_indices) else ())
+                    # A task that only reads whole batches does not say what their inputs are.
+                    with suppress(ValueError):
+                        prints = fingerprints(self.task.inputs(batch))
+                        indices.update(zip(prints, own_indices, strict=True) if len(prints) == len(own_indices) else ())
                 found = sum(fingerprint not in self.refused for fingerprint in candidates.fingerprints)
             assert candidates is not None
             sample = candidates

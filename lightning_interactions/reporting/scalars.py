@@ -44,6 +44,7 @@ def scalars(measurement: Measurement, phase: Phase, name: str | None = None, *, 
     | ``decay_spindle_fit`` | how well decay and spindle explain it, R² | up to 1 |
     | ``phase`` | the phase that was detected | 1, 2 or 3 |
     | ``seconds`` | wall-clock time of the measurement | seconds |
+    | ``overhead`` | part of the wall time that measuring took so far, added by the monitor | in [0, 1] |
 
     Held-out probes and gaps are left out where there are none, decay and spindle where nothing was measured. All tags begin
     with :func:`tag_prefix`. Intervals are 95 %, over the draw of probes.

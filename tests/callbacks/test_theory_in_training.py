@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.analysis import explain_second_phase
-from lightning_interactions.evidence import ParameterNoise
 from lightning_interactions.schedules import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, few, quiet_trainer, script_phases
 from tests.helpers.models import TabularClassifier, tabular_loader
@@ -82,19 +81,14 @@ def test_a_noise_tolerance_lowers_strengths_and_keeps_the_scores(tmp_path: Path)
 # The choice of evidence
 
 
-def test_the_run_says_which_evidence_was_chosen_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    monitor = few(evidence=None)
-    assert isinstance(monitor.evidence, ParameterNoise)
-    with caplog.at_level("INFO", logger="lightning.pytorch"):
-        fit(tmp_path, monitor, max_epochs=1)
-    (note,) = [text for record in caplog.records if "ParameterNoise" in (text := record.getMessage())]
-    assert "CrossFitted" in note
-
-
-def test_a_run_with_evidence_of_its_own_says_only_what_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_says_what_is_explained_and_what_it_will_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         fit(tmp_path, few(), max_epochs=2)
-    (note,) = [text for record in caplog.records if "InteractionMonitor: " in (text := record.getMessage())]
-    assert "explains Classification(" in note
-    assert "the step's own loss" in note
-    assert "Zeros()" in note
+    notes = [text for record in caplog.records if "InteractionMonitor: " in (text := record.getMessage())]
+    (explained,) = (note for note in notes if "explains Classification(" in note)
+    assert "the step's own loss" in explained
+    assert "Zeros()" in explained
+    planned, timed = (note for note in notes if "3 measurements of 160 forwards" in note)
+    assert "plans" in planned
+    assert " s each" in timed
+    assert "overhead" not in "".join(notes)

@@ -227,8 +227,8 @@ def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level("INFO"):
         run(tmp_path, CrossFitted(num_models=1, training=trained(patience=None, max_epochs=1)), max_epochs=1)
     (said,) = [record.getMessage() for record in caplog.records if "reference models" in record.getMessage()]
-    # Two models, as many to screen labels, half of the inputs, epochs.
-    assert [int(number) for number in re.findall(r"\d+", said)] == [2, 2, 50, 100, 1]
+    # Two models, as many to screen labels, half of the inputs, epochs, the part of the run's own training.
+    assert [int(number) for number in re.findall(r"\d+", said)] == [2, 2, 50, 100, 1, 200]
 
 
 def test_fitted_evidence_weighs_as_its_reference_models(tmp_path: Path) -> None:
