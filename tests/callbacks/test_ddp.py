@@ -383,6 +383,7 @@ def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
             assert metrics[f"{monitor}/interactions/share"] == pytest.approx(share, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_and_stop_as_one_does(tmp_path: Path) -> None:
     name, alone = "stopped", run_alone("stopped", tmp_path / "alone")
     outcomes = on_two_processes(tmp_path, [name])(name)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import torch
 from papers.claims import CLAIMS, Finding, check
 from papers.report import draw_overview, draw_run, write_report
@@ -20,6 +21,7 @@ def made_up_runs() -> list[Run]:
     ]
 
 
+@pytest.mark.slow
 def test_the_report_names_every_claim_with_its_outcomes(tmp_path: Path) -> None:
     runs = made_up_runs()
     findings: list[Finding] = [found for run in runs for claim in CLAIMS if (found := check(claim, run)) is not None]

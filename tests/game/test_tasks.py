@@ -335,6 +335,7 @@ def test_losses_that_are_not_one_number_an_input_are_refused(found: Any, got: st
         Wrong().losses(torch.zeros(3), Rows.of(torch.zeros(3)))
 
 
+@pytest.mark.slow
 def test_tasks_are_said_in_the_same_words_in_every_process() -> None:
     code = (
         "import torch; from lightning_interactions.tasks import *\n"

@@ -62,6 +62,7 @@ def test_distances_never_shrink_and_stay_within_their_bounds(shortest: int, long
         assert shortest <= distance <= (longest or max(shortest, 0.25 * time + 0.5))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 400), COUNTS)
 def test_the_last_moment_is_measured_and_changes_no_other(last: int, shortest: int) -> None:
     schedule, without = DenserEarly(last, shortest=shortest), DenserEarly(shortest=shortest)

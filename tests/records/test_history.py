@@ -291,6 +291,7 @@ def of_ten_players(split: SplitMeasurement) -> SplitMeasurement:
     return replace(split, strength=OrderStrength(strength, strength, strength))
 
 
+@pytest.mark.slow
 def test_the_state_of_a_long_run_is_small() -> None:
     ones = torch.ones(1, 32)
     (one,) = history_from_strengths(ones, ones, ones)

@@ -103,6 +103,7 @@ def screen(model: LightningModule | None = None, **options: Any) -> tuple[frozen
     return all_seen(references), of_wrong, frozenset(own) - of_wrong
 
 
+@pytest.mark.slow
 def test_disputed_labels_are_trained_on_by_no_rater() -> None:
     seen, wrong, right = screen()
     assert len(wrong) == 12

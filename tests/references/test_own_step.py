@@ -265,6 +265,7 @@ class Certain(Steps):
         return nn.functional.cross_entropy(self.logits(batch), batch["y"])
 
 
+@pytest.mark.slow
 def test_disputed_labels_are_found_by_the_step() -> None:
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(0, 3, (120,), generator=generator)
@@ -376,6 +377,7 @@ class LossesAlone(Callback):
         assert keeps._mean_loss(trainer, pl_module) == pytest.approx((losses.sum() / weights.sum()).item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_that_must_run_alone_are_run_alone(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="one by one"):
         references = fit(Contrasts(), dict_loader(), folds=2, num_models=1, callbacks=[LossesAlone()])

@@ -134,6 +134,7 @@ def test_a_module_whose_twins_fail_keeps_its_run(tmp_path: Path) -> None:
     assert isinstance(monitor.evidence, ParameterNoise)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_workers_of_the_run_go_on(tmp_path: Path) -> None:
     train = loader(num_workers=1, persistent_workers=True)

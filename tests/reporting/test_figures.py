@@ -338,6 +338,7 @@ def test_an_empty_history_has_no_phase_figure() -> None:
 # No global state
 
 
+@pytest.mark.slow
 def test_figures_are_made_without_pyplot_or_lightning() -> None:
     script = """
 import sys

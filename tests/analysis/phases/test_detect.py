@@ -646,6 +646,7 @@ def test_the_order_of_inputs_does_not_matter(seed: int) -> None:
     assert changes(run.map(lambda column: column[:, order]).measured()) == changes(run.measured())
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(wandering_runs(), st.sampled_from([2.0**-20, 0.5, 1024.0]))
 def test_the_unit_of_the_scores_does_not_matter(run: Run, factor: float) -> None:
@@ -660,6 +661,7 @@ def test_the_unit_of_the_loss_does_not_matter(run: Run, factor: float) -> None:
     assert outline(other.measured()) == outline(run.measured())
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(wandering_runs())
 def test_a_lower_alpha_never_leaves_phase_one_earlier(run: Run) -> None:

@@ -87,6 +87,7 @@ def test_no_more_flipped_runs_cross_than_may() -> None:
             assert int((~inside).sum()) <= level * spent(19) * FLIPPED_RUNS
 
 
+@pytest.mark.slow
 def test_an_ordinary_boundary_at_every_look_is_crossed_by_many_more() -> None:
     ordinary, joint = 0, 0
     for seed in range(60):

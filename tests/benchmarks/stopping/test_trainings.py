@@ -58,6 +58,7 @@ def test_an_imbalanced_task_has_a_rare_class_in_all_parts() -> None:
         assert counts[2] < 0.2 * counts[0]
 
 
+@pytest.mark.slow
 def test_tweets_of_other_parts_are_surer_and_nobody_is_in_two_parts() -> None:
     parts = make_parts(Setting("tweets", "MLP", 0.0, 1))
     assert [len(part) for part in parts.values()] == [600, 500, 200, 1000]

@@ -224,6 +224,7 @@ def test_autocast_does_not_round(generator: torch.Generator) -> None:
     assert torch.equal(interactions.effects, extract_interactions(values).effects)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(integer_tables(), st.integers(-20, 20), st.booleans())
 def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negative: bool) -> None:
@@ -252,6 +253,7 @@ def test_permuting_players_permutes_interactions(values: Tensor, data: st.DataOb
     assert_same_effects(permuted, permute_players(extract_interactions(values).effects, permutation), bound=1e-8)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(integer_tables(min_players=2))
 def test_the_dual_game_swaps_and_with_or(values: Tensor) -> None:
@@ -317,6 +319,7 @@ def test_easy_inputs_stop_before_hard_ones(generator: torch.Generator) -> None:
     assert certificate.gap[1] == 0
 
 
+@pytest.mark.slow
 def test_many_inputs_are_solved_in_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     values = random_tables(4, 7, generator)
     start = extract_interactions(values.roll(1, dims=0))

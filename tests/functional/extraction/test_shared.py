@@ -85,6 +85,7 @@ def test_the_decomposition_is_the_optimum_that_a_general_solver_finds(generator:
     assert own.item() == pytest.approx(min(found), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_common_planted_sets_are_found_by_all(generator: torch.Generator) -> None:
     game = planted_game(6, 4, 4, 0.0, generator)
     noise = 0.03 * torch.randn(3, 1, 64, generator=generator, dtype=torch.float64)

@@ -158,6 +158,7 @@ def test_no_tolerance_is_the_exact_path(generator: torch.Generator) -> None:
     assert torch.equal(extract_interactions(values, noise_tolerance=0.0).effects, extract_interactions(values).effects)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_start_does_not_matter(seed: int, generator: torch.Generator) -> None:
     values = random_network_tables(6, 4, generator)
@@ -168,6 +169,7 @@ def test_the_start_does_not_matter(seed: int, generator: torch.Generator) -> Non
     assert salient_jaccard(*solutions).mean() >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_input_does_not_depend_on_its_batch(dtype: torch.dtype, generator: torch.Generator) -> None:
     values = random_network_tables(5, 3, generator).to(dtype)

@@ -98,6 +98,7 @@ def test_a_constant_game_has_an_offset_only() -> None:
 # What it says about itself
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_unseen_coalitions() -> None:
     source = generator()
     masks, unseen = draw_coalitions(24, 3600, source).tensor_split([600])
@@ -132,6 +133,7 @@ def test_the_blind_spot_names_the_candidates_and_the_forwards() -> None:
         assert words in fitted.blind_spot
 
 
+@pytest.mark.slow
 def test_held_out_coalitions_take_no_part() -> None:
     game, masks = planted(2, 20, 3, 300)
     values = game.values(masks)[None]
@@ -148,6 +150,7 @@ def test_held_out_coalitions_take_no_part() -> None:
 # What it does not depend on
 
 
+@pytest.mark.slow
 def test_one_generator_gives_one_result() -> None:
     game, masks = planted(3, 20, 4, 300)
     values = game.values(masks)[None]
@@ -169,6 +172,7 @@ def test_renamed_players_have_the_same_interactions(permutation: list[int], seed
     assert_same(as_dict(renamed), as_dict(expected))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(exponent=st.integers(-20, 20), shift=st.sampled_from([0.0, -2.0, 64.0]), seed=st.integers(0, 100))
 def test_effects_scale_with_the_values_and_not_with_their_zero(exponent: int, shift: float, seed: int) -> None:
