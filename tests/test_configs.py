@@ -118,6 +118,7 @@ def test_a_config_runs_with_what_it_names(name: str, tmp_path: Path) -> None:
     assert all(bool(measurement.training.measured.all()) for measurement in monitor.history.measurements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_printed_config_has_all_settings_and_prints_itself(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

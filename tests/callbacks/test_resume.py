@@ -80,7 +80,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
 
 
 @pytest.mark.parametrize("evidence", ["parameter noise", "reference models"])
-@pytest.mark.parametrize("saved_by", ["trainer", "validation end", pytest.param("last", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "saved_by", ["trainer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("validation end", "last"))]
+)
 def test_a_resumed_run_has_the_history_of_an_unbroken_one(
     tmp_path: Path, unbroken: dict[str, History], evidence: str, saved_by: str
 ) -> None:

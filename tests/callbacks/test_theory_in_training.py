@@ -53,6 +53,7 @@ def test_final_interactions_come_back_with_a_saved_state(
         assert torch.equal(getattr(later.final_interactions, name), part)
 
 
+@pytest.mark.slow
 def test_the_theory_is_drawn_when_the_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_interactions.analysis.second_phase.second_phase_measurements", lambda *_args: range(1, 3))
     logger = TensorBoardLogger(tmp_path)

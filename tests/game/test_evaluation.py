@@ -257,6 +257,7 @@ def test_few_rows_are_one_chunk(network: nn.Module, game: Game) -> None:
     assert recorder.batches == [2**NUM_PLAYERS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"), [(torch.OutOfMemoryError, "CUDA out of memory"), (RuntimeError, CPU_ERROR)], ids=["accelerator", "cpu"]
 )

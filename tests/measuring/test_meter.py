@@ -314,6 +314,7 @@ def kept_random_state() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept_random_state")
 @pytest.mark.parametrize("num_ranks", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 7))])
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def test_interactions_are_those_of_the_values(game: Game) -> None:
     assert torch.equal(interactions.offset, expected.offset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 7))])
 @pytest.mark.parametrize("broken", [(), (2.0,)], ids=["finite", "one NaN input"])
 @pytest.mark.parametrize("rows", [None, [4, 0, 1]], ids=["all", "some"])

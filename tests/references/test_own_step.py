@@ -208,6 +208,7 @@ def test_hooks_of_the_module_see_a_stage(folds: int | None) -> None:
     assert all_seen(references) <= prints(2 * tabular_data(140, seed=2).tensors[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "loader"), [(Texts, text_loader), (TimeFirst, series_loader), (KeepsLosses, dict_loader)])
 @pytest.mark.parametrize("folds", [None, 2])
 def test_steps_of_other_kinds_are_raters(tmp_path: Path, model: Any, loader: Any, folds: int | None) -> None:

@@ -117,6 +117,7 @@ def test_the_parts_have_colours_of_their_own() -> None:
     assert [line.get_color() for line in axes.get_lines()[3:6]] == colors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orders", [2, 3, 10])
 def test_no_strength_is_drawn_empty(orders: int) -> None:
     figure = shape_figure(some_measurement(torch.zeros(3, 4, 2, 2, orders, dtype=torch.float64)))

@@ -386,6 +386,7 @@ def test_inputs_left_out_at_some_measurements_change_little() -> None:
     assert all(change.detection - change.onset <= RECENT + 2 for change in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", range(END))
 def test_a_measurement_without_any_input_hides_nothing(time: int) -> None:
     run = grown(THREE_PHASES)
@@ -694,6 +695,7 @@ def test_onsets_lie_before_detections_and_those_of_tests_stay_or_move_on(run: Ru
 # Error control; tests/benchmarks/detection.py has thousands of runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NULLS)
 @pytest.mark.parametrize("runs", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_at_most_a_fraction_alpha_of_runs_without_a_change_has_a_false_onset(kind: str, runs: int) -> None:
@@ -763,6 +765,7 @@ def test_a_single_wild_measurement_detects_nothing(spike: Spike) -> None:
         assert numbers(changes(with_spike(memorising, spike, time))) == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [range(1, END, 6), pytest.param(range(END), marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("spike", SPIKES.values(), ids=SPIKES)
 def test_a_single_wild_measurement_hides_nothing(spike: Spike, times: Sequence[int]) -> None:

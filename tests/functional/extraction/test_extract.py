@@ -155,6 +155,7 @@ def starts_for(values: Tensor, generator: torch.Generator) -> list[Interactions 
     return [None, extract_interactions(values.flip(0)), Interactions(noise.transpose(0, 1), values[:, 0])]
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize(
     ("num_players", "dtype", "tolerance"),
@@ -199,6 +200,7 @@ def test_a_start_of_another_dtype_is_taken(generator: torch.Generator) -> None:
     assert_matches(interactions, values, 1e-10)
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "bound"),
@@ -279,6 +281,7 @@ def test_a_dummy_player_has_no_interactions(values: Tensor, data: st.DataObject)
 # The certificate
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize(("num_players", "tolerance"), [(2, 1e-7), (4, 1e-3), (4, 1e-7), (5, 1e-5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -343,6 +346,7 @@ def test_a_small_gap_is_reached_and_proved(
 # Unusual values
 
 
+@pytest.mark.slow
 def test_constant_values_need_no_start(generator: torch.Generator) -> None:
     values = random_tables(4, 3, generator)
     start = extract_interactions(values)

@@ -96,6 +96,7 @@ def test_the_linear_program_gets_sparser_by_the_noise_that_is_tolerated() -> Non
     assert oracles.sparsest_l1_optimum(noisy, 0.1) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @TABLES
 @pytest.mark.parametrize(
     ("num_players", "num_inputs"), [(2, 8), (3, 8), (4, 4), (5, 3), pytest.param(7, 2, marks=pytest.mark.slow)]
@@ -123,6 +124,7 @@ def test_planted_effects_come_back_from_noise_within_the_tolerance() -> None:
     assert (strength(interactions) <= 1.001 * strength(game.interactions)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_tolerance_gives_less_strength(dtype: torch.dtype, generator: torch.Generator) -> None:
     values = random_network_tables(4, 3, generator).to(dtype)
