@@ -309,4 +309,4 @@ def focal() -> Case:
         losses = entropies(module.net(batch[0]), batch[1])
         return ((1 - (-losses).exp()) ** 2 * losses).mean()
 
-    return Case(Module(), **tables(), oracle=oracle, empty=zero(0), step_loss=own)
+    return Case(Module(), **tables(), oracle=oracle, empty=zero(0), step_loss=own, warned="own loss is")
