@@ -11,12 +11,12 @@ import yaml
 from modules import CancerClassifier, CancerData, DigitsClassifier, DigitsData
 
 from lightning_interactions import (
-    CrossFitted,
     Extraction,
     FeatureGroups,
     HeldOutReferences,
     ImagePatches,
     InteractionMonitor,
+    Twins,
 )
 from lightning_interactions.baselines import TrainingMean, Zeros
 from lightning_interactions.evidence import ParameterNoise
@@ -51,7 +51,7 @@ EXPECTED = {
         [0, 1, 2],
     ),
     "image": Expected(
-        (DigitsClassifier, DigitsData, ImagePatches, Classification, CrossFitted, Zeros),
+        (DigitsClassifier, DigitsData, ImagePatches, Classification, Twins, Zeros),
         Extraction(tolerance=1e-3),
         [0, 1, 2],
     ),
