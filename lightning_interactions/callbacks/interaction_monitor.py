@@ -343,7 +343,8 @@ class InteractionMonitor(Callback):
             "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
             "players": self.meter.players.state() if isinstance(self.meter.players, Some) else {},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
-            "ratings": self.meter.ratings,
+            # A split of the run before may have yet to pass in this one.
+            "ratings": {**self._ratings, **self.meter.ratings},
             "took_other_evidence": self._evidence_is_default and not isinstance(self.evidence, Twins),
             **self._timetable.state_dict(),
             **self._keeper.state_dict(),

@@ -120,6 +120,8 @@ class OnsetKeeper:
         if self._unwritten is not None:
             path = self.paths[self._unwritten]
             trainer.strategy.save_checkpoint(self._checkpoint(trainer, pl_module), path)
+            # One process writes, and all may read it next.
+            trainer.strategy.barrier("PhaseEarlyStopping")
             self._own.add(path)
             self._removable.add(path)
             self._unwritten = None

@@ -210,7 +210,7 @@ class CrossFitted(FittedEvidence):
     """Reference models trained on parts of the run's own training data; needs no held-out data.
 
     The data is split into parts; for each part models are trained on all the others, and only these rate its inputs. Inputs
-    must be the same whenever they are loaded: no random augmentation in dataset or hooks.
+    may be augmented at random: whose part a probe belongs to is known by its index.
 
     Args:
         folds: Number of parts, at least 2.

@@ -48,16 +48,14 @@ def sampler_pool(loader: Any) -> list[int] | None:
         Sorted indices without repetitions; ``None`` where the data cannot be indexed. For samplers that torch does not know,
         what one epoch gives.
     """
-    # torch.distributed is only there where torch was built with it.
-    is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     if loader.batch_sampler is None or type(loader).__iter__ is not DataLoader.__iter__:
         # Batches of the dataset's or the loader's own making: parts of them cannot be made here.
         return None
     if has_own_batches(loader):
-        # Each process has batches that the others do not know.
-        return None if is_one_of_several else _given(loader)
+        # Where there are several processes, each has batches that the others do not know.
+        return None if torch.distributed.is_available() and torch.distributed.is_initialized() else _given(loader)
     sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SubsetRandomSampler):
         return sorted({int(index) for index in sampler.indices})
@@ -109,7 +107,8 @@ class PartOfBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches:
             part = [index for index in batch if index in self.indices]
-            if len(part) > (self.drops_single and len(batch) > 1):
+            new_single = len(part) == 1 < len(batch)
+            if part and not (new_single and self.drops_single):
                 yield part
 
     def set_epoch(self, epoch: int) -> None:

@@ -80,22 +80,21 @@ class ReferenceTrainer:
         seen_by_each: list[frozenset[str]] = []
         made = [self.model]
         begins = self.run is not None and self.run.global_step == 0
-        bar = progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run)
-        for number, plan in enumerate(plans):
-            with self._undisturbed(plan.seed):
-                fresh = fresh_copy(self.model, self.training.factory, begins=begins)
-                if any(fresh is other for other in made):
-                    raise MisconfigurationException(
-                        "reference models: expected a new module from every call of factory, got the same one again; make it "
-                        "in the factory: lambda: YourModule(...)"
-                    )
-                made.append(fresh)
-                model, seen = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
-            models.append(model)
-            seen_by_each.append(seen)
-            # Most stop early.
-            bar.update((number + 1) * bar.total // len(plans) - bar.n)
-        bar.close()
+        with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
+            for number, plan in enumerate(plans):
+                with self._undisturbed(plan.seed):
+                    fresh = fresh_copy(self.model, self.training.factory, begins=begins)
+                    if any(fresh is other for other in made):
+                        raise MisconfigurationException(
+                            "reference models: expected a new module from every call of factory, got the same one again; make "
+                            "it in the factory: lambda: YourModule(...)"
+                        )
+                    made.append(fresh)
+                    model, seen = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
+                models.append(model)
+                seen_by_each.append(seen)
+                # Most stop early.
+                bar.update((number + 1) * bar.total // len(plans) - bar.n)
         return models, seen_by_each
 
     def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
@@ -154,10 +153,7 @@ class ReferenceTrainer:
 
     def _run(self, trainer: Trainer, model: LightningModule, loader: Any, val_dataloaders: Any) -> None:
         """Train on a loader, and move its batches as the data module does, if there is one."""
-        if isinstance(loader, DataLoader):
-            # A Trainer ends the workers of a loader when it is done; those of the run's own have to go on.
-            loader = copy.copy(loader)
-            vars(loader)["_iterator"] = None
+        loader, val_dataloaders = with_workers_of_its_own(loader), with_workers_of_its_own(val_dataloaders)
         if self.datamodule is None:
             trainer.fit(model, loader, val_dataloaders)
             return
@@ -177,6 +173,17 @@ class ReferenceTrainer:
             _quiet(),
         ):
             yield
+
+
+def with_workers_of_its_own(loaders: Any) -> Any:
+    """Copy a loader, or those in a list or dict: a Trainer ends a loader's workers, and those of the run have to go on."""
+    if isinstance(loaders, DataLoader):
+        own = copy.copy(loaders)
+        vars(own)["_iterator"] = None
+        return own
+    if isinstance(loaders, dict):
+        return {name: with_workers_of_its_own(one) for name, one in loaders.items()}
+    return [with_workers_of_its_own(one) for one in loaders] if type(loaders) in (list, tuple) else loaders
 
 
 def progress(num_epochs: int, run: Trainer | None) -> "tqdm[Any]":

@@ -167,8 +167,9 @@ class Change(ABC):
     def is_best(self, name: str, look: int, sign: int) -> bool:
         """Whether a signal is, at the newest measurement, at least as good as where the change would have begun.
 
-        A single measurement that was better than those beside it counts as the median of the three. Of five such rules this one
-        had the least mean regret without held-out probes on digits and breast cancer.
+        A single measurement that was better than those beside it counts as the median of the three. This was the best of about
+        eight rules without held-out probes, tried on some 19 runs of digits and breast cancer; with held-out probes the single
+        lowest measurement had less regret there.
 
         Args:
             name: The signal; its mean over the probes counts.
