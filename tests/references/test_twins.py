@@ -38,12 +38,16 @@ def loader(data: Dataset[Any] = DATA, **options: Any) -> DataLoader[Any]:
     return DataLoader(data, **{"batch_size": 8, "shuffle": not isinstance(data, StreamedDataset), **options})
 
 
-def fit(root: Path, *callbacks: Callback, model: Any = None, train: Any = None, resume: Any = None, **options: Any) -> Trainer:
+def fit(
+    root: Path, *callbacks: Callback, model: Any = None, train: Any = None, resume: Any = None, val: Any = None, **options: Any
+) -> Trainer:
     torch.manual_seed(3)
     trainer = quiet_trainer(root, callbacks=list(callbacks), **options)
     # Made here, so that all begin alike.
     made = TabularClassifier() if model is None else model() if isinstance(model, type) else model
-    trainer.fit(made, loader() if train is None else train, tabular_loader(16, seed=1), ckpt_path=resume)
+    trainer.fit(
+        made, loader() if train is None else train, tabular_loader(16, seed=1) if val is None else val, ckpt_path=resume
+    )
     return trainer
 
 
@@ -200,7 +204,9 @@ def test_no_more_epochs_than_the_run_unless_asked_for(tmp_path: Path) -> None:
     assert counts == [(2, 2), (3, 2), (2, 2)]
 
 
-def test_a_schedule_that_watches_validation_has_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_schedule_that_watches_validation_has_it_and_the_runs_workers_go_on(tmp_path: Path) -> None:
     class Plateau(TabularClassifier):
         def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
             loss = self.loss(batch)
@@ -213,8 +219,11 @@ def test_a_schedule_that_watches_validation_has_it(tmp_path: Path) -> None:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
     twins = Twins()
-    fit(tmp_path, few(evidence=twins), model=Plateau())
+    val = DataLoader(tabular_data(16, seed=1), batch_size=8, num_workers=1, persistent_workers=True)
+    trainer = fit(tmp_path, few(evidence=twins), model=Plateau(), val=val)
     assert twins.is_fitted
+    assert (trainer.global_step, trainer.current_epoch) == (30, 2)
+    assert "val_loss" in trainer.callback_metrics
 
 
 def test_callbacks_and_loggers_of_the_module_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
