@@ -114,7 +114,7 @@ class ReferenceTrainer:
     def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
 
-    def _trained(self, plan: Plan, model: LightningModule, bar: "tqdm[Any]") -> tuple[LightningModule, frozenset[str]]:
+    def _trained(self, plan: Plan, model: LightningModule, bar: tqdm) -> tuple[LightningModule, frozenset[str]]:
         most = len(plan.training) if self.in_folds and plan.training is not None else None
         batch_size = batch_size_of(self.loader) if isinstance(self.loader, DataLoader) else None
         sees = SeenInputs(self.task, batch_size, most, refuses=self.run is None)
@@ -186,7 +186,7 @@ def with_workers_of_its_own(loaders: Any) -> Any:
     return [with_workers_of_its_own(one) for one in loaders] if type(loaders) in (list, tuple) else loaders
 
 
-def progress(num_epochs: int, run: Trainer | None) -> "tqdm[Any]":
+def progress(num_epochs: int, run: Trainer | None) -> tqdm:
     """Make a progress bar that is shown when the trainings take more than some seconds, on a terminal or in a notebook.
 
     Args:

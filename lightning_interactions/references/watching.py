@@ -90,7 +90,7 @@ class EpochProgress(Callback):
         bar: The bar.
     """
 
-    def __init__(self, bar: "tqdm[Any]") -> None:
+    def __init__(self, bar: tqdm) -> None:
         self.bar = bar
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
