@@ -31,8 +31,9 @@ MAX_LOOKED_AT = 256
 """At least so many inputs are loaded to find probes that reference models have not seen (if there are)."""
 
 NO_VALIDATION = (
-    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is no loss gap; "
-    "pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), to have them"
+    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is no loss gap, and "
+    "training inputs are probes in their place; pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), "
+    "to have them"
 )
 
 
@@ -78,6 +79,7 @@ class ProbeKeeper:
         self.refused: Collection[str] = ()
         self.forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
         self.dataloader_idx = 0
+        self._numbers: dict[str, int] = {}
         self._passing: dict[str, _Passing] = {}
         self._sanity_batches: dict[int, Any] = {}
         self._saved_digests: dict[str, str] = {}
@@ -114,9 +116,14 @@ class ProbeKeeper:
             finders = {TRAINING: training_source, HELD_OUT: validation_source}
             drawn = [split for split in finders if split not in self.probes and self.sampling.number(split)]
             sources = {split: finders[split](trainer) for split in drawn}
+            self._numbers = {split: self.sampling.number(split) for split in finders}
             held_out = sources.get(HELD_OUT)
             if held_out is not None:
                 self.dataloader_idx = held_out.dataloader_idx
+            elif HELD_OUT in sources and TRAINING in sources:
+                self._numbers[TRAINING] += self._numbers[HELD_OUT]
+            if trainer.fast_dev_run:
+                self._numbers = dict.fromkeys(finders, FAST_DEV_RUN_PROBES)
             if isinstance(self.task, OwnStep):
                 self.task.dataloader_idx = self.dataloader_idx
             for split in finders:
@@ -204,16 +211,16 @@ class ProbeKeeper:
         return type(self.task).read is Task.read
 
     def _complete(self, split: str) -> bool:
-        return sum(self._passing[split].sizes) >= self.sampling.number(split)
+        return sum(self._passing[split].sizes) >= self._numbers[split]
 
     def _draw(self, trainer: Trainer, model: LightningModule, split: str, source: Source, sample_size: int) -> None:
-        number = self._number(trainer, split)
+        number = self._numbers[split]
         samples = source.samples(trainer, number, self.sampling.seed)
         if samples is None:
             self._watch_later(model, split, source)
             return
         if not len(samples):
-            raise ValueError(f"probes: expected {self.sampling.number(split)} {split} inputs, the loader gives none")
+            raise ValueError(f"probes: expected {number} {split} inputs, the loader gives none")
         most = max(MAX_LOOKED_AT, 8 * number)
         batches, sizes, indices = list[Any](), list[int | None](), dict[str, int]()
         candidates: Probes | None = None
@@ -248,7 +255,7 @@ class ProbeKeeper:
         passing = self._passing[split] = _Passing(batch_size_of(loader) if isinstance(loader, DataLoader) else None)
         if split == TRAINING:
             rank_zero_info(
-                f"InteractionMonitor: the first {self.sampling.training} training inputs that pass become probes, as the "
+                f"InteractionMonitor: the first {self._numbers[TRAINING]} training inputs that pass become probes, as the "
                 "hooks of transfer give them in training"
             )
         elif source.dataloader_idx in self._sanity_batches:
@@ -289,7 +296,9 @@ class ProbeKeeper:
         if trainer.world_size > 1:
             *both, indices = trainer.strategy.broadcast((candidates.to("cpu"), sample.to("cpu"), indices))
             candidates, sample = (own.to(candidates.device) for own in both)
-        self.probes[split] = first_probes(candidates, self._number(trainer, split), split)
+        # Fewer than the held-out ones that they stand for, too, is nothing to warn of.
+        enough = max(len(candidates), self.sampling.number(split))
+        self.probes[split] = first_probes(candidates, min(self._numbers[split], enough), split)
         if split == TRAINING:
             self.sample = sample
             probes = set(self.probes[split].fingerprints)
@@ -312,9 +321,6 @@ class ProbeKeeper:
                 f"InteractionMonitor: all {len(held_out)} held-out probes are training probes, too, so nothing is held out; "
                 "validate on other inputs"
             )
-
-    def _number(self, trainer: Trainer, split: str) -> int:
-        return FAST_DEV_RUN_PROBES if trainer.fast_dev_run else self.sampling.number(split)
 
     def _take_up(self, split: str, probes: Probes) -> None:
         """Use probes that were saved or handed in; they are as the model takes them, so no transfer hook sees them."""

@@ -32,7 +32,7 @@ class ProbeSampling:
         training: Number of training inputs, drawn from what the training loader gives; or ``(inputs, targets)`` to measure
             instead, as the model takes them.
         held_out: Number of inputs of the first validation loader that does not repeat training data, 0 to leave held-out data
-            alone; or ``(inputs, targets)``.
+            alone; or ``(inputs, targets)``. Without a validation loader as many more training inputs are drawn instead.
         seed: Seed of the draw.
 
     Raises:

@@ -229,6 +229,19 @@ def test_without_a_validation_loader_there_are_no_held_out_numbers_and_a_warning
         )
 
 
+@pytest.mark.parametrize(("size", "expected"), [(16, 5), (4, 4)])
+def test_without_a_validation_loader_training_inputs_are_probes_in_the_place_of_held_out_ones(
+    tmp_path: Path, size: int, expected: int
+) -> None:
+    monitor = few(training=2, held_out=3)
+    with pytest.warns(UserWarning, match="training inputs are probes in their place"):
+        fit(tmp_path, monitor, model=PlainTabularClassifier(), train=tabular_loader(size), val=None, max_epochs=1)
+    assert all(len(measurement.training) == expected for measurement in monitor.history.measurements)
+    beside = few(training=2, held_out=3)
+    fit(tmp_path, beside, max_epochs=1)
+    assert all(len(one.training) == 2 and len(one.held_out) == 3 for one in beside.history.measurements)
+
+
 def test_held_out_data_can_be_left_alone(tmp_path: Path) -> None:
     with_validation, without = few(held_out=0), few(held_out=0)
     fit(tmp_path, with_validation)

@@ -42,7 +42,7 @@ from runs import KINDS, REFERENCES, Size, load, load_or_make
 from tasks import PLAIN, Setting, choosing, reported
 from trainings import load_or_make_trainings, load_trainings
 
-QUICK_SIZE = Size(training_probes=8, held_out_probes=8, epochs=4)
+QUICK_SIZE = Size(training_probes=16, held_out_probes=8, epochs=4)
 ONLY = ("runs", "trainings")
 ELABORATE_KINDS = tuple(kind for kind in KINDS if kind != REFERENCES)
 

@@ -31,13 +31,22 @@ from lightning_interactions.evidence import Evidence, ReferenceModels
 from lightning_interactions.functional.extraction import extract_interactions
 from lightning_interactions.measuring.facts import facts_of
 from lightning_interactions.measuring.isolation import shadowed
-from lightning_interactions.records import EvidenceWeights, Interactions, Measurement, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records import (
+    EvidenceWeights,
+    Interactions,
+    Measurement,
+    OrderStrength,
+    Probes,
+    SplitMeasurement,
+    TimePoint,
+)
+from lightning_interactions.records.measurement import INPUT_FIELDS
 from lightning_interactions.references import ReferenceTraining
 from lightning_interactions.references.folds import make_plans
 from lightning_interactions.tasks import Classification
 
 __all__ = [
-    "HELD_OUT_KINDS", "KINDS", "REFERENCES", "TWINS", "TWINS_HELD_OUT", "Run", "Setting", "Size", "default_kinds", "load",
+    "KINDS", "REFERENCES", "TWINS", "TWINS_HELD_OUT", "Run", "Setting", "Size", "default_kinds", "first", "load",
     "load_or_make", "load_values",
 ]  # fmt: skip
 
@@ -57,9 +66,6 @@ KINDS: dict[str, dict[str, Any] | None] = {
 }
 """Arguments of ``fit_reference_models`` with the run's own training data, by kind of evidence; held-out data if ``None``."""
 
-HELD_OUT_KINDS = (TWINS_HELD_OUT, REFERENCES)
-"""These have held-out probes; the others look at no held-out label."""
-
 SEEDS_WITH_ALL, NOISES_WITH_ALL = (0, 100), (0.2,)
 """Other runs have no reference models on held-out data, and no evidence-based criterion: these take half the time."""
 
@@ -69,13 +75,13 @@ class Size:
     """How large all runs are.
 
     Attributes:
-        training_probes: Number of training probes.
-        held_out_probes: Number of held-out probes, where there are any.
+        training_probes: Number of training probes where there are no held-out ones.
+        held_out_probes: Number of held-out probes, where there are any; there are so many training probes less then.
         tolerance: Relative duality gap of the interactions.
         epochs: Of the monitored run, and of reference models at most.
     """
 
-    training_probes: int = 32
+    training_probes: int = 64
     held_out_probes: int = 32
     tolerance: float = 1e-3
     epochs: int = 45
@@ -203,7 +209,10 @@ class Watch(L.Callback):
         return [Interactions(*pair) for pair in zip(effects.split(number), offset.split(number), strict=True)]
 
     def measurements(self, interactions: Mapping[str, Sequence[Interactions]]) -> dict[str, list[Measurement]]:
-        """Measure every moment with every kind of evidence: twins with and without held-out probes."""
+        """Measure every moment with every kind of evidence: twins with and without held-out probes.
+
+        Held-out probes take the place of the last training probes, as they do in a monitor.
+        """
         found = {}
         for kind in self.evidence:
             own = [self._facts(kind, split, interactions[split]) for split in ("training", "held_out")]
@@ -212,7 +221,10 @@ class Watch(L.Callback):
                 found[kind] = [Measurement(moment, 0.0, training, None) for moment, training, _ in rows]
             if kind in (TWINS, REFERENCES):
                 name = TWINS_HELD_OUT if kind == TWINS else kind
-                found[name] = [Measurement(moment, 0.0, training, held_out) for moment, training, held_out in rows]
+                beside = len(self.probes["training"]) - len(self.probes["held_out"])
+                found[name] = [
+                    Measurement(moment, 0.0, first(training, beside), held_out) for moment, training, held_out in rows
+                ]
         return found
 
     def _facts(self, kind: str, split: str, interactions: Sequence[Interactions]) -> list[SplitMeasurement]:
@@ -359,13 +371,13 @@ def make_run(setting: Setting, size: Size, kinds: Sequence[str]) -> tuple[Run, d
 
     interactions = {split: watch.interactions(split) for split in probes}
     measured = watch.measurements(interactions)
-    split_seconds = watch.monitor_seconds(model, measured[TWINS])
+    measurement_seconds = watch.monitor_seconds(model, measured[TWINS])
     costs = {"training": plain, **{name: recorder.seconds for name, recorder in recorders.items()}}
     for kind in measured:
         fits = TWINS if kind == TWINS_HELD_OUT else kind
-        splits = ("training", "held_out") if kind in HELD_OUT_KINDS else ("training",)
-        costs[f"{kind} before"] = seconds[fits] + sum(watch.seconds[f"{fits} before, {split}"] for split in splits)
-        costs[f"{kind} measurement"] = split_seconds * len(splits)
+        # As many probes are measured with held-out ones as without.
+        costs[f"{kind} before"] = seconds[fits] + watch.seconds[f"{fits} before, training"]
+        costs[f"{kind} measurement"] = measurement_seconds
     costs["twin losses before"] = seconds[TWINS]
     salient, salient_effects = _salient(interactions)
     run = Run(
@@ -438,6 +450,12 @@ def _said(ratings: Any) -> dict[str, Any]:
         "score": ratings.score,
         "by_chance": [one.signs for one in ratings.by_chance],
     }
+
+
+def first(split: SplitMeasurement, count: int) -> SplitMeasurement:
+    """Keep the first probes of a split."""
+    strength = OrderStrength(**{name: part[:count] for name, part in vars(split.strength).items()})
+    return SplitMeasurement(**{name: getattr(split, name)[:count] for name in INPUT_FIELDS}, strength=strength)
 
 
 def _drawn(part: TensorDataset, count: int, generator: torch.Generator) -> Probes:

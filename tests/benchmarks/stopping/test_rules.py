@@ -33,7 +33,7 @@ from rules import (
     premature,
     rises,
 )
-from runs import TWINS, TWINS_HELD_OUT, Run, Watch
+from runs import TWINS, TWINS_HELD_OUT, Run, Watch, first
 from tasks import TASKS, Setting, make_model, make_parts
 from trainings import Trainings
 
@@ -192,8 +192,8 @@ def test_online_onsets_are_compared_with_change_points() -> None:
 def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     task, parts = TASKS["cancer"], make_parts(CANCER)
     probes = {
-        name: tuple(column[:6] for column in parts[part].tensors)
-        for name, part in (("training", "training"), ("held_out", "validation"))
+        name: tuple(column[:number] for column in parts[part].tensors)
+        for name, part, number in (("training", "training", 12), ("held_out", "validation", 6))
     }
     models = []
     for seed in (1, 2):
@@ -201,10 +201,11 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
         models.append(make_model(CANCER, 2))
     references = ReferenceModels(models)
     watch = Watch({TWINS: references}, {name: Probes.of(pair) for name, pair in probes.items()}, "cancer", 1e-2)
+    beside = ProbeSampling(training=tuple(column[:6] for column in probes["training"]), held_out=probes["held_out"])
     monitor = InteractionMonitor(
         players=task.players,
         evidence=references,
-        probes=ProbeSampling(**probes),
+        probes=beside,
         extraction=Extraction(tolerance=1e-2),
         logging=Logging(figures=None),
     )
@@ -219,10 +220,10 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     both = measured[TWINS_HELD_OUT]
     actual = History(tuple(both), detect_phases(both), monitor.history.settings)  # A benchmark's runs keep no settings.
     assert_same_history(actual, monitor.history, 1e-5)
-    assert all(measurement.held_out is None for measurement in measured[TWINS])
+    assert all(measurement.held_out is None and len(measurement.training) == 12 for measurement in measured[TWINS])
     numbers, expected = (
         [[number.value for number in vars(summarise(one).training).values() if isinstance(number, Estimate)] for one in own]
-        for own in (measured[TWINS], monitor.history.measurements)
+        for own in ([replace(one, training=first(one.training, 6)) for one in measured[TWINS]], monitor.history.measurements)
     )
     # The monitor's losses are the step's own, of float32 outputs; the benchmark's follow from the scores.
     pair = (torch.tensor(own, dtype=torch.float64) for own in (numbers, expected))

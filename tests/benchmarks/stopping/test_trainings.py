@@ -20,7 +20,7 @@ from trainings import load_or_make_trainings, load_trainings, train
 
 pytestmark = [*TINY_SET_UP, pytest.mark.filterwarnings("ignore:You defined a `validation_step`")]
 
-SMALL = Size(training_probes=4, held_out_probes=4, tolerance=1e-2, epochs=2)
+SMALL = Size(training_probes=8, held_out_probes=4, tolerance=1e-2, epochs=2)
 CANCER = Setting("cancer", "MLP", 0.2, 0)
 
 
@@ -87,13 +87,16 @@ def test_a_run_and_its_trainings_are_read_as_they_were_made(tmp_path: Path) -> N
     assert [len(losses) for losses in read.twin_losses] == [2, 2]
     torch.testing.assert_close(read.salient_effects, made.salient_effects)
     values = load_values(CANCER, SMALL, path)
-    assert {split: tuple(own.shape) for split, own in values.items()} == dict.fromkeys(("training", "held_out"), (3, 4, 1024))
+    assert {split: tuple(own.shape) for split, own in values.items()} == {
+        "training": (3, 8, 1024),
+        "held_out": (3, 4, 1024),
+    }
 
     # Twins are raters like others: with their votes for its past, the own past is what weighing gives.
     own = measurements_of_own_past(read, fraction=0.0)
     assert len(own) == 3
     first, last = own[0].training, own[-1].training
-    torch.testing.assert_close(first.non_generalizable, torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(first.non_generalizable, torch.zeros(8, dtype=torch.float64))
     torch.testing.assert_close(first.explained_score, first.full_score)
     twins = read.histories[TWINS].measurements[-1].training
     torch.testing.assert_close(
