@@ -57,6 +57,16 @@ class Evidence(ABC):
         """Make of :meth:`to_state` what :meth:`prepare` gave; overridden with it."""
         raise NotImplementedError
 
+    def learned_epochs(self, prepared: Any) -> int:
+        """Return for how many epochs raters that are trained as the run is, on less of its data, learned what holds on more.
+
+        Less data is memorised earlier, so that the run is not past its best before. 0 if nothing is known.
+
+        Args:
+            prepared: What :meth:`prepare` returned for the training probes.
+        """
+        return 0
+
     @property
     def models_beside(self) -> int:
         """How many :meth:`raters` are measured beside the monitored model at every measurement; 0 unless overridden."""

@@ -20,7 +20,7 @@ __all__ = ["VOTES", "Ratings", "ReferenceModels", "votes_needed"]
 VOTES = ("any", "majority", "all")
 """How many of the reference models that rate an input must share an interaction; or a number of them."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 FEWEST_PROBES_TO_TELL = 4
 """Some inputs are known to no cross-fitted model, because their labels were screened out; hardly ever so many."""
@@ -54,11 +54,13 @@ class Ratings:
         votes: Which interactions each rater has.
         by_chance: The same of inputs with other targets, one for each draw.
         score: ``[inputs]``, score units; the raters' mean score.
+        learned_epochs: See :class:`ReferenceModels`.
     """
 
     votes: RaterVotes
     by_chance: tuple[RaterVotes, ...]
     score: Tensor
+    learned_epochs: int = 0
 
     def weigh(self, interactions: Interactions, min_votes: int) -> EvidenceWeights:
         """Compare interactions with what the raters have; see :meth:`Evidence.weigh`.
@@ -81,6 +83,7 @@ class Ratings:
             "signs": [own[place] for own, place in zip(signs, places, strict=True)],
             "finite": [one.finite.cpu() for one in drawn],
             "score": self.score.cpu(),
+            "learned_epochs": self.learned_epochs,
         }
 
     @classmethod
@@ -92,7 +95,7 @@ class Ratings:
             dense.view(-1)[places] = signs
             drawn.append(RaterVotes(dense, finite))
         own, *by_chance = drawn
-        return cls(own, tuple(by_chance), state["score"])
+        return cls(own, tuple(by_chance), state["score"], state["learned_epochs"])
 
 
 class ReferenceModels(Evidence):
@@ -114,6 +117,8 @@ class ReferenceModels(Evidence):
         seen: What :func:`~lightning_interactions.records.fingerprints` returns for the inputs that the models were trained
             on: one collection for each model, or a single one that holds for all of them. Empty if unknown.
         num_raters: How many models rate each input; all of them if left out.
+        learned_epochs: Where they were trained as the run is, on parts of its data: epochs after which their loss on inputs
+            kept from them was as good as at its best. The run is not past its best before. 0 if that is not known.
 
     Attributes:
         models: The copies.
@@ -136,6 +141,7 @@ class ReferenceModels(Evidence):
         vote: str | int = "any",
         seen: Iterable[str] | Iterable[Iterable[str]] = (),
         num_raters: int | None = None,
+        learned_epochs: int = 0,
     ) -> None:
         self.models: tuple[nn.Module, ...] = tuple(copy.deepcopy(model).eval() for model in models)
         if not self.models:
@@ -148,6 +154,7 @@ class ReferenceModels(Evidence):
         votes_needed(vote, self.num_raters)
         self.vote = vote
         self.seen = _seen_by_each(seen, len(self.models))
+        self._learned_epochs = learned_epochs
 
     def __repr__(self) -> str:
         kinds = sorted({type(model).__name__ for model in self.models})
@@ -190,7 +197,13 @@ class ReferenceModels(Evidence):
             votes=RaterVotes.of(references, game.threshold),
             by_chance=votes_by_chance(references, draws, game.threshold),
             score=torch.stack([one.full_score for one in references]).mean(dim=0),
+            learned_epochs=self._learned_epochs,
         )
+
+    def learned_epochs(self, prepared: Any) -> int:
+        """Return what is known of the models' trainings; see :class:`Evidence`."""
+        ratings: Ratings = prepared
+        return ratings.learned_epochs
 
     def weigh(
         self,
@@ -264,6 +277,7 @@ class ReferenceModels(Evidence):
             "version": FORMAT_VERSION,
             "vote": self.vote,
             "num_raters": self.num_raters,
+            "learned_epochs": self._learned_epochs,
             "seen": [sorted(prints) for prints in self.seen],
             "state_dicts": [model.state_dict() for model in self.models],
         }
@@ -304,7 +318,7 @@ class ReferenceModels(Evidence):
                 raise ValueError(
                     f"ReferenceModels: the weights in {path} do not fit {type(loaded).__name__}: {error}"
                 ) from error
-        return cls(models, state["vote"], state["seen"], state["num_raters"])
+        return cls(models, state["vote"], state["seen"], state["num_raters"], state["learned_epochs"])
 
 
 def _seen_by_each(seen: Iterable[str] | Iterable[Iterable[str]], num_models: int) -> tuple[frozenset[str], ...]:

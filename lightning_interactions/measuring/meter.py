@@ -188,7 +188,8 @@ class InteractionMeter:
         begin = time.perf_counter()
         splits = self.measure_splits(model)
         moment = TimePoint(0, 0) if time_point is None else time_point
-        return Measurement(moment, time.perf_counter() - begin, splits[TRAINING], splits.get(HELD_OUT))
+        is_early = moment.epoch <= self.evidence.learned_epochs(self._prepared[TRAINING])
+        return Measurement(moment, time.perf_counter() - begin, splits[TRAINING], splits.get(HELD_OUT), is_early)
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""

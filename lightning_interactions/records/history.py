@@ -15,7 +15,7 @@ from lightning_interactions.records.phases import Phase, phase_from_dict, phase_
 
 __all__ = ["History"]
 
-VERSION = 1
+VERSION = 2
 """Version of the state; another one is refused."""
 
 KEPT_IN_FULL = 64
@@ -122,6 +122,7 @@ class History:
             "settings": dict(self.settings),
             "times": [[one.time.epoch, one.time.step] for one in self.measurements],
             "seconds": [one.seconds for one in self.measurements],
+            "early": [one.is_early for one in self.measurements],
             "splits": {name: _columns([one.splits.get(name) for one in self.measurements]) for name in names},
             "phases": [phase_to_dict(phase) for phase in self.phases],
         }
@@ -141,14 +142,14 @@ class History:
         try:
             splits = {name: _split_measurements(columns) for name, columns in state["splits"].items()}
             none: list[SplitMeasurement | None] = [None] * len(state["times"])
-            rows = zip(
-                state["times"], state["seconds"], splits.get("training", none), splits.get("held_out", none), strict=True
-            )
+            columns = (state["times"], state["seconds"], state["early"])
             measurements = []
-            for time, seconds, training, held_out in rows:
+            for time, seconds, is_early, training, held_out in zip(
+                *columns, splits.get("training", none), splits.get("held_out", none), strict=True
+            ):
                 if training is None:
                     raise ValueError("a measurement without training probes")
-                measurements.append(Measurement(TimePoint(*time), seconds, training, held_out))
+                measurements.append(Measurement(TimePoint(*time), seconds, training, held_out, is_early))
             phases = tuple(phase_from_dict(phase) for phase in state["phases"])
             return cls(tuple(measurements), phases, dict(state["settings"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, StopIteration) as error:

@@ -139,12 +139,15 @@ class Measurement:
             drawing figures; not writing these numbers to loggers, nor training reference models before the run.
         training: On the training probes.
         held_out: On the held-out probes; ``None`` if there are none.
+        is_early: Whether models that were trained as the run is, on less of its data, still learned what holds on other inputs
+            after so many epochs; the run has not memorised more than they had.
     """
 
     time: TimePoint
     seconds: float
     training: SplitMeasurement
     held_out: SplitMeasurement | None
+    is_early: bool = False
 
     def __repr__(self) -> str:
         return f"Measurement({self.time}, training={self.training}, held_out={self.held_out})"

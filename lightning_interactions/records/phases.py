@@ -183,6 +183,9 @@ def _in_words(findings: Findings) -> str:
     )
     if "loss_before" in findings:
         words += f"the expected test loss went from {findings['loss_before']:.3f} to {findings['loss_after']:.3f}"
+        plain = findings["plain_loss_after"]
+        if plain >= (1 + OVER_CONFIDENT) * findings["loss_after"]:
+            words += f" at the best temperature, and from {findings['plain_loss_before']:.3f} to {plain:.3f} as it is"
     else:
         words += "no loss is known"
     if "excess_gap" in findings:

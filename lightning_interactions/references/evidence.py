@@ -115,6 +115,11 @@ class FittedEvidence(Evidence):
         """Extract the raters' interactions once; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
         return self.references.prepare(game)
 
+    def learned_epochs(self, prepared: Any) -> int:
+        """Return what is known of the models' trainings; see :class:`~lightning_interactions.evidence.Evidence`."""
+        ratings: Ratings = prepared
+        return ratings.learned_epochs
+
     def to_state(self, prepared: Any) -> dict[str, Any]:
         """Return the raters' votes, so that a run that is gone on with needs no other trainings."""
         ratings: Ratings = prepared

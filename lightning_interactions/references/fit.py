@@ -1,6 +1,7 @@
 """Fitting reference models to data that the monitored run never sees."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from lightning_interactions.references.settings import QUIET, Ensemble, Referenc
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
 __all__ = ["Fitted", "fit_ensemble", "fit_reference_models"]
+
+NEARLY = 0.05
+"""A loss so little above the smallest one, as a fraction of it, is as good. Chosen on digits and breast cancer."""
 
 WITHOUT_EFFECT = {*QUIET, "logger", "default_root_dir", "accelerator", "devices", "callbacks", "max_epochs"}
 """Trainer arguments that a file of finished models is not compared by."""
@@ -154,9 +158,29 @@ def fit_ensemble(
         )
         if screening_plans and pool is not None:
             plans = _plans(undisputed(trainer, task, pool, screening_plans), ensemble, task, training)
-        models, seen = trainer.fit(plans)
-        references = ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models)
+        fitted = trainer.fit(plans)
+        models, seen = [one.model for one in fitted], [one.seen for one in fitted]
+        learned = 0 if ensemble.folds is None else learned_epochs([one.losses for one in fitted])
+        references = ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models, learned_epochs=learned)
         return Fitted(references, tuple(frozenset((*(plan.training or ()), *plan.stopping)) for plan in plans), all(seen))
+
+
+def learned_epochs(losses: Sequence[Sequence[float]]) -> int:
+    """Return after how many epochs the mean loss of some models on inputs kept from them was nearly as small as ever.
+
+    Args:
+        losses: Of each model after each of its epochs.
+
+    Returns:
+        The first epoch at which it was within :data:`NEARLY` of its smallest, as far as all were trained; 0 if nothing is
+        known.
+    """
+    means = [sum(of_epoch) / len(of_epoch) for of_epoch in zip(*losses, strict=False)]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    if not finite:
+        return 0
+    enough = min(finite) + NEARLY * abs(min(finite))
+    return next(epoch for epoch, mean in enumerate(means, start=1) if mean <= enough)
 
 
 def _arguments(training: ReferenceTraining, plan: Plan, pool: list[int] | None, run: Trainer | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,24 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_interactions.measuring.isolation import preserve_random_state
 
-__all__ = ["SavedModels"]
+__all__ = ["FittedModel", "SavedModels"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A reference model that was trained.
+
+    Attributes:
+        model: The model.
+        seen: Fingerprints of all inputs that it was trained or stopped on; none where their content does not tell.
+        losses: Its mean loss on inputs kept from the training, after each epoch; empty without early stopping.
+    """
+
+    model: LightningModule
+    seen: frozenset[str]
+    losses: list[float]
 
 
 class SavedModels:
@@ -39,8 +55,8 @@ class SavedModels:
     def __len__(self) -> int:
         return len(self._finished)
 
-    def take(self, seed: int, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
-        """Return the finished model of a seed and the fingerprints of what it has seen; ``None`` if there is none.
+    def take(self, seed: int, fresh: LightningModule) -> FittedModel | None:
+        """Return the finished model of a seed; ``None`` if there is none.
 
         Args:
             seed: The seed of the model's plan.
@@ -54,13 +70,17 @@ class SavedModels:
             return None
         try:
             with preserve_random_state(torch.device("cpu"), seed=0):
-                return _with_weights(fresh, saved["weights"]), frozenset(saved["seen"])
+                return FittedModel(_with_weights(fresh, saved["weights"]), frozenset(saved["seen"]), list(saved["losses"]))
         except RuntimeError as error:
             raise self._refusal(f"its weights do not fit {type(fresh).__name__}: {error}") from error
 
-    def add(self, seed: int, model: LightningModule, seen: frozenset[str]) -> None:
+    def add(self, seed: int, fitted: FittedModel) -> None:
         """Keep a finished model; a file that cannot be written costs a warning, not the model."""
-        self._finished[seed] = {"weights": dict(model.state_dict()), "seen": sorted(seen)}
+        self._finished[seed] = {
+            "weights": dict(fitted.model.state_dict()),
+            "seen": sorted(fitted.seen),
+            "losses": fitted.losses,
+        }
         self._write()
 
     @rank_zero_only

@@ -36,7 +36,7 @@ def undisputed(trainer: ReferenceTrainer, task: Task, pool: Sequence[int], plans
     def margin(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         return task.margin(widened(task.forward(model, inputs)), targets)
 
-    models, _ = trainer.fit(plans)
+    models = [fitted.model for fitted in trainer.fit(plans)]
     margins: dict[int, list[float]] = {index: [] for index in pool}
     for model, plan in zip(models, plans, strict=True):
         unseen = sorted(margins.keys() - set(plan.training or ()) - set(plan.stopping))

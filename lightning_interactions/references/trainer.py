@@ -25,7 +25,7 @@ from lightning_interactions.references.fresh_copies import fresh_copy
 from lightning_interactions.references.hold_out import GivenLoaders
 from lightning_interactions.references.internals import PACKAGES, classes, deaf_logger, trainer_class
 from lightning_interactions.references.loaders import loader_of_part
-from lightning_interactions.references.saved_models import SavedModels
+from lightning_interactions.references.saved_models import FittedModel, SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
 from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, ScoreInputs, SeenInputs
 
@@ -66,18 +66,13 @@ class ReferenceTrainer:
     saved: SavedModels | None
     run: Trainer | None
 
-    def fit(self, plans: Sequence[Plan]) -> tuple[list[LightningModule], list[frozenset[str]]]:
+    def fit(self, plans: Sequence[Plan]) -> list[FittedModel]:
         """Train one model by each plan, or take it from where finished models are kept.
-
-        Returns:
-            The models, and fingerprints of all inputs that each was trained or stopped on; none where their content does not
-            tell.
 
         Raises:
             MisconfigurationException: If the factory gives a module twice, or a parameter cannot be re-initialised.
         """
-        models: list[LightningModule] = []
-        seen_by_each: list[frozenset[str]] = []
+        fitted: list[FittedModel] = []
         made = [self.model]
         begins = self.run is not None and self.run.global_step == 0
         with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
@@ -90,12 +85,10 @@ class ReferenceTrainer:
                             "it in the factory: lambda: YourModule(...)"
                         )
                     made.append(fresh)
-                    model, seen = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
-                models.append(model)
-                seen_by_each.append(seen)
+                    fitted.append(self._saved(plan, fresh) or self._trained(plan, fresh, bar))
                 # Most stop early.
                 bar.update((number + 1) * bar.total // len(plans) - bar.n)
-        return models, seen_by_each
+        return fitted
 
     def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
@@ -111,10 +104,10 @@ class ReferenceTrainer:
         self._run(trainer, model, self.loader, None)
         model.cpu()
 
-    def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
+    def _saved(self, plan: Plan, fresh: LightningModule) -> FittedModel | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
 
-    def _trained(self, plan: Plan, model: LightningModule, bar: tqdm) -> tuple[LightningModule, frozenset[str]]:
+    def _trained(self, plan: Plan, model: LightningModule, bar: tqdm) -> FittedModel:
         most = len(plan.training) if self.in_folds and plan.training is not None else None
         batch_size = batch_size_of(self.loader) if isinstance(self.loader, DataLoader) else None
         sees = SeenInputs(self.task, batch_size, most, refuses=self.run is None)
@@ -138,10 +131,11 @@ class ReferenceTrainer:
                 )
             else:
                 model.load_state_dict(keeps.best_weights)
+        losses = [] if keeps is None else keeps.losses
         if self.saved is not None:
-            self.saved.add(plan.seed, model, seen)
+            self.saved.add(plan.seed, FittedModel(model, seen, losses))
         # Without the losses and hidden states of its training, with which it could not be copied.
-        return shadow_of(model).module, seen
+        return FittedModel(shadow_of(model).module, seen, losses)
 
     def _trainer(self, model: LightningModule, **more: Any) -> Trainer:
         return trainer_class(model)(**{"logger": deaf_logger(model), **self.arguments, **more})

@@ -112,6 +112,7 @@ class KeepBestWeights(Callback):
         best_loss: The smallest mean loss so far; infinity before the first epoch.
         best_weights: The state dict then, on the CPU; ``None`` as long as no loss was finite.
         best_epoch: How many epochs were completed then.
+        losses: The mean loss after each epoch.
         fingerprints: Fingerprints of the inputs kept from the training.
     """
 
@@ -122,6 +123,7 @@ class KeepBestWeights(Callback):
         self.best_loss = math.inf
         self.best_weights: dict[str, Any] | None = None
         self.best_epoch = 0
+        self.losses: list[float] = []
         self.fingerprints: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,6 +142,7 @@ class KeepBestWeights(Callback):
         """Compare the loss with the best one, and stop the training if that was too long ago."""
         epoch = trainer.current_epoch + 1
         loss = self._mean_loss(trainer, pl_module)
+        self.losses.append(loss)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
             self.best_weights = {

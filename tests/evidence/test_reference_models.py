@@ -142,7 +142,7 @@ def test_more_votes_than_raters_are_refused(num_raters: int | None, vote: int) -
 
 
 def test_saved_models_come_back(tmp_path: Path) -> None:
-    references = ReferenceModels(REFERENCES, "majority", seen=["b", "a", "b"])
+    references = ReferenceModels(REFERENCES, "majority", seen=["b", "a", "b"], learned_epochs=3)
     references.save(tmp_path / "references.pt")
     template = Fixed().train()
     before = template.effects.detach().clone()
@@ -150,6 +150,7 @@ def test_saved_models_come_back(tmp_path: Path) -> None:
     assert loaded.vote == "majority"
     assert loaded.seen == (frozenset({"a", "b"}),) * 3
     assert loaded.num_raters == 3
+    assert loaded._learned_epochs == 3
     assert len(loaded.models) == 3
     for model, original in zip(loaded.models, references.models, strict=True):
         assert not any(module.training for module in model.modules())

@@ -20,7 +20,8 @@ def some_measurements(times: int = 4, *, held_out: bool = True, inputs: int = 3)
     generator = torch.Generator().manual_seed(0)
     g, u, excess = torch.rand(3, times, inputs, generator=generator, dtype=torch.float64) + 0.5
     g[1:, 0] = torch.nan
-    return history_from_strengths(g, u, excess[:, :2] if held_out else None, chance=0.3)
+    measured = history_from_strengths(g, u, excess[:, :2] if held_out else None, chance=0.3)
+    return tuple(replace(measurement, is_early=place < 2) for place, measurement in enumerate(measured))
 
 
 def some_history(*, held_out: bool = True) -> History:

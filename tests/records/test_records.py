@@ -18,6 +18,7 @@ from tests.helpers.histories import FALL, begun, history_from_strengths
 
 RECORDS = [getattr(records, name) for name in records.__all__ if dataclasses.is_dataclass(getattr(records, name))]
 
+LOSSES = {"loss_before": 0.4, "loss_after": 0.625, "plain_loss_before": 0.375, "plain_loss_after": 0.6875}
 GAINS = {"generalizable": 0.25, "non_generalizable": 1.5, "more": 30.0, "probes": 32.0}
 
 
@@ -150,10 +151,11 @@ def test_a_phase_says_onset_detection_and_confidence() -> None:
     [
         (FALL, ["0.75", "0.50", "30 of 32"], ["loss"]),
         (GAINS, ["+0.25", "+1.50", "30 of 32", "no loss is known"], ["gap", "test loss"]),
-        ({**GAINS, "loss_before": 0.4, "loss_after": 0.625}, ["test loss", "0.400", "0.625"], ["gap", "no loss"]),
-        ({**GAINS, "loss_before": 0.4, "loss_after": 0.625, "excess_gap": -0.125}, ["excess gap", "-0.125"], ["no loss"]),
+        ({**GAINS, **LOSSES}, ["test loss", "0.400", "0.625"], ["gap", "no loss", "temperature"]),
+        ({**GAINS, **LOSSES, "plain_loss_after": 0.875}, ["0.400", "0.625", "temperature", "0.375", "0.875"], ["gap"]),
+        ({**GAINS, **LOSSES, "excess_gap": -0.125}, ["excess gap", "-0.125"], ["no loss"]),
     ],
-    ids=["share", "gains", "loss", "gap"],
+    ids=["share", "gains", "loss", "over-confidence", "gap"],
 )
 def test_findings_are_put_in_words_by_phases_and_tests_alike(
     findings: dict[str, float], said: list[str], unsaid: list[str]

@@ -49,6 +49,7 @@ def all_seen(references: ReferenceModels) -> frozenset[str]:
 
 def assert_same(one: ReferenceModels, other: ReferenceModels) -> None:
     assert one.seen == other.seen
+    assert one._learned_epochs == other._learned_epochs
     assert len(one.models) == len(other.models)
     for model, expected in zip(one.models, other.models, strict=True):
         weights = expected.state_dict()

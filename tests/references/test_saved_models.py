@@ -67,6 +67,8 @@ def test_models_come_back_bit_by_bit(path: Path, trainings: Trainings, options: 
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     for own in references[1:]:
         assert_same(own, references[0])
+    kept = [own["losses"] for own in torch.load(path, weights_only=True)["models"].values()]
+    assert all(bool(losses) is (options.get("patience", 0) is not None) for losses in kept)
 
 
 def test_layers_made_in_setup_come_back(path: Path, trainings: Trainings) -> None:

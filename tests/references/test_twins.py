@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ from lightning_interactions import InteractionMonitor, PhaseEarlyStopping, Probe
 from lightning_interactions.evidence import ParameterNoise
 from lightning_interactions.evidence.reference_models import Ratings
 from lightning_interactions.functional import RaterVotes
-from lightning_interactions.references import ReferenceTraining, fit_reference_models
+from lightning_interactions.references import (
+    HeldOutReferences,
+    HoldOutDataModule,
+    ReferenceTraining,
+    fit_reference_models,
+)
+from lightning_interactions.references.fit import NEARLY, learned_epochs
 from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.trainer import progress
+from lightning_interactions.references.watching import KeepBestWeights
 from tests.callbacks.runs import assert_same_history, few
 from tests.helpers.models import (
     Classifier,
@@ -268,6 +276,39 @@ def test_pretrained_weights_are_where_twins_begin_and_fresh_ones_are_drawn_anew(
         assert [torch.equal(start, begin) for start in notes.starts] == 2 * [begins_alike]
 
 
+# For how long they learn
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([[3.0, 1.0, 2.0], [1.0, 1.0, 4.0]], 2),
+        # Only as far as all were trained.
+        ([[3.0, 2.0, 1.0, 0.5], [3.0, 2.0]], 2),
+        # Nearly as good is as good; losses may be negative.
+        ([[2.0, 1 + 0.9 * NEARLY, 1.0, 2.0]], 2),
+        ([[2.0, 1 + 1.1 * NEARLY, 1.0, 2.0]], 3),
+        ([[0.0, -1 + 0.9 * NEARLY, -1.0]], 2),
+        ([[math.nan, 2.0, 1.0], [1.0, math.inf, 1.0]], 3),
+        ([[math.nan], [1.0]], 0),
+        ([[], []], 0),
+    ],
+)
+def test_models_learn_until_their_loss_is_nearly_the_smallest(losses: list[list[float]], expected: int) -> None:
+    assert learned_epochs(losses) == expected
+
+
+@pytest.mark.parametrize(("evidence", "early"), [(Twins, 2), (HeldOutReferences, -1)])
+def test_measurements_are_early_while_models_of_less_of_the_runs_data_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evidence: Any, early: int
+) -> None:
+    monkeypatch.setattr(KeepBestWeights, "_mean_loss", lambda self, *_given: [3.0, 1.0, 2.0, 2.0, 2.0][len(self.losses)])
+    monitor = few(evidence=evidence(training=ReferenceTraining(max_epochs=4)))
+    data = HoldOutDataModule(loader(tabular_data(240, seed=2)), tabular_loader(16, seed=1), fraction=0.5)
+    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=4).fit(TabularClassifier(), datamodule=data)
+    assert [one.is_early for one in monitor.history.measurements] == [epoch <= early for epoch in range(5)]
+
+
 # Going on
 
 
@@ -302,7 +343,7 @@ def test_votes_survive_a_checkpoint(tmp_path: Path) -> None:
         signs = torch.randint(-8, 9, (2, 5, 2, 16), generator=generator)
         return RaterVotes((signs * (signs.abs() < 2)).to(torch.int8), torch.tensor([True, True, False, True, True]))
 
-    ratings = Ratings(drawn(), (drawn(), drawn()), torch.randn(5, generator=generator))
+    ratings = Ratings(drawn(), (drawn(), drawn()), torch.randn(5, generator=generator), learned_epochs=7)
     torch.save(ratings.to_state(), tmp_path / "ratings.pt")
     again = Ratings.from_state(torch.load(tmp_path / "ratings.pt", weights_only=True))
     for own, other in zip((ratings.votes, *ratings.by_chance), (again.votes, *again.by_chance), strict=True):
@@ -310,6 +351,7 @@ def test_votes_survive_a_checkpoint(tmp_path: Path) -> None:
         assert own.signs.dtype == other.signs.dtype
         assert torch.equal(own.finite, other.finite)
     assert torch.equal(ratings.score, again.score)
+    assert again.learned_epochs == 7
 
 
 # What is said

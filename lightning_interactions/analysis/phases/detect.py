@@ -31,16 +31,19 @@ def detect_phases(measurements: Sequence[Measurement], *, alpha: float = 0.05) -
       the strength gained since then is mainly non-generalizable: one and a half times as much as the generalizable one or
       more, on average and significantly on most inputs (strength that is generalizable by chance counts as non-generalizable),
       salient strength has grown by 5 % or more, and the expected cost has risen by 2 % or more of itself, or of what it is
-      below that of knowing nothing. A run can leave phase 1 straight for phase 3. The excess gap is told, but not asked: in
-      networks whose interactions cancel strongly no loss without some of them means anything.
+      below that of knowing nothing; or it stands still, and as it is, with over-confidence, it has risen by a quarter. It has
+      not begun while models that are trained as the run is, on less of its data, still learn what holds on other inputs
+      (:attr:`~lightning_interactions.records.Measurement.is_early`). A run can leave phase 1 straight for phase 3. The excess
+      gap is told, but not asked: in networks whose interactions cancel strongly no loss without some of them means anything.
     - **Phase 2** lies between them. Phase 3 returns to it when, since the expected cost was largest, it has fallen by as much
       and what was gained is mostly generalizable, with the same strength of evidence.
 
     The expected cost is the mean of the expected test loss of training probes
     (:attr:`~lightning_interactions.records.SplitMeasurement.expected_test_loss`), without disputed labels, and of the loss of
     held-out probes, if there are any; both at the best temperature, so that over-confidence alone is no phase 3. Where the
-    score is no log-odds of a label it is as it is. Every change is one from the median of the three measurements around the
-    onset to the median of the last three.
+    score is no log-odds of a label it is as it is. Its minimum is the lowest single measurement; one that has stood for five
+    is only left for one that is lower by 2 %. Every change is one from the median of the three measurements around the onset
+    to the median of the last three.
 
     Args:
         measurements: A run's measurements on the same probes, in the order of time, at any intervals.

@@ -17,7 +17,8 @@ __all__ = ["segment_phases"]
 def segment_phases(history: History) -> tuple[ChangePoint, ...]:
     """Find the best segmentation of a finished history by the signals of the online detector.
 
-    Phase 3 begins where the expected cost is smallest in the whole history, phase 2 where, up to there, the share of
+    Phase 3 begins where the expected cost is smallest in the whole history, but for measurements that are too early (see
+    :func:`detect_phases`), phase 2 where, up to there, the share of
     generalizable strength is largest; a change point at the last measurement is none. Of a run with several third phases this
     is the one after which the cost never came back. Inputs that were left out at any measurement do not count.
 
@@ -34,7 +35,8 @@ def segment_phases(history: History) -> tuple[ChangePoint, ...]:
     """
     if len(history) < 2:
         return ()
-    cost = PhaseSignals.of(history.measurements).cost
+    signals = PhaseSignals.of(history.measurements)
+    cost = signals.cost
     training = [measurement.training for measurement in history.measurements]
     generalizable, other = (stacked(training, name) for name in ("generalizable", "non_generalizable"))
     measured = (generalizable + other).isfinite().all(dim=0)
@@ -46,7 +48,7 @@ def segment_phases(history: History) -> tuple[ChangePoint, ...]:
     def change_points(
         costs: Float[Tensor, "times resamples"], strengths: Float[Tensor, "kinds_times resamples"]
     ) -> Float[Tensor, "2 resamples"]:
-        third = costs.argmin(dim=0)
+        third = costs.masked_fill(times < signals.last_early, torch.inf).argmin(dim=0)
         of_kind, rest = strengths.chunk(2)
         share = (of_kind / (of_kind + rest)).masked_fill(times > third, -torch.inf)
         return torch.stack([share.argmax(dim=0), third]).double()

@@ -41,6 +41,8 @@ class PhaseSignals:
             probes.
         pooled_share: ``[times]``; the logged share of the training probes.
         loss_known: Whether ``cost`` is a loss.
+        last_early: Index of the last measurement up to which models that were trained on less of the data still learned what
+            holds on other inputs; 0 if nothing is known of any.
     """
 
     share: Float[Tensor, "times probes"]
@@ -52,6 +54,7 @@ class PhaseSignals:
     excess_gap: Float[Tensor, " times"]
     pooled_share: Float[Tensor, " times"]
     loss_known: bool
+    last_early: int = 0
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> "PhaseSignals":
@@ -82,6 +85,7 @@ class PhaseSignals:
             excess_gap=torch.tensor([excess_gap_of(measurement) for measurement in measurements], dtype=torch.float64),
             pooled_share=_pooled_share(training),
             loss_known=loss_known,
+            last_early=max((place for place, one in enumerate(measurements) if one.is_early), default=0),
         )
 
     def medians(self, width: int) -> "PhaseSignals":

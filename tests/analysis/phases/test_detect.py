@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Generator
 
-from lightning_interactions.analysis.phases.changes import LEVELS, MAINLY, MATERIAL_GROWTH, MATERIAL_RISE, RECENT
+from lightning_interactions.analysis.phases.changes import (
+    CLEAR_RISE,
+    LEVELS,
+    MAINLY,
+    MATERIAL_GROWTH,
+    MATERIAL_RISE,
+    RECENT,
+    STANDING,
+)
 from lightning_interactions.analysis.phases.detect import detect_phases, phases_of
-from lightning_interactions.analysis.phases.signals import FEWEST_TRUSTED
+from lightning_interactions.analysis.phases.signals import FEWEST_TRUSTED, PhaseSignals
 from lightning_interactions.analysis.summary import share_of
 from lightning_interactions.records import Measurement, PhaseTest, SplitMeasurement, TimePoint
 from tests.helpers.phase_runs import (
@@ -182,6 +190,55 @@ def test_phase_three_needs_a_material_growth(by: float, detected: bool) -> None:
 @pytest.mark.parametrize(("by", "detected"), [(0.99, False), (1.01, True)])
 def test_phase_three_needs_a_material_rise_of_the_cost(by: float, detected: bool) -> None:
     assert is_detected(stepped([2.0, 2.0, 1 + MATERIAL_RISE * by])) is detected
+
+
+@pytest.mark.parametrize(
+    ("change", "plain_change", "detected"),
+    [
+        (0.0, CLEAR_RISE + 0.01, True),
+        (0.0, CLEAR_RISE - 0.01, False),
+        (-0.9 * MATERIAL_RISE, CLEAR_RISE + 0.01, True),
+        # Who stops here gives up what is still learned.
+        (-1.1 * MATERIAL_RISE, CLEAR_RISE + 0.01, False),
+    ],
+)
+def test_a_cost_that_stands_still_at_the_best_temperature_suffices_if_it_clearly_rises_as_it_is(
+    change: float, plain_change: float, detected: bool
+) -> None:
+    signals = PhaseSignals.of(stepped([2.0, 2.0, 1.0]).measured())
+    # The median around the onset is 0.5, and a single measurement was so low that no other one is the onset.
+    cost = torch.tensor([1.0, 0.5, 0.4, *[0.5] * 5], dtype=torch.float64)
+    cost[4:] *= 1 + change
+    plain_cost = torch.ones(8, dtype=torch.float64)
+    plain_cost[4:] += plain_change
+    signals = replace(signals, cost=cost[:, None].expand(8, 32), plain_cost=plain_cost)
+    found = phases_of(signals, [TimePoint(time, time) for time in range(8)], 0.05)
+    assert (found[-1].number == 3) is detected
+
+
+def test_phase_three_cannot_begin_as_long_as_models_that_learn_from_less_still_learn() -> None:
+    measurements = grown(THREE_PHASES).measured()
+    late = LEAST_COST + 3
+    early = tuple(replace(one, is_early=one.time.epoch <= late) for one in measurements)
+    assert changes(early)[-1] == Change(3, late, late + RECENT)
+    sooner = tuple(replace(one, is_early=one.time.epoch <= LEAST_COST - 1) for one in measurements)
+    assert changes(sooner) == changes(measurements)
+    assert 3 not in numbers(changes([replace(one, is_early=True) for one in measurements]))
+    # Phase 2 is nothing that they could learn away.
+    assert changes(early)[0] == changes(measurements)[0]
+
+
+@pytest.mark.parametrize(("later", "by", "moves"), [(-1, 0.1, True), (0, 0.1, True), (1, 0.9, False), (1, 1.1, True)])
+def test_a_minimum_that_has_stood_is_left_for_a_material_improvement_only(later: int, by: float, moves: bool) -> None:
+    at, lower = 3, 3 + STANDING + later
+    cost = torch.full((24,), 1.2, dtype=torch.float64)
+    cost[at], cost[lower] = 1.0, 1 - MATERIAL_RISE * by
+    signals = PhaseSignals.of(grown([Segment(24, 0.0, 1.0, 0.0)]).measured())
+    signals = replace(signals, cost=cost[:, None].expand(24, 32), plain_cost=cost)
+    times = [TimePoint(time, time) for time in range(24)]
+    # With such an alpha nothing is detected, and the onset can move as long as it likes.
+    (test,) = [one for one in phases_of(signals, times, 1e-6)[-1].tests if one.phase == 3]
+    assert test.onset.epoch == (lower if moves else at)
 
 
 @pytest.mark.parametrize(("by", "detected"), [(0.99, False), (1.01, True)])
@@ -568,10 +625,14 @@ def test_phase_three_is_found_by_gains_losses_and_the_gap() -> None:
     gains = {"generalizable": 0.25, "non_generalizable": 1.0, "more": 32, "probes": 32}
     phase = detect_phases(run.measured())[-1]
     assert phase.number == 3
-    assert phase.findings == pytest.approx({**gains, "loss_before": 1.0, "loss_after": 1.5})
+    losses = {"loss_before": 1.0, "loss_after": 1.5}
+    assert phase.findings == pytest.approx({**gains, **losses, **{f"plain_{name}": loss for name, loss in losses.items()}})
     # All held-out probes are wrong from the beginning, and only grow surer of it: at the best temperature they cost the same.
     before = (1 + math.log(2) + 0.1) / 2
-    expected = {**gains, "probes": 64, "more": 64, "loss_before": before, "loss_after": before + 0.25, "excess_gap": 0.2}
+    losses = {"loss_before": before, "loss_after": before + 0.25}
+    # As they are, they cost more.
+    losses |= {"plain_loss_before": before, "plain_loss_after": before + 0.25 + 0.1}
+    expected = {**gains, "probes": 64, "more": 64, **losses, "excess_gap": 0.2}
     assert detect_phases(run.held_out([0.1] * 3 + [0.3] * 5))[-1].findings == pytest.approx(expected, abs=1e-3)
 
 

@@ -10,7 +10,7 @@ from lightning_interactions.analysis.summary import excess_gap_of, share_of
 from tests.helpers.histories import history_from_strengths
 
 TIMES, INPUTS, HELD_OUT = 4, 10, 3
-NUMBERS = ("loss_known", "most_cost")
+NUMBERS = ("loss_known", "most_cost", "last_early")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

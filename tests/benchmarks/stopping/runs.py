@@ -50,7 +50,7 @@ __all__ = [
     "load_or_make", "load_values",
 ]  # fmt: skip
 
-FILE_VERSION = 3
+FILE_VERSION = 4
 THRESHOLD = 0.05
 AT_ONCE = 256
 """So many tables of values are rewritten as interactions at once."""
@@ -216,15 +216,14 @@ class Watch(L.Callback):
         found = {}
         for kind in self.evidence:
             own = [self._facts(kind, split, interactions[split]) for split in ("training", "held_out")]
-            rows = list(zip(self.moments, *own, strict=True))
+            learned = self.evidence[kind].learned_epochs(self.prepared[kind]["training"])
+            rows = [(one, one.epoch <= learned, *splits) for one, *splits in zip(self.moments, *own, strict=True)]
             if kind != REFERENCES:
-                found[kind] = [Measurement(moment, 0.0, training, None) for moment, training, _ in rows]
+                found[kind] = [Measurement(one, 0.0, training, None, early) for one, early, training, _ in rows]
             if kind in (TWINS, REFERENCES):
                 name = TWINS_HELD_OUT if kind == TWINS else kind
                 beside = len(self.probes["training"]) - len(self.probes["held_out"])
-                found[name] = [
-                    Measurement(moment, 0.0, first(training, beside), held_out) for moment, training, held_out in rows
-                ]
+                found[name] = [Measurement(one, 0.0, first(own, beside), held_out, early) for one, early, own, held_out in rows]
         return found
 
     def _facts(self, kind: str, split: str, interactions: Sequence[Interactions]) -> list[SplitMeasurement]:
@@ -448,6 +447,7 @@ def _said(ratings: Any) -> dict[str, Any]:
         "signs": ratings.votes.signs,
         "finite": ratings.votes.finite,
         "score": ratings.score,
+        "learned_epochs": ratings.learned_epochs,
         "by_chance": [one.signs for one in ratings.by_chance],
     }
 
