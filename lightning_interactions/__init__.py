@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from lightning_interactions.metrics import InteractionStrength
     from lightning_interactions.players import FeatureGroups, ImagePatches
     from lightning_interactions.records import History, Interactions
-    from lightning_interactions.references import CrossFitted, HeldOutReferences, Twins, fit_reference_models
+    from lightning_interactions.references import HeldOutReferences, Twins, fit_reference_models
 
 __all__ = [
-    "CrossFitted",
     "Extraction",
     "FeatureGroups",
     "HeldOutReferences",
@@ -44,7 +43,7 @@ _HOMES = {
     "metrics": ("InteractionStrength",),
     "players": ("FeatureGroups", "ImagePatches"),
     "records": ("History", "Interactions"),
-    "references": ("CrossFitted", "HeldOutReferences", "Twins", "fit_reference_models"),
+    "references": ("HeldOutReferences", "Twins", "fit_reference_models"),
 }
 
 

@@ -23,7 +23,7 @@ VOTES = ("any", "majority", "all")
 FORMAT_VERSION = 4
 
 FEWEST_PROBES_TO_TELL = 4
-"""Some inputs are known to no cross-fitted model, because their labels were screened out; hardly ever so many."""
+"""Some inputs are known to no cross-fitted model, because no sampler gave them; hardly ever so many."""
 
 
 def votes_needed(vote: str | int, num_raters: int) -> int:

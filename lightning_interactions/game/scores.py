@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["joint_log_odds", "label_margin", "log_odds", "prediction", "soft_log_odds"]
+__all__ = ["joint_log_odds", "log_odds", "prediction", "soft_log_odds"]
 
 NEGLIGIBLE = 40.0
 """Logit ``z`` from which on ``log softplus(-z)`` is ``-z`` in any dtype."""
@@ -63,20 +63,6 @@ def soft_log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
     hard = probabilities.amax(dim=1) == 1
     of_class = log_odds(logits, probabilities.argmax(dim=1))
     return torch.where(hard, of_class, -(loss + (-(-loss).expm1()).log()))
-
-
-def label_margin(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:
-    """Compare the label with the most likely other class: difference of their logits, ``[inputs]`` in nats.
-
-    Raises:
-        ValueError: If the outputs are no logits or the targets no classes; see :func:`log_odds`.
-    """
-    score = log_odds(outputs, targets)
-    logits: Tensor = outputs.reshape(len(outputs), -1)
-    if logits.shape[1] == 1:
-        return score
-    labelled = torch.nn.functional.one_hot(targets.reshape(-1).long().to(logits.device), logits.shape[1]).bool()
-    return logits[labelled] - logits.masked_fill(labelled, -torch.inf).amax(dim=1)
 
 
 def joint_log_odds(outputs: Any, targets: Tensor) -> Float[Tensor, " inputs"]:

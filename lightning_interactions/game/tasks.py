@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_interactions.game.scores import joint_log_odds, label_margin, log_odds, prediction, soft_log_odds
+from lightning_interactions.game.scores import joint_log_odds, log_odds, prediction, soft_log_odds
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.describe import describe
 
@@ -41,9 +41,6 @@ class Task(ABC):
 
     score_depends_on_targets: bool = True
     """Whether the same outputs have other scores for other targets."""
-
-    has_classes: bool = False
-    """Whether each row has one class as its target, so that a label can be disputed; there is a ``margin`` then."""
 
     loss_unit: str = ""
     """Unit of the loss, for labels."""
@@ -121,14 +118,6 @@ class Task(ABC):
     def row_weights(self, targets: Any) -> Float[Tensor, " rows"] | None:
         """Return the weights of rows that :meth:`loss` norms to a mean of 1; ``None``, unless overridden, for none."""
         return None
-
-    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Return by how much the label of a row is more likely than any other class, nats, where :attr:`has_classes`.
-
-        Raises:
-            TypeError: If there are no classes.
-        """
-        raise TypeError(f"{self!r}: expected a task with one class a row, which has margins, got one without classes")
 
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"] | None:
         """Return what training minimises as a function of the outputs, where it is no function of the score.
@@ -275,7 +264,6 @@ class Classification(Task):
     """
 
     score_is_log_odds = True
-    has_classes = True
     loss_unit = "nats"
 
     def __init__(
@@ -306,10 +294,6 @@ class Classification(Task):
     def score(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
         """Return the log-odds of the target class, nats; see :func:`~lightning_interactions.game.scores.log_odds`."""
         return log_odds(outputs, targets)
-
-    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Return the logit of the label minus the largest other one, nats."""
-        return label_margin(outputs, targets)
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the cross-entropy of each row in nats; see the class."""
@@ -380,10 +364,6 @@ class BinaryClassification(Classification):
                 "task=tasks.Classification() for one logit a class"
             )
         return score
-
-    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Return the log-odds of the target class, nats."""
-        return self.score(outputs, targets)
 
     def loss(self, score: Float[Tensor, " rows"], targets: Any) -> Float[Tensor, " rows"]:
         """Return the weighted binary cross-entropy of each row in nats."""

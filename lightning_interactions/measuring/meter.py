@@ -188,7 +188,8 @@ class InteractionMeter:
         begin = time.perf_counter()
         splits = self.measure_splits(model)
         moment = TimePoint(0, 0) if time_point is None else time_point
-        is_early = moment.epoch <= self.evidence.learned_epochs(self._prepared[TRAINING])
+        learned_epochs = self.evidence.learned_epochs(self._prepared[TRAINING])
+        is_early = learned_epochs > 0 and moment.epoch <= learned_epochs
         return Measurement(moment, time.perf_counter() - begin, splits[TRAINING], splits.get(HELD_OUT), is_early)
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:

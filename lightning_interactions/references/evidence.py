@@ -18,7 +18,7 @@ from lightning_interactions.records.describe import describe
 from lightning_interactions.references.fit import WITHOUT_EFFECT, Fitted, fit_ensemble
 from lightning_interactions.references.settings import TWINS, Ensemble, ReferenceTraining
 
-__all__ = ["CrossFitted", "FittedEvidence", "HeldOutReferences", "Twins"]
+__all__ = ["FittedEvidence", "HeldOutReferences", "Twins"]
 
 
 class FittedEvidence(Evidence):
@@ -150,7 +150,7 @@ class FittedEvidence(Evidence):
             model,
             loader,
             trainer.datamodule,
-            replace(self.ensemble, screen_labels=False) if tries else self.ensemble,
+            self.ensemble,
             task,
             self.training,
             None if tries else self.resume_from,
@@ -186,7 +186,7 @@ class HeldOutReferences(FittedEvidence):
         training: ReferenceTraining | None = None,
         resume_from: str | Path | None = None,
     ) -> None:
-        Ensemble.of(None, num_models, vote, None)
+        Ensemble.of(None, num_models, vote)
         self.num_models = num_models
         self.vote = vote
         super().__init__(training, resume_from)
@@ -199,7 +199,7 @@ class HeldOutReferences(FittedEvidence):
             raise MisconfigurationException(
                 f"HeldOutReferences: expected a data module with a reference_dataloader(), got {got}; hold a part of the "
                 "training data out: trainer.fit(model, datamodule=HoldOutDataModule(datamodule)), or HoldOutDataModule("
-                "train_loader, val_loader); or use CrossFitted(), which needs no such data"
+                "train_loader, val_loader); or use Twins(), which need no such data"
             )
         with preserve_random_state(trainer.strategy.root_device, self.training.seed):
             loader = make()
@@ -208,56 +208,7 @@ class HeldOutReferences(FittedEvidence):
     @property
     def ensemble(self) -> Ensemble:
         """How many models are trained, all on the same data."""
-        return Ensemble.of(None, self.num_models, self.vote, None)
-
-
-class CrossFitted(FittedEvidence):
-    """Reference models trained on parts of the run's own training data; needs no held-out data.
-
-    The data is split into parts; for each part models are trained on all the others, and only these rate its inputs. Inputs
-    may be augmented at random: whose part a probe belongs to is known by its index.
-
-    Args:
-        folds: Number of parts, at least 2.
-        num_models: How many models for each part; 6 if left out.
-        vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number; 2 if
-            left out (any if there is but one model for each part).
-        screen_labels: Whether to leave disputed labels out; where the task has classes if left out.
-        training: How each is trained.
-        resume_from: File of finished models; see :func:`~lightning_interactions.references.fit_reference_models`.
-
-    Raises:
-        MisconfigurationException: If a number is too small, or the vote has no such name or needs more models.
-
-    Source:
-        Chernozhukov et al. 2018, Double/debiased machine learning, Econometrics Journal 21(1). Screening: Northcutt et al.
-        2021, Confident learning, Journal of Artificial Intelligence Research 70.
-    """
-
-    def __init__(
-        self,
-        folds: int = 2,
-        num_models: int | None = None,
-        vote: int | str | None = None,
-        screen_labels: bool | None = None,
-        training: ReferenceTraining | None = None,
-        resume_from: str | Path | None = None,
-    ) -> None:
-        ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
-        self.folds = folds
-        self.num_models = ensemble.num_models
-        self.vote = ensemble.vote
-        self.screen_labels = screen_labels
-        super().__init__(training, resume_from)
-
-    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
-        """Train the models on the run's training loader; see :class:`FittedEvidence`."""
-        self._fit_on(trainer, model, trainer.train_dataloader, task)
-
-    @property
-    def ensemble(self) -> Ensemble:
-        """How many models are trained, on which parts of the data."""
-        return Ensemble.of(self.folds, self.num_models, self.vote, self.screen_labels)
+        return Ensemble.of(None, self.num_models, self.vote)
 
 
 class Twins(FittedEvidence):

@@ -20,7 +20,6 @@ from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.internals import classes
 from lightning_interactions.references.loaders import sampler_pool, unrepeatable
 from lightning_interactions.references.saved_models import SavedModels
-from lightning_interactions.references.screening import SEED_OFFSET, undisputed
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, in_run
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
@@ -55,8 +54,7 @@ def fit_reference_models(
     task: Task | None = None,
     folds: int | None = None,
     num_models: int | None = None,
-    vote: str | int | None = None,
-    screen_labels: bool | None = None,
+    vote: str | int = "any",
     training: ReferenceTraining | None = None,
     resume_from: str | Path | None = None,
 ) -> ReferenceModels:
@@ -69,13 +67,11 @@ def fit_reference_models(
         model: The model whose training will be monitored.
         data: Held-out data: a loader, or a data module with a ``reference_dataloader()``, which
             :class:`~lightning_interactions.references.HoldOutDataModule` makes of any other. With ``folds`` the run's own
-            training data: its loader, or its data module.
+            training data: its loader, or its data module; ``folds=2`` gives twins.
         task: The task that the monitor explains; the module's own step if left out.
         folds: Number of parts for cross-fitting, at least 2: models of a part are trained on all the others.
-        num_models: How many to train; with ``folds``, for each. 3 if left out, 6 with ``folds``.
-        vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number. Any
-            if left out, 2 with ``folds`` (any if there is but one model for each).
-        screen_labels: Whether to leave out disputed labels when cross-fitting; where the task has classes if left out.
+        num_models: How many to train; with ``folds``, for each. 3 if left out, 1 with ``folds``.
+        vote: How many of an input's raters must share an interaction: ``"any"``, ``"majority"``, ``"all"``, or a number.
         training: How each is trained.
         resume_from: File of finished models: made where there is none, else gone on from. Settings are compared, data and
             code are not.
@@ -89,7 +85,7 @@ def fit_reference_models(
     Source:
         He et al. 2025 (arXiv 2505.06993). Cross-fitting: Chernozhukov et al. 2018, Econometrics Journal 21(1).
     """
-    ensemble = Ensemble.of(folds, num_models, vote, screen_labels)
+    ensemble = Ensemble.of(folds, num_models, vote)
     training = ReferenceTraining() if training is None else training
     datamodule = data if isinstance(data, classes("LightningDataModule")) else None
     with preserve_random_state(accelerator(), training.seed):
@@ -136,14 +132,19 @@ def fit_ensemble(
                 f"which, but {changes}; pass evidence=Twins() to the monitor, which goes by their indices, or take random "
                 "augmentation out of the dataset (into training_step)"
             )
-        screens = ensemble.screens(task)
-        plans = _plans(pool, ensemble, task, training)
-        screening_plans = _plans(pool, ensemble.to_screen, task, training, SEED_OFFSET) if screens else []
+        plans = make_plans(
+            pool,
+            ensemble.num_models,
+            ensemble.folds,
+            stops=training.patience is not None,
+            knows_loss=task.knows_loss,
+            seed=training.seed,
+        )
         arguments = _arguments(training, plans[0], pool, run)
         saved = None
         if resume_from is not None:
-            saved = SavedModels(resume_from, _decisive(model, pool, ensemble, screens, task, training, arguments))
-        _tell(plans, screening_plans, pool, arguments["max_epochs"], saved, run)
+            saved = SavedModels(resume_from, _decisive(model, pool, ensemble, task, training, arguments))
+        _tell(plans, pool, arguments["max_epochs"], saved, run)
         trainer = ReferenceTrainer(
             model=model,
             task=task,
@@ -156,8 +157,6 @@ def fit_ensemble(
             saved=saved,
             run=run,
         )
-        if screening_plans and pool is not None:
-            plans = _plans(undisputed(trainer, task, pool, screening_plans), ensemble, task, training)
         fitted = trainer.fit(plans)
         models, seen = [one.model for one in fitted], [one.seen for one in fitted]
         learned = 0 if ensemble.folds is None else learned_epochs([one.losses for one in fitted])
@@ -206,19 +205,6 @@ def _pool(loader: Any, ensemble: Ensemble) -> list[int] | None:
     return pool
 
 
-def _plans(
-    pool: list[int] | None, ensemble: Ensemble, task: Task, training: ReferenceTraining, seed_offset: int = 0
-) -> list[Plan]:
-    return make_plans(
-        pool,
-        ensemble.num_models,
-        ensemble.folds,
-        stops=training.patience is not None,
-        knows_loss=task.knows_loss,
-        seed=training.seed + seed_offset,
-    )
-
-
 def _set_up_loader(data: Any, folds: int | None) -> Any:
     """Find the loader of the references' data, and set its data module up."""
     if not isinstance(data, classes("LightningDataModule")):
@@ -240,7 +226,6 @@ def _decisive(
     model: LightningModule,
     pool: list[int] | None,
     ensemble: Ensemble,
-    screens: bool,
     task: Task,
     training: ReferenceTraining,
     arguments: dict[str, Any],
@@ -253,7 +238,6 @@ def _decisive(
         "num_samples": None if pool is None else len(pool),
         "folds": ensemble.folds,
         "num_models": ensemble.num_models,
-        "screen_labels": screens,
         "seed": training.seed,
         "max_epochs": arguments["max_epochs"],
         "patience": training.patience,
@@ -263,7 +247,6 @@ def _decisive(
 
 def _tell(
     plans: list[Plan],
-    screening_plans: list[Plan],
     pool: list[int] | None,
     max_epochs: int | None,
     saved: SavedModels | None,
@@ -273,13 +256,10 @@ def _tell(
     own, inputs = plans[0], "all the data"
     if pool is not None and own.training is not None:
         inputs = f"{len(own.training) + len(own.stopping)} of {len(pool)} inputs"
-    screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
     taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
     cost = ""
     epochs = None if run is None else fit_length(run).epochs
     if epochs and pool and max_epochs:
-        trained = sum(len(plan.training or pool) for plan in (*plans, *screening_plans))
+        trained = sum(len(plan.training or pool) for plan in plans)
         cost = f", {trained * max_epochs / (len(pool) * epochs):.0%} of what the run trains on".replace("%", " %")
-    rank_zero_info(
-        f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}"
-    )
+    rank_zero_info(f"reference models: training {len(plans)}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}")

@@ -9,15 +9,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_interactions.evidence.reference_models import votes_needed
-from lightning_interactions.game.tasks import Task
 
 __all__ = ["TWINS", "Ensemble", "ReferenceTraining", "in_run"]
 
-NUM_MODELS, NUM_MODELS_OF_FOLD, VOTES_OF_FOLD = 3, 6, 2
-"""Where the user leaves them open. Without folds they are the papers'; with folds what agreed best with the papers'."""
-
-SCREENING_MODELS = 3
-"""At most so many models for each fold find out which labels are disputed."""
+NUM_MODELS, NUM_MODELS_OF_FOLD = 3, 1
+"""Where the user leaves them open: the papers' number, and one for each part of the run's own data: more were no better."""
 
 EPOCHS_WITH_STOPPING, EPOCHS_WITHOUT = 50, 15
 
@@ -81,21 +77,18 @@ class Ensemble:
         folds: Number of parts for cross-fitting; ``None`` for one part that the run never trains on.
         num_models: Number of models, for each part.
         vote: How many of an input's raters must share an interaction.
-        screen_labels: Whether disputed labels are left out; where the task allows it if ``None``.
     """
 
     folds: int | None
     num_models: int
     vote: str | int
-    screen_labels: bool | None
 
     @classmethod
-    def of(cls, folds: int | None, num_models: int | None, vote: str | int | None, screen_labels: bool | None) -> "Ensemble":
+    def of(cls, folds: int | None, num_models: int | None, vote: str | int) -> "Ensemble":
         """Fill in what is left out.
 
         Raises:
-            MisconfigurationException: If a number is too small, the vote has no such name or needs too many raters, or
-                labels are to be screened without folds.
+            MisconfigurationException: If a number is too small, or the vote has no such name or needs too many raters.
         """
         if num_models is None:
             num_models = NUM_MODELS if folds is None else NUM_MODELS_OF_FOLD
@@ -104,39 +97,14 @@ class Ensemble:
                 f"reference models: expected num_models of at least 1, and folds of at least 2 or none, got "
                 f"num_models={num_models} and folds={folds}"
             )
-        if screen_labels and folds is None:
-            raise MisconfigurationException(
-                "reference models: screen_labels=True needs folds, got none; pass folds=2, or leave screen_labels out"
-            )
-        if vote is None:
-            vote = "any" if folds is None else min(VOTES_OF_FOLD, num_models)
         try:
             votes_needed(vote, num_models)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        return cls(folds, num_models, vote, screen_labels)
-
-    @property
-    def to_screen(self) -> "Ensemble":
-        """The models that find out which labels are disputed."""
-        return replace(self, num_models=min(self.num_models, SCREENING_MODELS))
-
-    def screens(self, task: Task) -> bool:
-        """Whether disputed labels are left out.
-
-        Raises:
-            MisconfigurationException: If that is asked for, and the task has no classes.
-        """
-        has_classes = task.has_classes
-        if self.screen_labels and not has_classes:
-            raise MisconfigurationException(
-                f"reference models: screen_labels=True needs a task with classes, a tasks.Classification, got {task!r}; leave "
-                "screen_labels out"
-            )
-        return self.folds is not None and has_classes and self.screen_labels is not False
+        return cls(folds, num_models, vote)
 
 
-TWINS = Ensemble(folds=2, num_models=1, vote="any", screen_labels=False)
+TWINS = Ensemble(folds=2, num_models=1, vote="any")
 """Two models on two halves, each of which judges the other half."""
 
 

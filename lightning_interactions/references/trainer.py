@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -27,7 +26,7 @@ from lightning_interactions.references.internals import PACKAGES, classes, deaf_
 from lightning_interactions.references.loaders import loader_of_part
 from lightning_interactions.references.saved_models import FittedModel, SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
-from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, ScoreInputs, SeenInputs
+from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, SeenInputs
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce"]
 
@@ -89,13 +88,6 @@ class ReferenceTrainer:
                 # Most stop early.
                 bar.update((number + 1) * bar.total // len(plans) - bar.n)
         return fitted
-
-    def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
-        """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
-        watcher = ScoreInputs(loader_of_part(self.loader, indices, in_order=True), self.task, score)
-        with self._undisturbed(seed=0):
-            self.run_once(model, watcher)
-        return watcher.scores
 
     def run_once(self, model: LightningModule, watcher: Callback) -> None:
         """Set a model up as for a training, for a watcher that stops the Trainer before the first step."""

@@ -2,14 +2,14 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -22,10 +22,7 @@ from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs"]
-
-Scorer = Callable[[nn.Module, Any, Any], Tensor]
-"""Scores a model on inputs and targets, ``[inputs]``."""
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs"]
 
 
 class SeenInputs(Callback):
@@ -154,7 +151,7 @@ class KeepBestWeights(Callback):
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
         with _undisturbed(trainer, pl_module, self.loader) as shadow:
-            groups = (group for group in _read(trainer, shadow, self.loader, self.task) if group is not None)
+            groups = _read(trainer, shadow, self.loader, self.task)
             return self.task.mean_loss(shadow, self._taken_down(groups) if not self.fingerprints else groups)
 
     def _taken_down(self, groups: Iterator[ProbeGroup]) -> Iterator[ProbeGroup]:
@@ -186,38 +183,6 @@ class Introduction(Callback):
                 _read_if_any(self.task, shadow, rows)
 
 
-class ScoreInputs(Callback):
-    """Scores a model on inputs as soon as a Trainer has it set up; for a Trainer that does not train.
-
-    Args:
-        loader: Loads the inputs, in order.
-        task: Finds inputs and targets in a batch.
-        score: Scores the model on them.
-
-    Attributes:
-        scores: ``[inputs]``, float64 on the CPU, NaN where no target counts; empty before.
-    """
-
-    def __init__(self, loader: DataLoader[Any], task: Task, score: Scorer) -> None:
-        self.loader = loader
-        self.task = task
-        self.score = score
-        self.scores = torch.empty(0, dtype=torch.float64)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score all inputs, and stop before the first batch; schedules see the same number of epochs as in a training."""
-        trainer.should_stop = True
-        with _undisturbed(trainer, pl_module, self.loader) as shadow:
-            groups = _read(trainer, shadow, self.loader, self.task, in_order=True)
-            scores = [
-                torch.full((1,), torch.nan, dtype=torch.float64)
-                if group is None
-                else self.score(shadow, group.inputs.tree, group.targets.tree).double().cpu()
-                for group in groups
-            ]
-            self.scores = torch.cat(scores)
-
-
 @contextmanager
 def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[Any]) -> Iterator[LightningModule]:
     """Leave model and generators as they were; random transforms give the same inputs at every look."""
@@ -225,9 +190,7 @@ def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[An
         yield shadow
 
 
-def _read(
-    trainer: Trainer, model: LightningModule, loader: DataLoader[Any], task: Task, *, in_order: bool = False
-) -> Iterator[ProbeGroup | None]:
+def _read(trainer: Trainer, model: LightningModule, loader: DataLoader[Any], task: Task) -> Iterator[ProbeGroup]:
     """Find inputs and targets in all batches of a loader, one batch after the other.
 
     The Trainer's precision is on while these are read, and while whoever asks for them works with them.
@@ -237,20 +200,12 @@ def _read(
         model: A copy of it to be run.
         loader: The loader.
         task: Finds inputs and targets in a batch.
-        in_order: Give every row, in the order in which they are loaded; ``None`` for one without a target that counts.
     """
     for batch in loader:
         moved = transfer(trainer, model, batch)
-        rows, number = task.rows(moved), len(task.inputs(moved))
         with trainer.precision_plugin.forward_context():
-            groups = _read_if_any(task, model, rows)
-            if in_order and (len(groups) != 1 or len(groups[0]) != number):
-                for row in range(number):
-                    alone = _read_if_any(task, model, rows.select([row]))
-                    yield alone[0] if alone else None
-            else:
-                for group in groups:
-                    yield from group.split(task.largest_batch)
+            for group in _read_if_any(task, model, task.rows(moved)):
+                yield from group.split(task.largest_batch)
 
 
 def _read_if_any(task: Task, model: LightningModule, rows: Rows) -> Sequence[ProbeGroup]:

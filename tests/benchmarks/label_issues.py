@@ -43,7 +43,7 @@ from papers.runs import be_a_worker
 from papers.tasks import QUICK_TASKS, TASKS, make_parts
 
 NETWORKS = {"digits": "CNN", "shapes": "CNN", "table": "MLP", "series": "MLP"}
-HELD_OUT, CROSS_FITTED, NOISE = "held-out references", "cross-fitted references", "ParameterNoise"
+HELD_OUT, OF_HALVES, NOISE = "held-out references", "twins", "ParameterNoise"
 QUICK_TASK, QUICK_NETWORK = "few digits", "MLP"
 
 
@@ -87,8 +87,8 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     training = DataLoader(parts["training"], architecture.batch_size, shuffle=True)
     references = {
         HELD_OUT: fit_reference_models(model, DataLoader(parts["reference"], 32, shuffle=True), training=training_of(1000)),
-        CROSS_FITTED: fit_reference_models(
-            model, DataLoader(parts["training"], 32, shuffle=True), folds=2, num_models=6, vote=2, training=training_of(3000)
+        OF_HALVES: fit_reference_models(
+            model, DataLoader(parts["training"], 32, shuffle=True), folds=2, training=training_of(3000)
         ),
     }
     evidence: dict[str, Evidence] = {**references, NOISE: ParameterNoise()}
@@ -120,7 +120,7 @@ def run(task_name: str, seed: int, num_inputs: int, quick: bool) -> list[Found]:
     trainer.fit(model, training, DataLoader(parts["validation"], 200))
     moment = f"{trainer.current_epoch}" + ("" if stopping.onset_epoch == trainer.current_epoch else " (end)")
 
-    rows = draw(inputs, references[CROSS_FITTED], num_inputs, seed)
+    rows = draw(inputs, references[OF_HALVES], num_inputs, seed)
     asked = inputs[rows], labels[rows]
     suspicions = {"own loss": losses(model.eval(), *asked)}
     for name, each in references.items():

@@ -220,7 +220,7 @@ def evidence_of(module: L.LightningModule, loader: Any, quick: bool) -> Referenc
     """Two models, each trained on one half of the data."""
     if quick:
         return ReferenceModels([module, Classifier(module.network)])
-    return fit_reference_models(module, loader, folds=2, num_models=1, vote=1, screen_labels=False)
+    return fit_reference_models(module, loader, folds=2, num_models=1, vote=1)
 
 
 def find(name: str, count: int, epochs: int, quick: bool, device: str) -> Found:

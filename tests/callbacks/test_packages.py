@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.callbacks.phase_early_stopping import PhaseStoppingReason
 from lightning_interactions.records import Rows, fingerprints
-from lightning_interactions.references import CrossFitted, HeldOutReferences, HoldOutDataModule, fit_reference_models
+from lightning_interactions.references import HeldOutReferences, HoldOutDataModule, Twins, fit_reference_models
 from lightning_interactions.references.internals import classes, data_module_class, trainer_class
 from tests.callbacks.runs import assert_same_history, few, script_phases
 from tests.helpers.models import PlainTabularClassifier, tabular_data, tabular_loader
@@ -149,24 +149,22 @@ def test_reference_models_are_trained_by_the_other_trainer() -> None:
 @pytest.mark.parametrize("folds", [None, 2])
 def test_reference_models_of_a_data_module_see_what_it_gives(folds: int | None) -> None:
     data = OtherData() if folds else HoldOutDataModule(OtherData(), fraction=0.5)
-    references = fit_reference_models(
-        Other(), data, folds=folds, num_models=1, screen_labels=False if folds else None, training=trained(patience=None)
-    )
+    references = fit_reference_models(Other(), data, folds=folds, num_models=1, training=trained(patience=None))
     seen = set().union(*references.seen)
     assert seen <= doubled()
     assert len(seen) == (40 if folds else 20)
 
 
 @pytest.mark.parametrize("data", ["loaders", "data module"])
-@pytest.mark.parametrize("kind", [CrossFitted, HeldOutReferences])
+@pytest.mark.parametrize("kind", [Twins, HeldOutReferences])
 def test_evidence_fits_itself_in_a_run(tmp_path: Path, data: str, kind: Any) -> None:
-    evidence = kind(num_models=1, training=trained(patience=None))
+    evidence = kind(training=trained(patience=None))
     monitor = few(evidence=evidence)
     trainer = other_trainer(tmp_path, callbacks=[monitor])
     loaders = DataLoader(tabular_data(40, seed=2), batch_size=8), tabular_loader(16, seed=1)
-    if kind is CrossFitted and data == "loaders":
+    if kind is Twins and data == "loaders":
         trainer.fit(Other(), *loaders)
-    elif kind is CrossFitted:
+    elif kind is Twins:
         trainer.fit(Other(), datamodule=OtherData())
     else:
         trainer.fit(Other(), datamodule=HoldOutDataModule(*([OtherData()] if data == "data module" else loaders)))
@@ -197,7 +195,7 @@ def test_sharding_is_refused_by_whichever_strategy(tmp_path: Path) -> None:
 
 
 def test_a_try_of_one_batch_fits_evidence_too(tmp_path: Path) -> None:
-    evidence = CrossFitted(num_models=1)
+    evidence = Twins()
     monitor = few(evidence=evidence)
     trainer = other_trainer(tmp_path, callbacks=[monitor, PhaseEarlyStopping()], fast_dev_run=True, logger=True)
     loader = DataLoader(tabular_data(40, seed=2), batch_size=8)

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_interactions import CrossFitted, FeatureGroups, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
+from lightning_interactions import FeatureGroups, HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
 from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.evidence import OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History
@@ -216,7 +216,7 @@ def test_a_resume_with_other_settings_is_refused_before_training(tmp_path: Path,
 
 
 def test_other_settings_are_refused_before_evidence_fits_itself(tmp_path: Path) -> None:
-    class Fits(CrossFitted):
+    class Fits(HeldOutReferences):
         def fit(self, *_args: Any) -> None:
             raise AssertionError("too late")
 

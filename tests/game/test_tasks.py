@@ -122,12 +122,6 @@ def test_a_label_without_a_weight_is_refused(label: int) -> None:
         Classification([1.0, 2.0]).loss(torch.zeros(3), torch.tensor([0, 1, label]))
 
 
-def test_margins_compare_the_label_with_the_likeliest_other_class() -> None:
-    logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]])
-    assert Classification().margin(logits, torch.tensor([1, 0])).tolist() == [1.0, -2.0]
-    assert BinaryClassification().margin(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])).tolist() == [2.0, -2.0]
-
-
 # One logit
 
 

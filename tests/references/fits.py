@@ -27,7 +27,7 @@ def trained(**options: Any) -> ReferenceTraining:
 
 def fit(model: LightningModule | None = None, data: Any = None, **options: Any) -> ReferenceModels:
     """Fit two models; options are those of the fit, of the training and of the Trainer."""
-    own = ("task", "folds", "num_models", "vote", "screen_labels", "resume_from")
+    own = ("task", "folds", "num_models", "vote", "resume_from")
     of_fit = {"num_models": 2, **{name: options.pop(name) for name in own if name in options}}
     loader = shuffled() if data is None else data
     return fit_reference_models(

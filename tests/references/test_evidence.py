@@ -22,11 +22,11 @@ from lightning_interactions.game.tasks import Classification
 from lightning_interactions.measuring import Extraction, InteractionMeter
 from lightning_interactions.records import Interactions, Probes
 from lightning_interactions.references import (
-    CrossFitted,
     FittedEvidence,
     HeldOutReferences,
     HoldOutDataModule,
     ReferenceTraining,
+    Twins,
 )
 from tests.helpers.models import (
     Classifier,
@@ -102,17 +102,17 @@ def run(
     return fits, copy.deepcopy(module.state_dict())
 
 
-def cross_fitted(**options: Any) -> CrossFitted:
-    return CrossFitted(num_models=1, training=trained(patience=None, **options))
+def twins(**options: Any) -> Twins:
+    return Twins(trained(**{"patience": None, **options}))
 
 
 @pytest.mark.parametrize(
     ("evidence", "data", "model"),
     [
-        (cross_fitted(), "loader", TabularClassifier),
-        (cross_fitted(), "loader", WithoutHparams),
-        (CrossFitted(screen_labels=False, num_models=1), "loader", TabularClassifier),
-        (cross_fitted(), "data module", TabularClassifier),
+        (twins(), "loader", TabularClassifier),
+        (twins(), "loader", WithoutHparams),
+        (Twins(), "loader", TabularClassifier),
+        (twins(), "data module", TabularClassifier),
         (HeldOutReferences(2, training=trained(patience=None)), "held out", TabularClassifier),
     ],
     ids=["loader", "re-initialised", "early stopping", "data module", "held out"],
@@ -126,16 +126,16 @@ def test_a_fit_leaves_no_trace_in_the_run(tmp_path: Path, evidence: FittedEviden
     assert all(torch.equal(value, control[name]) for name, value in weights.items())
 
 
-def test_cross_fitting_in_a_run_is_that_before_it(tmp_path: Path) -> None:
-    evidence = CrossFitted(num_models=2, screen_labels=False, training=trained())
+def test_twins_of_a_run_are_those_fitted_before_it(tmp_path: Path) -> None:
+    evidence = Twins(trained())
     run(tmp_path, evidence)
-    before = fit(TabularClassifier(), tabular_loader(100, seed=2, shuffle=True), folds=2, screen_labels=False)
+    before = fit(TabularClassifier(), tabular_loader(100, seed=2, shuffle=True), folds=2)
     assert_same(evidence.references, before)
     assert evidence.refused == frozenset()
 
 
 def test_the_runs_own_split_is_fitted_on_and_its_data_module_is_set_up_once(tmp_path: Path) -> None:
-    evidence = CrossFitted(num_models=1, screen_labels=False, training=trained(patience=None))
+    evidence = twins()
     fits, _ = run(tmp_path, evidence, "data module", max_epochs=1)
     # Tables splits at random in every setup, and doubles its inputs in a hook.
     assert all_seen(evidence.references) == frozenset().union(*fits.batches)
@@ -152,12 +152,12 @@ def test_held_out_references_are_fitted_on_what_the_run_never_sees(tmp_path: Pat
 
 @pytest.mark.parametrize("data", ["loader", "data module"])
 def test_a_run_without_held_out_data_is_refused_with_a_way_out(tmp_path: Path, data: str) -> None:
-    with pytest.raises(MisconfigurationException, match=r"HoldOutDataModule\(.*CrossFitted"):
+    with pytest.raises(MisconfigurationException, match=r"HoldOutDataModule\(.*Twins"):
         run(tmp_path, HeldOutReferences(), data)
 
 
 def test_a_run_on_data_without_indices_is_refused(tmp_path: Path) -> None:
-    trainer = quiet_trainer(tmp_path, callbacks=[Fits(cross_fitted())])
+    trainer = quiet_trainer(tmp_path, callbacks=[Fits(twins())])
     with pytest.raises(MisconfigurationException, match="DataLoader"):
         trainer.fit(PlainTabularClassifier(), DataLoader(StreamedDataset(DATA, 100), batch_size=8))
 
@@ -169,27 +169,23 @@ def test_the_runs_precision_and_device_are_taken_over(tmp_path: Path) -> None:
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             taken.append((trainer.precision, trainer.strategy.root_device.type, trainer.max_epochs, pl_module.dtype))
 
-    evidence = CrossFitted(
-        num_models=1, training=ReferenceTraining(patience=None, max_epochs=2, trainer={"callbacks": Notes()})
-    )
+    evidence = Twins(ReferenceTraining(patience=None, max_epochs=2, trainer={"callbacks": Notes()}))
     run(tmp_path, evidence, precision="64-true", max_epochs=1)
-    assert taken == 4 * [("64-true", "cpu", 2, torch.float64)]
-    with_own = CrossFitted(num_models=1, training=trained(patience=None, precision="32-true", callbacks=Notes()))
+    assert taken == 2 * [("64-true", "cpu", 2, torch.float64)]
+    with_own = twins(precision="32-true", callbacks=Notes())
     run(tmp_path, with_own, precision="64-true", max_epochs=1)
     assert taken[-1] == ("32-true", "cpu", 1, torch.float32)
 
 
 def test_a_fast_dev_run_fits_on_a_batch_and_keeps_no_models(tmp_path: Path) -> None:
-    evidence = CrossFitted(num_models=2, resume_from=tmp_path / "references.pt")
+    evidence = Twins(resume_from=tmp_path / "references.pt")
     run(tmp_path, evidence, fast_dev_run=True)
-    assert [len(seen) for seen in evidence.references.seen] == 4 * [8]
+    assert [len(seen) for seen in evidence.references.seen] == 2 * [8]
     assert not (tmp_path / "references.pt").exists()
 
 
 def test_a_resumed_fit_takes_finished_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, again = (
-        CrossFitted(num_models=1, training=trained(patience=None), resume_from=tmp_path / "own.pt") for _ in range(2)
-    )
+    first, again = (Twins(trained(patience=None), tmp_path / "own.pt") for _ in range(2))
     run(tmp_path, first, max_epochs=1)
     monkeypatch.setattr("lightning_interactions.references.trainer.ReferenceTrainer._trained", None)
     run(tmp_path, again, max_epochs=1)
@@ -200,7 +196,7 @@ ON_TWO_PROCESSES = """
 import torch
 from pathlib import Path
 from tests.references.test_evidence import *
-evidence = CrossFitted(num_models=1, training=trained(patience=None))
+evidence = twins()
 trainer = quiet_trainer(Path(), callbacks=[Fits(evidence)], max_epochs=1, devices=2, strategy="ddp")
 trainer.fit(TabularClassifier(), tabular_loader(100, shuffle=True), tabular_loader(16))
 state = {"seen": [sorted(seen) for seen in evidence.references.seen]}
@@ -225,14 +221,14 @@ def test_every_process_of_a_run_fits_the_same_models_on_all_of_the_data(tmp_path
 
 def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        run(tmp_path, CrossFitted(num_models=1, training=trained(patience=None, max_epochs=1)), max_epochs=1)
+        run(tmp_path, twins(max_epochs=1), max_epochs=1)
     (said,) = [record.getMessage() for record in caplog.records if "reference models" in record.getMessage()]
-    # Two models, as many to screen labels, half of the inputs, epochs, the part of the run's own training.
-    assert [int(number) for number in re.findall(r"\d+", said)] == [2, 2, 50, 100, 1, 200]
+    # Two models, half of the inputs, epochs, the part of the run's own training.
+    assert [int(number) for number in re.findall(r"\d+", said)] == [2, 50, 100, 1, 100]
 
 
 def test_fitted_evidence_weighs_as_its_reference_models(tmp_path: Path) -> None:
-    evidence = cross_fitted()
+    evidence = twins()
     run(tmp_path, evidence, max_epochs=1)
     probes = Probes.of((DATA.tensors[0][:3], DATA.tensors[1][:3]))
     model, quick = TabularClassifier(), Extraction(tolerance=0.01)
@@ -252,7 +248,7 @@ class NoGame(ProbeGame):
 
 
 def test_nothing_can_be_asked_before_the_fit() -> None:
-    evidence = CrossFitted()
+    evidence = Twins()
     interactions = Interactions(torch.zeros(1, 2, 4), torch.zeros(1))
     assert not evidence.is_fitted
     for ask in (
@@ -260,15 +256,14 @@ def test_nothing_can_be_asked_before_the_fit() -> None:
         lambda: evidence.weigh(interactions, 0.05),
         lambda: evidence.refused,
     ):
-        with pytest.raises(RuntimeError, match="CrossFitted"):
+        with pytest.raises(RuntimeError, match="Twins"):
             ask()
 
 
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: CrossFitted(folds=1), "folds=1"),
-        (lambda: CrossFitted(num_models=2, vote=3), "from 1 to 2"),
+        (lambda: HeldOutReferences(num_models=2, vote=3), "from 1 to 2"),
         (lambda: HeldOutReferences(num_models=0), "num_models=0"),
         (lambda: HeldOutReferences(vote="most"), "most"),
     ],
@@ -279,25 +274,22 @@ def test_impossible_settings_are_refused_at_once(make: Any, named: str) -> None:
 
 
 def test_settings_are_described_without_what_does_not_decide(tmp_path: Path) -> None:
-    evidence = cross_fitted()
+    evidence = twins()
     said = repr(evidence)
     assert said == (
-        "CrossFitted(folds=2, num_models=1, vote=1, screen_labels=None, training=ReferenceTraining(max_epochs=1, "
-        "patience=None, seed=0, factory=None, val_dataloaders=None, trainer={}))"
+        "Twins(training=ReferenceTraining(max_epochs=1, patience=None, seed=0, factory=None, val_dataloaders=None, trainer={}))"
     )
     run(tmp_path, evidence, max_epochs=1)
     assert repr(evidence) == said
-    kept = CrossFitted(num_models=1, training=trained(patience=None, val_dataloaders=tabular_loader()), resume_from="a.pt")
+    kept = Twins(trained(patience=None, val_dataloaders=tabular_loader()), "a.pt")
     assert repr(kept) == said
-    assert (CrossFitted().num_models, CrossFitted().vote, HeldOutReferences().num_models) == (6, 2, 3)
+    assert (HeldOutReferences().num_models, HeldOutReferences().vote) == (3, "any")
 
 
 YAML = """
 evidence:
-  class_path: lightning_interactions.references.CrossFitted
+  class_path: lightning_interactions.references.Twins
   init_args:
-    folds: 3
-    vote: any
     training:
       max_epochs: 7
       factory: tests.helpers.models.TabularClassifier
@@ -311,8 +303,8 @@ def test_evidence_can_be_set_from_yaml() -> None:
     parser.add_argument("--config", action="config")
     parser.add_argument("--evidence", type=Evidence | None)
     evidence = parser.instantiate(parser.parse_args([f"--config={YAML}"])).evidence
-    assert isinstance(evidence, CrossFitted)
-    assert (evidence.folds, evidence.num_models, evidence.vote, str(evidence.resume_from)) == (3, 6, "any", "references.pt")
+    assert isinstance(evidence, Twins)
+    assert str(evidence.resume_from) == "references.pt"
     assert (evidence.training.max_epochs, evidence.training.trainer) == (7, {"gradient_clip_val": 0.5})
     held_out = parser.parse_args(["--evidence=lightning_interactions.references.HeldOutReferences", "--evidence.vote=2"])
     assert parser.instantiate(held_out).evidence.vote == 2

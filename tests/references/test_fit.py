@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 
 from lightning_interactions.evidence import ReferenceModels
-from lightning_interactions.game.tasks import Classification, Regression
+from lightning_interactions.game.tasks import Classification
 from lightning_interactions.references import ReferenceTraining, fit_reference_models
 from tests.helpers.models import (
     Classifier,
@@ -186,8 +186,6 @@ def test_settings_of_a_training_are_checked(number: str) -> None:
         ({"vote": "most"}, "'most'"),
         ({"vote": 3}, "from 1 to 2"),
         ({"folds": 2, "vote": 3}, "from 1 to 2"),
-        ({"screen_labels": True}, "screen_labels=True.*folds=2"),
-        ({"screen_labels": True, "folds": 2, "task": Regression()}, r"screen_labels=True.*Regression\(\)"),
     ],
     ids=str,
 )
@@ -208,7 +206,7 @@ def test_defaults_are_three_models_and_any_vote() -> None:
 
 
 def test_trained_models_are_saved_and_loaded(tmp_path: Path) -> None:
-    references = fit(folds=2, screen_labels=False, patience=None)
+    references = fit(folds=2, patience=None)
     references.save(tmp_path / "references.pt")
     loaded = ReferenceModels.load(tmp_path / "references.pt", PlainTabularClassifier())
     assert loaded.num_raters == references.num_raters == 2

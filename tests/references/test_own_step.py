@@ -16,7 +16,7 @@ from lightning_interactions.game.players import TimeSegments
 from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Classification
 from lightning_interactions.records import Rows, fingerprints
-from lightning_interactions.references import CrossFitted, FittedEvidence, HeldOutReferences, HoldOutDataModule
+from lightning_interactions.references import FittedEvidence, HeldOutReferences, HoldOutDataModule, Twins
 from lightning_interactions.references.watching import KeepBestWeights
 from tests.callbacks.runs import assert_same_history, few
 from tests.helpers.models import PlainTabularClassifier, StreamedDataset, tabular_data
@@ -187,7 +187,7 @@ OWN = prints(tabular_data(140, seed=2).tensors[0])
 @pytest.mark.parametrize("patience", [None, 2], ids=["to the end", "early stopping"])
 @pytest.mark.parametrize("folds", [None, 2], ids=["held out", "folds"])
 def test_what_is_seen_is_the_inputs_without_the_targets(folds: int | None, patience: int | None) -> None:
-    references = fit(Steps(), dict_loader(), folds=folds, patience=patience, screen_labels=False if folds else None)
+    references = fit(Steps(), dict_loader(), folds=folds, patience=patience)
     assert len(references.models) == 2 * (folds or 1)
     assert all_seen(references) == OWN
     if folds:
@@ -204,7 +204,7 @@ def test_a_stream_is_read_as_it_passes() -> None:
 
 @pytest.mark.parametrize("folds", [None, 2])
 def test_hooks_of_the_module_see_a_stage(folds: int | None) -> None:
-    references = fit(AfterTransfer(), dict_loader(), folds=folds, num_models=1, screen_labels=None)
+    references = fit(AfterTransfer(), dict_loader(), folds=folds, num_models=1)
     assert all_seen(references) <= prints(2 * tabular_data(140, seed=2).tensors[0])
 
 
@@ -212,7 +212,7 @@ def test_hooks_of_the_module_see_a_stage(folds: int | None) -> None:
 @pytest.mark.parametrize(("model", "loader"), [(Texts, text_loader), (TimeFirst, series_loader), (KeepsLosses, dict_loader)])
 @pytest.mark.parametrize("folds", [None, 2])
 def test_steps_of_other_kinds_are_raters(tmp_path: Path, model: Any, loader: Any, folds: int | None) -> None:
-    references = fit(model(), loader(), folds=folds, num_models=1, screen_labels=False if folds else None)
+    references = fit(model(), loader(), folds=folds, num_models=1)
     players = TimeSegments(5, leaf="x", axis=1) if model is TimeFirst else None
     monitor = few(evidence=references, players=players)
     quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model(), loader() if folds else loader(180, 140))
@@ -259,29 +259,6 @@ def test_training_stops_by_the_exact_loss_of_the_step() -> None:
 # Screening
 
 
-class Certain(Steps):
-    """Neither weights nor smoothing keep it from being sure of a label."""
-
-    def loss(self, batch: Any) -> Tensor:
-        return nn.functional.cross_entropy(self.logits(batch), batch["y"])
-
-
-@pytest.mark.slow
-def test_disputed_labels_are_found_by_the_step() -> None:
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(0, 3, (120,), generator=generator)
-    inputs = torch.randn(120, 4, generator=generator)
-    inputs[:, 0] = 4.0 * (targets - 1)
-    wrong = torch.arange(120) % 10 == 0
-    given = torch.where(wrong, (targets + 1) % 3, targets)
-    given[5::20] = -100
-    rows = rows_of(TensorDataset(inputs, given))
-    references = fit(Certain(), DataLoader(rows, batch_size=8, shuffle=True), folds=2, num_models=1, max_epochs=15)  # type: ignore[arg-type]
-    seen = all_seen(references)
-    assert len(seen & prints(inputs[wrong])) <= 1
-    assert len(seen & prints(inputs[~wrong])) >= 90
-
-
 # Files
 
 
@@ -300,18 +277,17 @@ class Never(Callback):
 # Evidence that fits itself
 
 
-@pytest.mark.parametrize("evidence", [CrossFitted, HeldOutReferences])
+@pytest.mark.parametrize("evidence", [Twins, HeldOutReferences])
 def test_evidence_fits_itself_and_knows_the_probes(tmp_path: Path, evidence: Any) -> None:
-    options = {"screen_labels": False} if evidence is CrossFitted else {}
-    own: FittedEvidence = evidence(num_models=2, training=trained(patience=2), **options)
+    own: FittedEvidence = evidence(training=trained(patience=2))
     monitor = few(evidence=own, training=8)
     data = DictData()
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1)
-    trainer.fit(Steps(), datamodule=data if evidence is CrossFitted else HoldOutDataModule(data, fraction=0.5))
+    trainer.fit(Steps(), datamodule=data if evidence is Twins else HoldOutDataModule(data, fraction=0.5))
     probes = monitor.meter._splits["training"].probes
     assert set(probes.fingerprints) <= prints(2 * tabular_data(140, seed=2).tensors[0])
     known = [fingerprint in all_seen(own.references) for fingerprint in probes.fingerprints]
-    assert all(known) if evidence is CrossFitted else not any(known)
+    assert all(known) if evidence is Twins else not any(known)
     assert data.trainer is trainer
     assert isinstance(monitor.task, OwnStep)
     assert len(monitor.history) == 2
@@ -321,7 +297,7 @@ def test_evidence_fits_itself_and_knows_the_probes(tmp_path: Path, evidence: Any
 def test_a_run_that_is_gone_on_with_has_the_same_evidence(tmp_path: Path) -> None:
     def run(epochs: int, ckpt_path: Path | None = None) -> InteractionMonitor:
         torch.manual_seed(0)
-        monitor = few(evidence=CrossFitted(num_models=1, training=trained(patience=None)))
+        monitor = few(evidence=Twins(trained(patience=None)))
         trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=epochs)
         trainer.fit(Steps(), dict_loader(), ckpt_path=ckpt_path)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")

@@ -61,8 +61,7 @@ def test_models_come_back_bit_by_bit(path: Path, trainings: Trainings, options: 
     model = UnvalidatedClassifier()
     state = torch.get_rng_state()
     references = [fit_three(own, model, **options) for own in (None, path, path)]
-    # With folds there are as many models that screen labels.
-    assert trainings.begun == 2 * num_saved(path) == 2 * len(references[0].models) * (2 if options else 1)
+    assert trainings.begun == 2 * num_saved(path) == 2 * len(references[0].models)
     assert torch.equal(torch.get_rng_state(), state)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     for own in references[1:]:
@@ -224,7 +223,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "factory": {"factory": Deeper},
     "task": {"task": Classification(label_smoothing=0.1, num_classes=3)},
     "num_models": {"num_models": 3},
-    "folds": {"folds": 2, "screen_labels": False},
+    "folds": {"folds": 2},
     "seed": {"seed": 10},
     "max_epochs": {"max_epochs": 2},
     "patience": {"patience": 1},
@@ -238,10 +237,6 @@ def test_another_setting_is_refused_by_its_name(path: Path, trainings: Trainings
     for name, options in DIFFERENT.items():
         with pytest.raises(MisconfigurationException, match=f"made with {name}="):
             fit(**{**plain, **options})
-    folded = {**plain, "folds": 2, "resume_from": path.with_name("folded.pt")}
-    fit(**folded)
-    with pytest.raises(MisconfigurationException, match="made with screen_labels=True"):
-        fit(**folded, screen_labels=False)
     begun = trainings.begun
     # What does not change the models may differ.
     fit(**plain, vote="all", enable_progress_bar=False, data=tabular_loader(60, seed=2, shuffle=True))

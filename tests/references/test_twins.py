@@ -247,7 +247,7 @@ def test_callbacks_and_loggers_of_the_module_write_nothing(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     notes = Notes()
     training = ReferenceTraining(max_epochs=1, trainer={"callbacks": notes, "accelerator": "cpu"})
-    fit_reference_models(Brings(), loader(), folds=2, num_models=1, screen_labels=False, training=training)
+    fit_reference_models(Brings(), loader(), folds=2, num_models=1, training=training)
     kinds = {type(callback).__name__ for own in notes.trainers for callback in own.callbacks}
     assert "StochasticWeightAveraging" in kinds
     assert kinds.isdisjoint({"EarlyStopping", "ModelCheckpoint"})

@@ -183,11 +183,6 @@ class OwnStep(Task):
         term, own, weights = self._term(targets)
         return term.divides(own, weights)
 
-    def margin(self, outputs: Any, targets: Any) -> Float[Tensor, " rows"]:
-        """Return the logit of the label minus the largest other one, nats, where there are classes."""
-        term, own, _ = self._term(targets)
-        return super().margin(outputs, own) if term.task is None else term.task.margin(term.logits(outputs), own)
-
     def exact_losses(self, outputs: Any, targets: Any) -> Float[Tensor, "rows 2"]:
         """Return the sum of each row's losses, as the step's loss function computes them, and its part of what divides them."""
         term, own, weights = self._term(targets)
@@ -217,7 +212,6 @@ class OwnStep(Task):
         task = first.term.task
         self.score_is_log_odds = task is not None and task.score_is_log_odds
         self.score_depends_on_targets = task is None or task.score_depends_on_targets
-        self.has_classes = task is not None and task.has_classes
         self.loss_unit = "" if task is None else task.loss_unit
         self.largest_batch = 1 if any(one.rows_alone for one in self.readings) else None
         self.outputs_depend_on_targets = any(one.outputs_depend_on_targets for one in self.readings)

@@ -50,26 +50,36 @@ def draw_regrets(results: Results, path: Path) -> None:
 
 
 def draw_compute(results: Results, path: Path) -> None:
-    """Draw the median regret of every rule, with its interval over runs, against the median of what it takes."""
+    """Draw what every rule takes beside its median regret, with the interval of this over runs; from cheap to dear."""
     found = {name: [one for _, one in results.of_rule(name)] for name in results.outcomes if name != ORACLE}
-    found = {name: own for name, own in found.items() if own}
-    if not found:
+    computes = {name: float(np.median([one.compute for one in own])) for name, own in found.items() if own}
+    names = sorted(computes, key=lambda name: computes[name])
+    if not names:
         return
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, own) in enumerate(found.items(), start=1):
-        middle, low, high = (max(one, SMALLEST) for one in median_with_interval([one.loss for one in own]))
-        compute = float(np.median([one.compute for one in own]))
+    figure = Figure(figsize=(11, 0.3 * len(names) + 1.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, name in enumerate(names):
+        middle, low, high = (max(one, SMALLEST) for one in median_with_interval([one.loss for one in found[name]]))
         color, marker = _color(results, name), "D" if name.startswith("phase 3") else "o"
-        axes.plot([compute] * 2, [low, high], color=color, linewidth=1, alpha=0.5)
-        axes.plot(compute, middle, marker, color=color, label=f"{number}: {name} ({len(own)} runs)")
-        axes.annotate(str(number), (compute, middle), (4, 3), textcoords="offset points", fontsize="small")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("Compute until the stop, with all that the rule needs: plain trainings to the end (median)")
-    axes.set_ylabel("Regret in test loss (median and its 95 % interval)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize="x-small")
+        left.plot(computes[name], row, marker, color=color)
+        right.plot([low, high], [row, row], color=color, linewidth=1.5, alpha=0.5)
+        right.plot(middle, row, marker, color=color)
+    for axes, label in (
+        (left, "Compute until the stop, with all that the rule needs:\nplain trainings to the end (median)"),
+        (right, "Regret in test loss: median and its 95 % interval, %"),
+    ):
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    right.set_xticks([0.001, 0.01, 0.1, 1], ["≤ 0.1", "1", "10", "100"])
+    left.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+    left.set_yticks(range(len(names)), [f"{name} ({len(found[name])} runs)" for name in names])
+    left.invert_yaxis()
+    for color, label in ((ORANGE, "looks at held-out labels"), (BLUE, "needs no more labels than the training data has")):
+        left.plot([], [], "o", color=color, label=label)
+    left.plot([], [], "D", color=GREY, label="phase 3")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     _save(figure, path)
 
 

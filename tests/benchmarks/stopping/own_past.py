@@ -19,7 +19,7 @@ from lightning_interactions.functional.generalization import RaterVotes, weights
 from lightning_interactions.measuring.facts import NORMAL_NODES, UNSEEN_SPREAD
 from lightning_interactions.records import Interactions, Measurement, SplitMeasurement
 
-__all__ = ["OWN_PAST", "measurements_of_own_past", "of_own_past"]
+__all__ = ["OWN_PAST", "judged", "measurements_of_own_past", "of_own_past", "salient_effects"]
 
 OWN_PAST = "own past"
 FRACTION = 0.25
@@ -35,20 +35,22 @@ def of_own_past(run: Run, fraction: float = FRACTION) -> History:
 def measurements_of_own_past(run: Run, fraction: float = FRACTION) -> tuple[Measurement, ...]:
     """Weigh the run's interactions on the training probes by whether they were there at a fraction of the measurements."""
     measured = run.histories[TWINS].measurements
-    effects = _salient_effects(run, len(measured), len(measured[0].training))
+    effects = salient_effects(run)
     found = []
     for now, measurement in enumerate(measured):
         before = int(fraction * now)
         own, past = (Interactions(effects[moment], effects.new_zeros(effects.shape[1])) for moment in (now, before))
         weights = weights_from_votes(own, RaterVotes.of([past], THRESHOLD), min_votes=1)
         rater_score = measured[before].training.full_score
-        training = _judged(measurement.training, own.effects.double(), weights.weights, weights.chance_weights, rater_score)
+        training = judged(measurement.training, own.effects.double(), weights.weights, weights.chance_weights, rater_score)
         found.append(Measurement(measurement.time, measurement.seconds, training, None))
     return tuple(found)
 
 
-def _salient_effects(run: Run, num_times: int, num_probes: int) -> Tensor:
-    """Put the salient interactions on the training probes in their places, zeros elsewhere."""
+def salient_effects(run: Run) -> Tensor:
+    """Return the salient interactions on the training probes, zeros elsewhere: ``[times, probes, 2, coalitions]``."""
+    measured = run.histories[TWINS].measurements
+    num_times, num_probes = len(measured), len(measured[0].training)
     (num_coalitions,) = {ratings["training"]["signs"].shape[-1] for ratings in run.ratings.values()}
     effects = torch.zeros(num_times, num_probes, 2, num_coalitions)
     place = run.salient.long()
@@ -57,10 +59,18 @@ def _salient_effects(run: Run, num_times: int, num_probes: int) -> Tensor:
     return effects
 
 
-def _judged(
+def judged(
     split: SplitMeasurement, effects: Tensor, weights: Tensor, chance_weights: Tensor, rater_score: Tensor
 ) -> SplitMeasurement:
-    """Replace what evidence decides; losses are those of log-odds."""
+    """Replace what evidence decides; losses are those of log-odds.
+
+    Args:
+        split: What was measured with other evidence.
+        effects: Its salient interactions.
+        weights: How far each is taken for generalizable.
+        chance_weights: The same by chance.
+        rater_score: Score of each probe by the raters.
+    """
     other = (1 - weights) * effects
     non_generalizable = other.abs().sum(dim=(1, 2))
     explained = split.full_score - other.sum(dim=(1, 2))

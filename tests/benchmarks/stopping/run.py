@@ -41,6 +41,7 @@ from rules import ALONE, ELABORATE, HELD_OUT, RULES, Record
 from runs import KINDS, REFERENCES, Size, load, load_or_make
 from tasks import PLAIN, Setting, choosing, reported
 from trainings import load_or_make_trainings, load_trainings
+from votes import print_votes
 
 QUICK_SIZE = Size(training_probes=16, held_out_probes=8, epochs=4)
 ONLY = ("runs", "trainings")
@@ -95,6 +96,7 @@ def report(records: Sequence[Record], folder: Path) -> list[tuple[str, str, bool
     print_detections("Noisy runs", results.noisy)
     print_clean(results.clean)
     print_following(results.noisy.records)
+    print_votes(records)
     print_null([record for record in records if record.run.setting.noise is None])
     draw_regrets(results.noisy, folder / "regrets.png")
     draw_compute(results.noisy, folder / "compute.png")

@@ -58,11 +58,11 @@ AT_ONCE = 256
 TWINS, TWINS_HELD_OUT, REFERENCES = "twins", "twins, held-out probes", "references"
 
 KINDS: dict[str, dict[str, Any] | None] = {
-    TWINS: {"folds": 2, "num_models": 1, "vote": 1, "screen_labels": False},
+    TWINS: {"folds": 2, "num_models": 1, "vote": 1},
     REFERENCES: None,
-    "three twins a half": {"folds": 2, "num_models": 3, "vote": "any", "screen_labels": False},
-    "five folds": {"folds": 5, "num_models": 1, "vote": 1, "screen_labels": False},
-    "cross-fitted": {"folds": 2},
+    "three twins a half": {"folds": 2, "num_models": 3, "vote": "any"},
+    "five folds": {"folds": 5, "num_models": 1, "vote": 1},
+    "six models a half, two votes": {"folds": 2, "num_models": 6, "vote": 2},
 }
 """Arguments of ``fit_reference_models`` with the run's own training data, by kind of evidence; held-out data if ``None``."""
 
@@ -217,7 +217,9 @@ class Watch(L.Callback):
         for kind in self.evidence:
             own = [self._facts(kind, split, interactions[split]) for split in ("training", "held_out")]
             learned = self.evidence[kind].learned_epochs(self.prepared[kind]["training"])
-            rows = [(one, one.epoch <= learned, *splits) for one, *splits in zip(self.moments, *own, strict=True)]
+            rows = [
+                (one, learned > 0 and one.epoch <= learned, *splits) for one, *splits in zip(self.moments, *own, strict=True)
+            ]
             if kind != REFERENCES:
                 found[kind] = [Measurement(one, 0.0, training, None, early) for one, early, training, _ in rows]
             if kind in (TWINS, REFERENCES):

@@ -17,6 +17,7 @@ from own_past import measurements_of_own_past
 from runs import REFERENCES, TWINS, TWINS_HELD_OUT, Size, load, load_or_make, load_values
 from tasks import CONDITIONS, Setting, choosing, make_model, make_parts, reported
 from trainings import load_or_make_trainings, load_trainings, train
+from votes import of_votes
 
 pytestmark = [*TINY_SET_UP, pytest.mark.filterwarnings("ignore:You defined a `validation_step`")]
 
@@ -103,6 +104,11 @@ def test_a_run_and_its_trainings_are_read_as_they_were_made(tmp_path: Path) -> N
         last.generalizable + last.non_generalizable, twins.generalizable + twins.non_generalizable, rtol=1e-5, atol=1e-6
     )
     assert len(detect_phases(own)) == 3
+
+    # All raters and as many votes as were asked for give what was measured.
+    voted = of_votes(read, 1, 1, TWINS).measurements[-1].training
+    for name in ("generalizable", "chance_generalizable", "explained_score", "expected_test_loss"):
+        torch.testing.assert_close(getattr(voted, name), getattr(twins, name), rtol=1e-4, atol=1e-5)
 
     trainings = load_or_make_trainings(CANCER, SMALL, tmp_path)
     again = load_trainings(CANCER, SMALL, tmp_path)

@@ -144,7 +144,7 @@ def test_what_is_explained_are_log_odds_of_the_target_class() -> None:
     task, probes = read(model, batch)
     score, _ = scores_and_losses(task, model, probes)
     torch.testing.assert_close(score, log_odds(model(batch["x"]), batch["y"]).detach())
-    assert (task.score_is_log_odds, task.has_classes, task.loss_unit) == (True, True, "nats")
+    assert (task.score_is_log_odds, task.loss_unit) == (True, "nats")
 
 
 def test_of_tokens_the_sum_of_log_odds_of_those_that_count_is_explained() -> None:
