@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from report import Results, median_with_interval
 from rules import ALONE, HELD_OUT, ORACLE, RULES, Record, at_onset, outcome
 from runs import Run
+from tasks import PLAIN
 
 from lightning_interactions.analysis.phases.signals import PhaseSignals
 
@@ -124,6 +125,7 @@ def _draw_run(axes: np.ndarray, run: Run, kind: str) -> None:
             panel.axvline(stop.stopped, color=BLUE, linestyle="--", label="detection of phase 3" if panel is axes[0] else None)
         panel.spines[["top", "right"]].set_visible(False)
     noise = f"{100 * run.setting.noise:.0f} % noise" if run.setting.noise else "natural noise"
+    noise += "" if run.setting.condition == PLAIN else f", {run.setting.condition}"
     regret = 100 * (losses[stop.kept - 1] / losses.min() - 1)
     axes[1].set_title(
         f"{run.setting.task}, {run.setting.architecture}, {noise}, seed {run.setting.seed}, {kind}: regret {regret:.1f} %",
