@@ -35,6 +35,9 @@ the improvement on a minimum that has stood for :data:`STANDING` measurements, u
 
 STANDING = 5
 
+ACCIDENT = 0.25
+"""A single measurement that is better than those beside it by more than this part of them is taken for an accident."""
+
 CLEAR_RISE = 0.25
 """Rise of the expected test loss as it is, with over-confidence, at which it is no reason to go on that at the best temperature
 it stands still."""
@@ -174,19 +177,27 @@ class Change(ABC):
         holds, self.findings = self.compare(look)
         return self._p_value() if holds else math.inf
 
-    def is_best(self, name: str, look: int, sign: int) -> bool:
+    def is_best(self, name: str, look: int, sign: int, margin: float = 0.0) -> bool:
         """Whether a signal is, at the newest measurement, at least as good as where the change would have begun.
 
         Single measurements are compared: what makes a network better or worse than those of the epochs beside it is the same
-        on the probes and on new data, and medians of three or five had more regret on digits and breast cancer.
+        on the probes and on new data, and medians of three or five had more regret on digits and breast cancer. Only one that
+        is far better than those beside it is an accident, which need not be reached again.
 
         Args:
             name: The signal; its mean over the probes counts.
             look: Index of the newest measurement.
             sign: 1 if small is good, -1 if large is.
+            margin: By which part of itself it must be better.
         """
         single = self.trend.signals[name]
-        return not np.isfinite(single[self.since]).any() or sign * _mean(single[look] - single[self.since]) <= 0
+        if not np.isfinite(single[self.since]).any():
+            return True
+        befores = [single[self.since] - sign * margin * np.abs(single[self.since])]
+        if look >= RECENT and look > self.since + 1:
+            beside = self.trend.medians[name][around(self.since)]
+            befores.append(beside - sign * ACCIDENT * np.abs(beside))
+        return any(sign * _mean(single[look] - before) <= 0 for before in befores)
 
     def interval(self, look: int) -> tuple[int, int]:
         """Measurements around the onset up to a look, as far as none is worse than it on the probes at a level of 5 %."""
@@ -318,10 +329,7 @@ class _NonGeneralizableGain(_GainOfOneKind):
         """Whether the cost is at its minimum; one that has stood for some time is only left for a material improvement."""
         if look <= self.trend.last_early:
             return True
-        if look - self.since <= STANDING or not np.isfinite(self.trend.signals["cost"][self.since]).any():
-            return self.is_best("cost", look, 1)
-        before, now = (_mean(self.trend.signals["cost"][time]) for time in (self.since, look))
-        return now <= before - MATERIAL_RISE * abs(before)
+        return self.is_best("cost", look, 1, margin=0.0 if look - self.since <= STANDING else MATERIAL_RISE)
 
     def holds(self, generalizable: float, non_generalizable: float, strength: float, rise: float, plain_rise: float) -> bool:
         grows = generalizable + non_generalizable >= MATERIAL_GROWTH * strength

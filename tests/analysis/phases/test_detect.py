@@ -811,6 +811,14 @@ def with_spike(measurements: Sequence[Measurement], spike: Spike, time: int) -> 
     return [*measurements[:time], spike.of(measurements[time]), *measurements[time + 1 :]]
 
 
+@pytest.mark.parametrize("time", [0, 2])
+def test_a_measurement_that_is_far_better_than_those_beside_it_need_not_be_reached_again(time: int) -> None:
+    measurements = grown(THREE_PHASES).measured()
+    found = changes(with_spike(measurements, SPIKES["all good"], time))
+    assert numbers(found) == [2, 3]
+    assert abs(found[-1].onset - LEAST_COST) <= 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("spike", SPIKES.values(), ids=SPIKES)
 def test_a_single_wild_measurement_detects_nothing(spike: Spike) -> None:
