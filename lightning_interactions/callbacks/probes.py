@@ -31,10 +31,11 @@ MAX_LOOKED_AT = 256
 """At least so many inputs are loaded to find probes that reference models have not seen (if there are)."""
 
 NO_VALIDATION = (
-    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs, there is no loss gap, and "
-    "training inputs are probes in their place; pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), "
-    "to have them"
+    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is no loss gap{}; "
+    "pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), to have them"
 )
+
+IN_THEIR_PLACE = ", and training inputs are probes in their place"
 
 
 @dataclass
@@ -144,7 +145,7 @@ class ProbeKeeper:
                 elif split in sources:
                     source = sources[split]
                     if source is None:
-                        rank_zero_warn(NO_VALIDATION)
+                        rank_zero_warn(NO_VALIDATION.format(IN_THEIR_PLACE if TRAINING in sources else ""))
                         continue
                     more = sample_size if split == TRAINING and not trainer.fast_dev_run else 0
                     self._draw(trainer, model, split, source, more)

@@ -24,7 +24,7 @@ __all__ = ["FittedEvidence", "HeldOutReferences", "Twins"]
 class FittedEvidence(Evidence):
     """Reference models that are trained when the monitored training starts, before its first step.
 
-    The same settings give the same models, so that a resumed run trains them again, unless ``resume_from`` names a file.
+    The same settings give the same models. A resumed run trains none again: its checkpoint has their votes on the probes.
 
     Args:
         training: How each model is trained.

@@ -34,6 +34,7 @@ MATERIAL_RISE = 0.02
 the improvement on a minimum that has stood for :data:`STANDING` measurements, under which it stays the minimum."""
 
 STANDING = 5
+"""Measurements without a lower cost, after which a minimum is left for a material improvement only."""
 
 ACCIDENT = 0.25
 """A single measurement that is better than those beside it by more than this part of them is taken for an accident."""
@@ -64,7 +65,7 @@ class Trend:
         medians: The same, of every :data:`RECENT` measurements in a row.
         most_cost: What an input costs of whose target nothing is known.
         loss_known: Whether the cost is a loss.
-        last_early: Index of the last measurement at which phase 3 cannot have begun before.
+        last_early: Index of the first measurement at which phase 3 may begin; see :class:`PhaseSignals`.
         levels: Values of ``α``, from small to large.
         falls_of_share: Test of the share of each probe, which falls.
         gains: Test of whether what each probe has gained is mainly non-generalizable.

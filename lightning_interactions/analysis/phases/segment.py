@@ -17,10 +17,10 @@ __all__ = ["segment_phases"]
 def segment_phases(history: History) -> tuple[ChangePoint, ...]:
     """Find the best segmentation of a finished history by the signals of the online detector.
 
-    Phase 3 begins where the expected cost is smallest in the whole history, but for measurements that are too early (see
-    :func:`detect_phases`), phase 2 where, up to there, the share of
-    generalizable strength is largest; a change point at the last measurement is none. Of a run with several third phases this
-    is the one after which the cost never came back. Inputs that were left out at any measurement do not count.
+    Phase 3 begins where the expected cost is smallest in the whole history, but for measurements that are too early
+    (:attr:`~lightning_interactions.records.Measurement.is_early`), phase 2 where, up to there, the share of generalizable
+    strength is largest; a change point at the last measurement is none. Of a run with several third phases this is the one
+    after which the cost never came back. Inputs that were left out at any measurement do not count.
 
     Args:
         history: All measurements of a run, and the phases that were detected online.

@@ -66,8 +66,8 @@ def draw_compute(results: Results, path: Path) -> None:
         right.plot([low, high], [row, row], color=color, linewidth=1.5, alpha=0.5)
         right.plot(middle, row, marker, color=color)
     for axes, label in (
-        (left, "Compute until the stop, with all that the rule needs:\nplain trainings to the end (median)"),
-        (right, "Regret in test loss: median and its 95 % interval, %"),
+        (left, "Compute until the stop\n(median, plain trainings)"),
+        (right, "Regret in test loss, %\n(median, its 95 % interval)"),
     ):
         axes.set_xscale("log")
         axes.set_xlabel(label)
