@@ -17,7 +17,7 @@ from lightning_interactions.evidence import ParameterNoise
 from tests.callbacks.runs import TINY_SET_UP, few
 from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
-from tests.situations.traces import Recorder, differences, everything, trace
+from tests.situations.traces import Recorder, counted, differences, everything, trace
 
 pytestmark = [
     *TINY_SET_UP,
@@ -61,17 +61,19 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
         "enable_model_summary": False,
         "log_every_n_steps": 1,
         "logger": False,
-        "callbacks": [recorder] if monitor is None else [recorder, monitor],
+        "callbacks": [*case.callbacks, recorder, *([] if monitor is None else [monitor])],
     }
 
     def new_trainer() -> Any:
         return case.framework.Trainer(**{**options, **case.trainer})
 
     trainer = new_trainer()
-    case.fit(trainer)
+    with counted(case.module, case.train) as calls:
+        case.fit(trainer)
     if case.then is not None:
         trainer = case.then(case, trainer, new_trainer)
-    return Run(case, trainer, recorder, everything(trainer, case.module, recorder))
+    left = everything(trainer, case.module, {"train": case.train, "val": case.val}, recorder)
+    return Run(case, trainer, recorder, {**left, "calls": dict(calls)})
 
 
 def test_no_two_situations_share_a_name() -> None:
