@@ -24,7 +24,7 @@ from lightning_interactions.measuring.loading import (
 from lightning_interactions.measuring.overlap import repeats
 from lightning_interactions.measuring.probes import Draw
 from lightning_interactions.records.trees import map_leaves
-from lightning_interactions.references.internals import is_sequential, training_loaders, validation_loaders
+from lightning_interactions.references.internals import is_sequential, training_loaders, validation_set_up
 
 __all__ = ["Samples", "Source", "copied", "training_source", "validation_source"]
 
@@ -143,14 +143,17 @@ def validation_source(trainer: Trainer) -> Source | None:
     """
     if not trainer.enable_validation:
         return None
-    if validation_loaders(trainer) is None:
-        # Lightning sets it up later where validation does not run in the first epoch; the set-up happens only once.
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-    loaders = validation_loaders(trainer)
-    if loaders is None:
-        return None
+    with validation_set_up(trainer) as loaders:
+        return None if loaders is None else _first_fresh(trainer, loaders)
+
+
+def copied(tree: Any) -> Any:
+    """Copy the tensors of a batch that goes on to be used."""
+    return map_leaves(lambda _name, leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def _first_fresh(trainer: Trainer, loaders: CombinedLoader) -> Source | None:
+    """Find the first of the validation loaders that does not repeat training data."""
     numbers = tuple(map(float, trainer.num_val_batches))
     sources = [Source(loaders.iterables, tuple(loaders.flattened), numbers)]
     if is_sequential(loaders):
@@ -172,11 +175,6 @@ def validation_source(trainer: Trainer) -> Source | None:
             f"{len(loaders.flattened)} that does not repeat training inputs"
         )
     return chosen
-
-
-def copied(tree: Any) -> Any:
-    """Copy the tensors of a batch that goes on to be used."""
-    return map_leaves(lambda _name, leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
 
 
 def _goes_along(first: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.records import Rows
 from lightning_interactions.records.trees import describe_tree, is_list, walk
 
@@ -106,7 +106,8 @@ def sampled_batches(loader: Any, num_batches: float) -> list[list[int]] | None:
     if num_batches != float("inf"):
         batches = itertools.islice(batches, int(num_batches))
     try:
-        return [[int(batch)] if of_batches is None else [int(index) for index in batch] for batch in batches]
+        with data_as_found(loader):
+            return [[int(batch)] if of_batches is None else [int(index) for index in batch] for batch in batches]
     except (TypeError, ValueError):  # Indices that are no integers.
         return None
 
@@ -155,8 +156,8 @@ def load_batches(
     """Load these batches, in this order, through a copy of a loader: its dataset, workers, collate function and settings.
 
     Samples are read where the loader reads them: a dataset may open its file where it is first read, or be ready only after
-    ``worker_init_fn``. Generators that hang on the loader and are reachable from this process keep their state; the
-    global ones are the caller's to keep.
+    ``worker_init_fn``. What hangs on the loader comes back as it was, see
+    :func:`~lightning_interactions.measuring.memory.data_as_found`; global random states are the caller's to keep.
 
     Args:
         loader: A loader of a dataset with indices. Its state, workers and generators stay as they are.
@@ -186,7 +187,7 @@ def load_batches(
         in_order=True,
         _iterator=None,
     )
-    with preserve_generators(loader):
+    with data_as_found(loader):
         loaded = list(itertools.islice(_started(own), len(lists) + 1))
     if len(loaded) != len(lists):
         raise CannotLoadError(f"{type(loader).__name__} gives {len(loaded)} batches where {len(lists)} were asked for")

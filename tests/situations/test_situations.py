@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_interactions import InteractionMonitor, Twins
 from lightning_interactions.evidence import ParameterNoise
 from tests.callbacks.runs import TINY_SET_UP, few
-from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
+from tests.situations import batches, images, layers, loaders, loops, losses, memory, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
 from tests.situations.traces import Recorder, counted, differences, everything, trace
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),
 ]
 
-FILES = (losses, tables, batches, text, images, state, loaders, loops, refused)
+FILES = (losses, tables, batches, text, images, state, layers, loaders, memory, loops, refused)
 ALL = [situation for file in FILES for situation in file.SITUATIONS]
 PARAMETERS = [
     pytest.param(situation, id=situation.name, marks=[pytest.mark.slow] if situation.slow else []) for situation in ALL

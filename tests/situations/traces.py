@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 OWN_TAGS = "interactions/"
 """What the monitor logs, and a run without it does not."""
 
-NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams"}
-"""Attributes by which Lightning ties a module to its Trainer, which is another one in another run."""
+NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams", "_torchdynamo_wrapper_id"}
+"""Attributes by which Lightning ties a module to its Trainer, which is another one in another run, and addresses."""
 
 
 LIVING = {"_iterator"}
@@ -127,7 +127,9 @@ def counted(*things: Any) -> Iterator[Counter[str]]:
     functions = [(kind, name, method) for kind in kinds for name, method in list(vars(kind).items())]
     methods = [(kind, name, method) for kind, name, method in functions if inspect.isfunction(method)]
     for kind, name, method in methods:
-        if not name.startswith("__"):
+        # Probes come from a data module itself: its hooks are called once more, and what they leave on it is taken back.
+        of_probes = not issubclass(kind, nn.Module) and ("transfer" in name or name == "val_dataloader")
+        if not name.startswith("__") and not of_probes:
             setattr(kind, name, _counting(method, calls, things))
     try:
         yield calls
@@ -191,6 +193,8 @@ def _of_object(thing: Any, within: frozenset[int]) -> Any:
 
 
 def _of_tensor(tensor: Tensor) -> Any:
+    if tensor.layout is torch.sparse_coo:
+        return ("sparse", tuple(tensor.shape), _of_tensor(tensor._indices()), _of_tensor(tensor._values()))
     values = tensor.detach().cpu()
     content = values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
     grad = None if not tensor.is_leaf or tensor.grad is None else _of_tensor(tensor.grad)
