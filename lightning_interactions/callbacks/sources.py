@@ -55,12 +55,15 @@ class Source:
             num_probes: How many will be drawn at first.
             seed: Seed of the draw.
         """
-        pools: list[Any] = [sampled_batches(loader, number) for loader, number in _limited(self)]
+        pools: list[Any] = [
+            (sampled_batches if isinstance(loader, DataLoader) and has_own_batches(loader) else sampled_indices)(loader, number)
+            for loader, number in _limited(self)
+        ]
         if trainer.world_size > 1:
             every: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(every, pools)
-            pools = [None if None in own else list(itertools.chain(*own)) for own in zip(*every, strict=True)]
-        if None in pools:
+            pools = [_joined(own) for own in zip(*every, strict=True)]
+        if any(pool is None for pool in pools):
             return None
         generators = (torch.Generator().manual_seed(seed) for _ in pools)
         draws = [Draw(loader, pool, num_probes, own) for loader, pool, own in zip(self.parts, pools, generators, strict=True)]
@@ -188,11 +191,20 @@ def _repeats(training: Source, other: Source) -> bool:
     return pool is not None and any(own is not None and repeats(part, own, first, pool) for part, own in pools)
 
 
-def _pool(loader: Any, num_batches: float) -> Sequence[int] | None:
+def _joined(pools: Sequence[Any]) -> Any:
+    """Put together what the processes are given; ``None`` if one of them cannot say."""
+    if any(pool is None for pool in pools):
+        return None
+    if isinstance(pools[0], torch.Tensor):
+        return torch.cat(list(pools)).unique()
+    return list(itertools.chain(*pools))
+
+
+def _pool(loader: Any, num_batches: float) -> torch.Tensor | None:
     """What the sampler can give in a whole epoch: which part of it is used may be another one each time."""
     sampler = getattr(batch_sampler_of(loader), "sampler", None) if isinstance(loader, DataLoader) else None
     if isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is loader.dataset:
-        return range(len(loader.dataset))
+        return torch.arange(len(loader.dataset))
     try:
         return sampled_indices(loader, len(loader))
     except TypeError:  # It has no length.

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.records import Rows
@@ -130,10 +131,46 @@ def _datasets(dataset: Any) -> list[Any]:
     return found
 
 
-def sampled_indices(loader: Any, num_batches: float) -> list[int] | None:
-    """List the dataset indices of :func:`sampled_batches`, sorted and without repetitions."""
+def sampled_indices(loader: Any, num_batches: float) -> Int[Tensor, " samples"] | None:
+    """List the dataset indices of :func:`sampled_batches`, sorted and without repetitions, as a tensor.
+
+    Of torch's own samplers in order and shuffled no batches are made for that: of 20 million samples they take 10 seconds.
+    """
+    in_order = _given_in_order(loader, num_batches)
+    if in_order is not None:
+        return in_order
     batches = sampled_batches(loader, num_batches)
-    return None if batches is None else sorted({index for batch in batches for index in batch})
+    if batches is None:
+        return None
+    return torch.tensor([*itertools.chain.from_iterable(batches)], dtype=torch.long).unique()
+
+
+def _given_in_order(loader: Any, num_batches: float) -> Int[Tensor, " samples"] | None:
+    """List the same, with the same draw of the global generator, where the sampler is one of torch's own."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    of_batches, sampler = loader.batch_sampler, loader.sampler
+    if of_batches is not None and (type(of_batches) is not BatchSampler or of_batches.sampler is not sampler):
+        return None
+    shuffled = type(sampler) is RandomSampler and not sampler.replacement
+    if not shuffled and type(sampler) is not SequentialSampler:
+        return None
+    length = len(sampler.data_source)  # type: ignore[attr-defined, arg-type]
+    if len(sampler) != length:  # type: ignore[arg-type]
+        return None
+    size = 1 if of_batches is None else of_batches.batch_size
+    number = length - length % size if of_batches is not None and of_batches.drop_last else length
+    number = int(min(number, num_batches * size))
+    if not shuffled or not number:
+        return torch.arange(number)
+    generator = torch.Generator()
+    if sampler.generator is None:  # type: ignore[attr-defined]
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+    else:
+        generator.set_state(sampler.generator.get_state())  # type: ignore[attr-defined]
+    if number == length:
+        return torch.arange(length)
+    return torch.randperm(length, generator=generator)[:number].sort().values
 
 
 def cut(indices: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -71,7 +71,8 @@ def sampler_pool(loader: Any) -> list[int] | None:
 def _given(loader: DataLoader[Any]) -> list[int] | None:
     """List the indices that a sampler gives in one epoch."""
     with preserve_random_state(torch.device("cpu"), seed=0):
-        return sampled_indices(loader, float("inf"))
+        indices = sampled_indices(loader, float("inf"))
+        return None if indices is None else indices.tolist()
 
 
 class Part(Subset[Any]):
