@@ -168,7 +168,7 @@ class ReferenceTrainer:
         """Run the body with random states of its own, and without Lightning's notes."""
         with (
             preserve_random_state(accelerator(), seed),
-            data_as_found(self.loader, self.training.val_dataloaders),
+            data_as_found(self.loader, self.training.val_dataloaders, self.datamodule),
             torch.enable_grad(),
             _quiet(),
         ):

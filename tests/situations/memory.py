@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info, random_split
 
-from tests.situations.loaders import LazyFile, case, held_out
+from tests.helpers.files import LazyFile
+from tests.situations.loaders import case, held_out
 from tests.situations.losses import Net, by_logits
 from tests.situations.situation import Case, Situations, table
 
