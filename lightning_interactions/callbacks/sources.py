@@ -128,6 +128,20 @@ class Samples:
         together.flattened = parts
         return [batch for batch, _, _ in together], sizes, lists
 
+    def load_again(self, lists: Sequence[Sequence[int]]) -> tuple[list[Any], list[int | None]]:
+        """Load batches of which the indices are known, of a source of one loader.
+
+        Returns:
+            The batches, and the number of samples in each; see :meth:`load`.
+
+        Raises:
+            CannotLoadError: If the source has several loaders, or its loader does not give what it is asked for.
+        """
+        loader, *others = self._source.parts
+        if others:
+            raise CannotLoadError("several loaders go together")
+        return load_batches(loader, lists, self._seed), [None if self.unknown_sizes else len(own) for own in lists]
+
 
 def training_source(trainer: Trainer) -> Source:
     """Find what training reads from."""

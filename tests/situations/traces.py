@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 OWN_TAGS = "interactions/"
-"""What the monitor logs, and a run without it does not."""
+"""What the monitor logs, after its name if it has one, and a run without it does not."""
 
 NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams", "_torchdynamo_wrapper_id"}
 """Attributes by which Lightning ties a module to its Trainer, which is another one in another run, and addresses."""
@@ -68,7 +68,7 @@ class Recorder(Callback):
 def logged(trainer: Any) -> list[dict[str, Any]]:
     """What the module has logged."""
     kinds = (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics)
-    return [{name: value for name, value in kind.items() if not name.startswith(OWN_TAGS)} for kind in kinds]
+    return [{name: value for name, value in kind.items() if OWN_TAGS not in name} for kind in kinds]
 
 
 def random_states() -> list[Any]:
