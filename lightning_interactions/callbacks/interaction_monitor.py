@@ -21,7 +21,7 @@ from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
-from lightning_interactions.game.steps import IgnoredError, OwnStep
+from lightning_interactions.game.steps import FirstBatchError, IgnoredError, OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.cost import MeasuringCost, duration
 from lightning_interactions.measuring.isolation import shadowed
@@ -225,7 +225,12 @@ class InteractionMonitor(Callback):
                 "InteractionMonitor: the module has parameters without a shape, so it is measured from the first step on"
             )
             return
-        self._prepare(trainer, pl_module, self._find_probes)
+        try:
+            self._prepare(trainer, pl_module, self._find_probes)
+        except FirstBatchError as error:
+            rank_zero_info(f"InteractionMonitor: the module is measured from the first step on: {error}")
+            self._is_lazy = True
+            return
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin)

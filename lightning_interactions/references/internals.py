@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
+from lightning_interactions.measuring.memory import data_as_found
+
 __all__ = [
     "PACKAGES",
     "batch_hook_owner",
@@ -21,7 +23,7 @@ __all__ = [
     "steps_logged",
     "trainer_class",
     "training_loaders",
-    "validation_loaders",
+    "validation_set_up",
 ]
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -86,9 +88,28 @@ def training_loaders(trainer: Trainer) -> CombinedLoader | None:
     return trainer.fit_loop._combined_loader
 
 
-def validation_loaders(trainer: Trainer) -> CombinedLoader | None:
-    """Return the loaders of the validation during training; ``None`` if they are not set up or there are none."""
-    return trainer.fit_loop.epoch_loop.val_loop._combined_loader
+@contextmanager
+def validation_set_up(trainer: Trainer) -> Iterator[CombinedLoader | None]:
+    """Have the loaders of validation while the body runs, also where Lightning sets them up later.
+
+    What is set up here early is forgotten again: where loaders are made at random, they are made when the run would.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if loop._combined_loader is not None:
+        yield loop._combined_loader
+        return
+    before = dict(vars(loop))
+    try:
+        with data_as_found(trainer.datamodule, trainer.lightning_module):
+            trainer.validating = True
+            try:
+                loop.setup_data()
+            finally:
+                trainer.training = True
+        yield loop._combined_loader
+    finally:
+        vars(loop).clear()
+        vars(loop).update(before)
 
 
 def is_sequential(loaders: CombinedLoader) -> bool:

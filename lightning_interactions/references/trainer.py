@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import batch_size_of, cut, load_batches
 from lightning_interactions.measuring.shadow import shadow_of
@@ -154,7 +154,7 @@ class ReferenceTrainer:
         """Run the body with random states of its own, and without Lightning's notes."""
         with (
             preserve_random_state(accelerator(), seed),
-            preserve_generators(self.loader, self.training.val_dataloaders),
+            data_as_found(self.loader, self.training.val_dataloaders, self.datamodule),
             torch.enable_grad(),
             _quiet(),
         ):

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.loading import rows_of_batches
 from lightning_interactions.records import ProbeGroup, Rows, fingerprints
@@ -186,7 +186,7 @@ class Introduction(Callback):
 @contextmanager
 def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[Any]) -> Iterator[LightningModule]:
     """Leave model and generators as they were; random transforms give the same inputs at every look."""
-    with shadowed(model, model.device, 0, trainer) as shadow, preserve_generators(loader):
+    with shadowed(model, model.device, 0, trainer) as shadow, data_as_found(loader):
         yield shadow
 
 

@@ -24,7 +24,14 @@ from tests.callbacks.runs import (
     quiet_trainer,
     script_phases,
 )
-from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
+from tests.helpers.models import (
+    GloballyAugmentedDataset,
+    PlainTabularClassifier,
+    StreamedDataset,
+    TabularClassifier,
+    tabular_data,
+    tabular_loader,
+)
 
 pytestmark = [
     *TINY_SET_UP,
@@ -135,6 +142,34 @@ def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(t
     assert saved["baseline"].keys() == taken_up["baseline"].keys() == {"0"}
     assert torch.equal(saved["baseline"]["0"], taken_up["baseline"]["0"])
     assert resumed.history.epochs == [0, 1, 2]
+
+
+def test_large_probes_are_saved_by_their_index(
+    tmp_path: Path, unbroken: dict[str, History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_interactions.callbacks.probes.SAVED_WHOLE", 0)
+    first, resumed, other = (few(evidence=ParameterNoise()) for _ in range(3))
+    fit(tmp_path, 2, first).save_checkpoint(tmp_path / "saved.ckpt")
+    state = first.state_dict()
+    assert state["probes"] == {"training": None, "held_out": None}
+    assert [len(state["read_again"][split]["fingerprints"]) for split in ("training", "held_out")] == [6, 4]
+    fit(tmp_path, 4, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    assert_same_history(resumed.history, unbroken["parameter noise"], TOLERANCE)
+    assert resumed.state_dict()["read_again"] == state["read_again"]
+    with pytest.raises(MisconfigurationException, match="not what they were"):
+        fit(tmp_path, 4, other, resume=tmp_path / "saved.ckpt", train=tabular_loader(24, seed=4))
+
+
+def test_large_probes_that_are_others_when_they_are_read_again_are_saved_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_interactions.callbacks.probes.SAVED_WHOLE", 0)
+    monitor = few()
+    fit(tmp_path, 1, monitor, train=DataLoader(GloballyAugmentedDataset(tabular_data(24)), batch_size=8))
+    state = monitor.state_dict()
+    assert list(state["read_again"]) == ["held_out"]
+    assert state["probes"]["held_out"] is None
+    assert len(probes_of(monitor, "training")) == 6
 
 
 def test_a_resumed_run_on_streamed_data_has_the_history_of_an_unbroken_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning_interactions.references.internals import (
     share_hyperparameters,
     steps_logged,
     training_loaders,
-    validation_loaders,
+    validation_set_up,
 )
 from tests.helpers.models import PlainTabularClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
@@ -30,7 +30,8 @@ class Notes(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.owners = [batch_hook_owner(trainer, hook) for hook in HOOKS]
-        self.loaders = [training_loaders(trainer), validation_loaders(trainer)]
+        with validation_set_up(trainer) as loaders:
+            self.loaders = [training_loaders(trainer), loaders]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -80,6 +81,28 @@ def test_loaders_are_those_of_the_trainer(tmp_path: Path) -> None:
     assert is_sequential(of_validation)
     assert not is_sequential(CombinedLoader([first, second], "min_size"))
     assert run(tmp_path, PlainTabularClassifier()).loaders[1] is None
+
+
+def test_validation_that_is_set_up_early_is_set_up_once_more_in_its_time(tmp_path: Path) -> None:
+    class Draws(OneHook):
+        made = 0
+
+        def val_dataloader(self) -> Any:
+            self.made += 1
+            return tabular_loader(8, seed=self.made)
+
+    class Early(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            with validation_set_up(trainer) as loaders:
+                self.early = loaders
+            assert data.made == 0
+            assert trainer.training
+
+    data, early = Draws(), Early()
+    options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2}
+    quiet_trainer(tmp_path, callbacks=[early], **options).fit(TwoValidations(), datamodule=data)
+    assert early.early is not None
+    assert data.made == 1
 
 
 class TwoValidations(PlainTabularClassifier):
