@@ -284,9 +284,10 @@ class ProbeKeeper:
     def _take(self, trainer: Trainer, model: LightningModule, ready: dict[str, bool]) -> None:
         for split, ready_here in ready.items():
             if trainer.strategy.reduce_boolean_decision(ready_here, all=True):
-                passing = self._passing.pop(split)
+                passing = self._passing[split]
                 candidates = self._read(model, passing.batches, passing.sizes)
                 self._accept(trainer, split, candidates, candidates)
+                del self._passing[split]
 
     def _accept(
         self, trainer: Trainer, split: str, candidates: Probes, sample: Probes, indices: Mapping[str, int] | None = None
