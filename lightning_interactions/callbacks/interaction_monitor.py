@@ -579,7 +579,9 @@ class InteractionMonitor(Callback):
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""
-        self._keeper.watch(split, batch, dataloader_idx)
+        raises = self.on_error == "raise" or not self._keeper.has_passed(split)
+        with Attempt(f"InteractionMonitor: keeping a {split} batch", raises=raises):
+            self._keeper.watch(split, batch, dataloader_idx)
         if self._keeper.unchecked:
             with self._shadow(trainer, pl_module) as shadow:
                 first = self._keeper.check_first(shadow)
