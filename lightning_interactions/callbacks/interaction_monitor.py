@@ -201,8 +201,8 @@ class InteractionMonitor(Callback):
         begins = now == TimePoint(0, 0) and not is_resumed
         if self.history and (begins or last.step > now.step or last.epoch > now.epoch):
             rank_zero_warn(
-                f"InteractionMonitor: the history reaches {last} and this run begins at {now}, so it is another run: history "
-                "and probes start anew"
+                f"InteractionMonitor: the history reaches epoch {last.epoch}, step {last.step} and this run begins after epoch "
+                f"{now.epoch}, step {now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
         _check_number_of_batches(trainer)
@@ -393,7 +393,7 @@ class InteractionMonitor(Callback):
         self.history = History.from_dict(state_dict["history"])
         self.failed = tuple(TimePoint(epoch, step) for epoch, step in state_dict["failed"])
         final = state_dict["final_interactions"]
-        self.final_interactions = None if final is None else Interactions(**final)
+        self.final_interactions = None if final is None else Interactions(final["effects"], final["offset"])
         self.meter.baseline_values = state_dict["baseline"]
         self._ratings = state_dict["ratings"]
         if self._evidence_is_default and state_dict["took_other_evidence"]:

@@ -373,10 +373,8 @@ class Timetable:
             step: Optimizer steps taken so far.
             measured_step: Optimizer steps taken at the last measurement, if there is one.
         """
-        if (epoch, step) == (0, 0):
-            self._asked = (-1, -1)
-        elif self._asked is None or self._asked[0] > epoch or self._asked[1] > step:
-            self._asked = (epoch, step)
+        if self._asked is None or self._asked[0] > epoch or self._asked[1] > step:
+            self._asked = (-1, -1) if (epoch, step) == (0, 0) else (epoch, step)
         self._asked_before = None
         self._measured_step = measured_step or None  # A run that steps its optimizers past the Trainer stays at 0.
 
