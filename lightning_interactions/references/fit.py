@@ -250,6 +250,8 @@ def _tell(
     if pool is not None and own.training is not None:
         inputs = f"{len(own.training) + len(own.stopping)} of {len(pool)} inputs"
     screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
+    if run is not None and run.world_size > 1:
+        cost += f", shared out over {run.world_size} processes of one device each"
     taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
     cost = ""
     epochs = None if run is None else fit_length(run).epochs

@@ -27,7 +27,15 @@ from lightning_interactions.references.internals import PACKAGES, classes, deaf_
 from lightning_interactions.references.loaders import loader_of_part
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
-from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, ScoreInputs, SeenInputs
+from lightning_interactions.references.sharing import Sharing
+from lightning_interactions.references.watching import (
+    EpochProgress,
+    Introduction,
+    KeepBestWeights,
+    ScoreInputs,
+    SeenInputs,
+    SetUpAlone,
+)
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce"]
 
@@ -69,6 +77,8 @@ class ReferenceTrainer:
     def fit(self, plans: Sequence[Plan]) -> tuple[list[LightningModule], list[frozenset[str]]]:
         """Train one model by each plan, or take it from where finished models are kept.
 
+        Processes of a run share the trainings out, each on one device, and have all models afterwards.
+
         Returns:
             The models, and fingerprints of all inputs that each was trained or stopped on; none where their content does not
             tell.
@@ -76,26 +86,36 @@ class ReferenceTrainer:
         Raises:
             MisconfigurationException: If the factory gives a module twice, or a parameter cannot be re-initialised.
         """
-        models: list[LightningModule] = []
-        seen_by_each: list[frozenset[str]] = []
-        made = [self.model]
+        made, fresh_ones = [self.model], list[LightningModule]()
+        trained: dict[int, tuple[LightningModule, frozenset[str]]] = {}
+        sharing, failure = Sharing(self.run), None
         begins = self.run is not None and self.run.global_step == 0
-        with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
-            for number, plan in enumerate(plans):
+        try:
+            with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
+                for number, plan in enumerate(plans):
+                    with self._undisturbed(plan.seed):
+                        fresh = fresh_copy(self.model, self.training.factory, begins=begins)
+                        if any(fresh is other for other in made):
+                            raise MisconfigurationException(
+                                "reference models: expected a new module from every call of factory, got the same one again; "
+                                "make it in the factory: lambda: YourModule(...)"
+                            )
+                        made.append(fresh)
+                        fresh_ones.append(fresh)
+                        if sharing.is_own(number):
+                            trained[number] = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
+                    # Most stop early.
+                    bar.update((number + 1) * bar.total // len(plans) - bar.n)
+        except Exception as error:
+            failure = error
+        sharing.meet(failure)
+        for number, plan in enumerate(plans):
+            own = trained.get(number)
+            weights, seen = sharing.hand_round(number, None if own is None else (own[0].state_dict(), own[1]))
+            if own is None:
                 with self._undisturbed(plan.seed):
-                    fresh = fresh_copy(self.model, self.training.factory, begins=begins)
-                    if any(fresh is other for other in made):
-                        raise MisconfigurationException(
-                            "reference models: expected a new module from every call of factory, got the same one again; make "
-                            "it in the factory: lambda: YourModule(...)"
-                        )
-                    made.append(fresh)
-                    model, seen = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
-                models.append(model)
-                seen_by_each.append(seen)
-                # Most stop early.
-                bar.update((number + 1) * bar.total // len(plans) - bar.n)
-        return models, seen_by_each
+                    trained[number] = self._of_another_process(plan, fresh_ones[number], weights, seen)
+        return [trained[number][0] for number in range(len(plans))], [trained[number][1] for number in range(len(plans))]
 
     def scores(self, model: LightningModule, indices: Sequence[int], score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
         """Score a trained model on samples of the data, in the order of their indices: ``[samples]``."""
@@ -110,6 +130,16 @@ class ReferenceTrainer:
         trainer = self._trainer(model, callbacks=[watcher], min_epochs=None, min_steps=None)
         self._run(trainer, model, self.loader, None)
         model.cpu()
+
+    def _of_another_process(
+        self, plan: Plan, model: LightningModule, weights: dict[str, Any], seen: frozenset[str]
+    ) -> tuple[LightningModule, frozenset[str]]:
+        """Set a model up as it was where it was trained, and give it the weights that it has there."""
+        self.run_once(model, SetUpAlone())
+        model.load_state_dict(weights)
+        if self.saved is not None:
+            self.saved.add(plan.seed, model, seen)
+        return shadow_of(model).module, seen
 
     def _saved(self, plan: Plan, fresh: LightningModule) -> tuple[LightningModule, frozenset[str]] | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)

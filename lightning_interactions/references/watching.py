@@ -22,7 +22,7 @@ from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs"]
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "ScoreInputs", "SeenInputs", "SetUpAlone"]
 
 Scorer = Callable[[nn.Module, Any, Any], Tensor]
 """Scores a model on inputs and targets, ``[inputs]``."""
@@ -181,6 +181,14 @@ class Introduction(Callback):
             moved = [transfer(trainer, shadow, batch) for batch in self.batches]
             for rows in rows_of_batches(moved, self.sizes):
                 _read_if_any(self.task, shadow, rows)
+
+
+class SetUpAlone(Callback):
+    """Ends a Trainer's run when everything is set up."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the first step of training."""
+        trainer.should_stop = True
 
 
 class ScoreInputs(Callback):

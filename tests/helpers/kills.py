@@ -1,13 +1,15 @@
 """Fits that are killed with SIGKILL at random moments and resumed, beside unbroken ones and beside ones without a monitor."""
 
+import logging
 import multiprocessing
+import os
 import random
 import shutil
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,28 +77,30 @@ SCHEDULES = {
 
 @dataclass(frozen=True)
 class Round:
-    """How one fit went that was killed, and one without a monitor beside it.
+    """How one fit went that was killed, and one without a monitor that went on from the same checkpoints.
 
     Attributes:
         schedule: Name of the schedule.
         seed: Seed of the moments.
         kills: How often the fit was killed.
-        control_kills: How often the one without a monitor was.
+        resumed_at: Optimizer steps of the checkpoints that it went on from.
         difference: How history, detections or weights differ from those of an unbroken fit; empty if they do not.
-        control_difference: The same of the weights without a monitor.
+        control_difference: The same of the weights without a monitor: where Lightning itself does not go on equally.
+        beside_control: How the weights differ from those without a monitor.
     """
 
     schedule: str
     seed: int
     kills: int
-    control_kills: int
+    resumed_at: tuple[int, ...]
     difference: str
     control_difference: str
+    beside_control: str
 
     @property
     def is_equal(self) -> bool:
-        """Whether the fit is equal to an unbroken one, or Lightning itself did not go on equally."""
-        return not self.difference or bool(self.control_difference)
+        """Whether the fit is equal to an unbroken one, or where Lightning does not go on equally, to one without a monitor."""
+        return not self.beside_control and (not self.difference or bool(self.control_difference))
 
 
 class Steady(PlainTabularClassifier):
@@ -113,90 +117,113 @@ def kill_rounds(rounds: int, seed: int, schedule: str) -> list[Round]:
         rounds: Number of fits.
         seed: Seed of the moments; each round has the next one.
         schedule: One of :data:`SCHEDULES`.
+
+    Returns:
+        How each went; all should be :attr:`Round.is_equal`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        unbroken, seconds = {}, {}
-        for monitored in (True, False):
-            fit_until_done(root / f"warm-{monitored}", schedule, monitored, None, 0.0)
-            begin = time.perf_counter()
-            unbroken[monitored], _ = fit_until_done(root / f"unbroken-{monitored}", schedule, monitored, None, 0.0)
-            seconds[monitored] = time.perf_counter() - begin
-        found = []
-        for number in range(rounds):
-            own = seed + number
-            outcomes = {
-                monitored: fit_until_done(
-                    root / f"{own}-{monitored}", schedule, monitored, random.Random(own), seconds[monitored]
-                )
-                for monitored in (True, False)
-            }
+        root, found = Path(folder), []
+        until_done(root / "warm", schedule, True)
+        begin = time.perf_counter()
+        unbroken, _ = until_done(root / "unbroken", schedule, True)
+        seconds = time.perf_counter() - begin
+        unbroken_control, _ = until_done(root / "control", schedule, False)
+        for own in range(seed, seed + rounds):
+            outcome, kills = killed(root / f"killed-{own}", schedule, random.Random(own), seconds)
+            stops = sorted({step for step in outcome["resumed_at"] if step})
+            control, _ = until_done(root / f"control-{own}", schedule, False, stops)
+            restores = SCHEDULES[schedule].restores
             found.append(
                 Round(
                     schedule,
                     own,
-                    kills=outcomes[True][1],
-                    control_kills=outcomes[False][1],
-                    difference=differences(outcomes[True][0], unbroken[True]),
-                    control_difference=differences(outcomes[False][0], unbroken[False]),
+                    kills,
+                    tuple(outcome["resumed_at"]),
+                    difference=differences(outcome, unbroken),
+                    control_difference=differences(control, unbroken_control),
+                    beside_control="" if restores else differences({**outcome, "failed": None}, control),
                 )
             )
         return found
 
 
-def fit_until_done(
-    root: Path, schedule: str, monitored: bool, moments: random.Random | None, seconds: float
-) -> tuple[dict[str, Any], int]:
-    """Run a fit in processes that are killed at random moments within so many seconds; return its outcome and the kills."""
+def until_done(root: Path, schedule: str, monitored: bool, stops: Sequence[int] = ()) -> tuple[dict[str, Any], int]:
+    """Run a fit in one process after the other, each until the checkpoint after so many steps is written, to its end."""
     root.mkdir()
+    outcome = None
+    for stop in (*stops, None):
+        outcome = in_process(root, schedule, monitored, stop, LONGEST)
+    return outcome or {"error": f"it hung for {LONGEST} s"}, 0
+
+
+def killed(root: Path, schedule: str, moments: random.Random, seconds: float) -> tuple[dict[str, Any], int]:
+    """Run a fit in processes that are killed at random moments within so many seconds, to its end."""
+    kills = 0
+    while True:
+        if not kills:  # Only fits that were killed count.
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+        last = kills == MOST_KILLS
+        outcome = in_process(root, schedule, True, None, LONGEST if last else moments.uniform(0, seconds))
+        if kills and outcome is not None:
+            return outcome, kills
+        if last:
+            return {"error": f"it hung for {LONGEST} s", "resumed_at": []}, kills
+        kills += outcome is None
+
+
+def in_process(root: Path, schedule: str, monitored: bool, stop: int | None, seconds: float) -> dict[str, Any] | None:
+    """Go on with a fit in a process that is killed after so many seconds; return its outcome if it came to its end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    result, kills = root / "result.pt", 0
-    while not result.exists():
-        process = context.Process(target=run, args=(str(root), schedule, monitored))
-        process.start()
-        patience = LONGEST if moments is None or kills == MOST_KILLS else moments.uniform(0, seconds)
-        process.join(patience)
-        if process.is_alive() and patience == LONGEST:
-            process.kill()
-            return {"error": f"it hung for {LONGEST} s"}, kills
-        kills += process.is_alive()
-        process.kill()
-        process.join()
-        if moments is not None and not kills:  # It was over before; only fits that were killed count.
-            shutil.rmtree(root)
-            root.mkdir()
-    return torch.load(result, weights_only=True), kills
+    process = context.Process(target=run, args=(str(root), schedule, monitored, stop))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    result = root / "result.pt"
+    return torch.load(result, weights_only=True) if result.exists() else None
 
 
-def run(folder: str, schedule: str, monitored: bool) -> None:
+def run(folder: str, schedule: str, monitored: bool, stop: int | None) -> None:
     """Begin a fit, or go on from its last checkpoint; write what came of it when it has come to its end."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     root, kind = Path(folder), SCHEDULES[schedule]
     outcome: dict[str, Any]
     try:
         with pytest.MonkeyPatch.context() as patch:
-            outcome = fit(root, kind, monitored, patch)
+            outcome = fit(root, kind, monitored, stop, patch)
     except Exception:
-        outcome = {"error": traceback.format_exc()}
+        outcome = {"error": traceback.format_exc(), "resumed_at": []}
     torch.save(outcome, root / "unfinished.pt")
     (root / "unfinished.pt").replace(root / "result.pt")
 
 
-def fit(root: Path, kind: Kind, monitored: bool, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+def fit(root: Path, kind: Kind, monitored: bool, stop: int | None, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one."""
     torch.manual_seed(0)
     callbacks: list[Callback] = [ModelCheckpoint(root, save_last=True, **kind.saver)]
-    epochs = EPOCHS
     if monitored:
         monitor = fewest(evidence=ParameterNoise(), schedule=kind.schedule())
         callbacks.append(monitor)
         if kind.restores:
             script_phases(patch, PHASES)
             callbacks.append(PhaseEarlyStopping(restore_best=True, verbose=False, dirpath=root))
-    last = root / "last.ckpt"
-    trainer = quiet_trainer(root, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=True)
+    last, diary = root / "last.ckpt", root / "resumed_at"
+    if last.exists():
+        with diary.open("a") as file:
+            file.write(f"{torch.load(last, weights_only=True)['global_step']}\n")
+    trainer = quiet_trainer(root, max_epochs=EPOCHS, callbacks=callbacks, enable_checkpointing=True)
+    save = trainer.save_checkpoint
+
+    def save_and_stop(path: Any, *args: Any, **options: Any) -> None:
+        save(path, *args, **options)
+        if stop == trainer.global_step and Path(path).name == last.name:
+            os._exit(0)
+
+    patch.setattr(trainer, "save_checkpoint", save_and_stop)
     model = Steady()
     # Lightning begins the loader of an interrupted epoch from its start: it is always the same batch.
     inputs, targets = tabular_data(8).tensors
@@ -204,6 +231,7 @@ def fit(root: Path, kind: Kind, monitored: bool, patch: pytest.MonkeyPatch) -> d
     val = DataLoader(tabular_data(8, seed=1), batch_size=8)
     trainer.fit(model, DataLoader(repeated, batch_size=8), val, ckpt_path=last if last.exists() else None)
     outcome: dict[str, Any] = {"weights": dict(model.state_dict()), "step": trainer.global_step}
+    outcome["resumed_at"] = [int(step) for step in diary.read_text().split()] if diary.exists() else []
     if monitored:
         outcome |= {"history": monitor.history.to_dict(), "failed": len(monitor.failed)}
     return outcome
