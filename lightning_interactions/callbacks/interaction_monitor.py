@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
 from lightning_interactions.callbacks.attempts import Attempt
+from lightning_interactions.callbacks.homecoming import address_of, send_home
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
@@ -151,6 +152,7 @@ class InteractionMonitor(Callback):
         self._is_lazy = False
         self._said_left_out: set[str] = set()
         self._said_notes: set[str] = set()
+        self._address = address_of(self)
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(Planned() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
@@ -296,6 +298,10 @@ class InteractionMonitor(Callback):
             )
         if self.final_interactions is not None:
             self._loggers.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the history to the process that the user looks at, if it is another one."""
+        send_home(trainer, self._address, self.state_dict())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the process as it was, also where a measurement was interrupted; it is made up for in a run that goes on."""

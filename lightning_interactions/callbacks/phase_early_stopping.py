@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_interactions.callbacks.homecoming import address_of, send_home
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.callbacks.onset_checkpoint import OnsetKeeper
 from lightning_interactions.records import Measurement, Phase
@@ -102,6 +103,7 @@ class PhaseEarlyStopping(Callback):
         self.monitor = monitor
         self.verbose = verbose
         prefix = "" if monitor is None else monitor.replace("/", "-").replace("\\", "-") + "-"
+        self._address = address_of(self)
         self._keeper = OnsetKeeper(dirpath, f"{prefix}phase-{phase}-onset")
         self.onset_epoch: int | None = None
         self.onset_step: int | None = None
@@ -184,6 +186,7 @@ class PhaseEarlyStopping(Callback):
         """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
         if self._stops and self.restore_best:
             self._keeper.restore(trainer, pl_module)
+        send_home(trainer, self._address, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, in primitives."""

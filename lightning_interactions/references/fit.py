@@ -250,14 +250,14 @@ def _tell(
     if pool is not None and own.training is not None:
         inputs = f"{len(own.training) + len(own.stopping)} of {len(pool)} inputs"
     screening = f" (and {len(screening_plans)} before to find disputed labels)" if screening_plans else ""
-    if run is not None and run.world_size > 1:
-        cost += f", shared out over {run.world_size} processes of one device each"
     taken = f"; {len(saved)} are finished in {saved.path}" if saved else ""
     cost = ""
     epochs = None if run is None else fit_length(run).epochs
     if epochs and pool and max_epochs:
         trained = sum(len(plan.training or pool) for plan in (*plans, *screening_plans))
         cost = f", {trained * max_epochs / (len(pool) * epochs):.0%} of what the run trains on".replace("%", " %")
+    if run is not None and run.world_size > 1:
+        cost += f", shared out over {run.world_size} processes of one device each"
     rank_zero_info(
         f"reference models: training {len(plans)}{screening}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}"
     )

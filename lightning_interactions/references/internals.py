@@ -23,6 +23,7 @@ __all__ = [
     "steps_logged",
     "trainer_class",
     "training_loaders",
+    "trains_elsewhere",
     "validation_loaders",
 ]
 
@@ -101,6 +102,11 @@ def is_sequential(loaders: CombinedLoader) -> bool:
 def steps_logged(trainer: Trainer) -> int:
     """Return the step at which the Trainer logs: optimizer steps that are taken together count once."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def trains_elsewhere(trainer: Trainer) -> bool:
+    """Whether the Trainer's processes are made for a training and end with it, as with ``ddp_spawn``."""
+    return isinstance(trainer.strategy.launcher, classes("_MultiProcessingLauncher", "strategies.launchers.multiprocessing"))
 
 
 def default_store() -> Any:

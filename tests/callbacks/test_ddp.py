@@ -6,6 +6,8 @@ over the ranks, so the scenario that leaves the sampler to it compares the probe
 """
 
 import os
+import subprocess
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +30,14 @@ from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.analysis import summarise
 from lightning_interactions.evidence import InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History
+from lightning_interactions.references.trainer import ReferenceTrainer
 from lightning_interactions.schedules import EveryNSteps
 from tests.callbacks.runs import (
     RecordingLogger,
     Scripted,
     assert_same_history,
     few,
+    fewest,
     inputs_of,
     other_models,
     quiet_trainer,
@@ -225,7 +229,14 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
         )
         if scenario.shorter and rank == 1:
             trainer.limit_train_batches = len(train) - scenario.shorter
-        model = scenario.model()
+        model, trainings = scenario.model(), list[int]()
+        trained = ReferenceTrainer._trained
+
+        def counted(*args: Any) -> Any:
+            trainings.append(rank)
+            return trained(*args)
+
+        patch.setattr(ReferenceTrainer, "_trained", counted)
         trainer.fit(model, DataLoader(Shard(), batch_size=batch_size) if scenario.streamed else train, val)
     return {
         "weights": weights_of(model),
@@ -236,6 +247,7 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
         "epochs": trainer.current_epoch,
         "should_stop": trainer.should_stop,
         "logged": logger.calls,
+        "trainings": len(trainings),
     }
 
 
@@ -354,6 +366,12 @@ def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
 
 
 @pytest.mark.slow
+def test_processes_share_reference_trainings_out(tmp_path: Path, outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    assert [outcome["trainings"] for outcome in outcomes("twins")] == [1, 1]
+    assert run_alone("twins", tmp_path)["trainings"] == 2
+
+
+@pytest.mark.slow
 def test_nan_outputs_are_left_out_on_both_ranks(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
     for outcome in outcomes("NaN outputs"):
         broken = inputs_of(outcome["states"]["None"]["probes"]["training"])[:, 0] > 0
@@ -442,6 +460,24 @@ def test_a_checkpoint_that_one_rank_cannot_write_is_restored_by_none(outcomes: C
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_history_and_onset_come_home_from_processes_that_end_with_the_training(tmp_path: Path, strategy: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, strategy, str(tmp_path)],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert found["epochs"] == [0, 1, 2]
+    assert found["final"] == 16
+    assert found["onset"] is None
+    assert found["wait_count"] == 0
+
+
+@pytest.mark.slow
 def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
     outcomes: Callable[[str], list[dict[str, Any]]],
 ) -> None:
@@ -466,3 +502,24 @@ def test_two_processes_measure_and_stop_as_one_does(tmp_path: Path) -> None:
     assert torch.equal(outcomes[0]["weights"], outcomes[1]["weights"])
     assert outcomes[0]["logged"]
     assert not outcomes[1]["logged"]
+
+
+def train_elsewhere(strategy: str, root: Path) -> None:
+    """Train in processes that end with the training, and write down what is known here afterwards."""
+    warnings.simplefilter("ignore")
+    monitor, stopping = fewest(), PhaseEarlyStopping(log_only=True)
+    trainer = quiet_trainer(root, strategy=strategy, devices=WORLD_SIZE, callbacks=[monitor, stopping])
+    train, val = (DataLoader(tabular_data(size, seed=seed), batch_size=4) for seed, size in enumerate((24, 12)))
+    trainer.fit(Validated(), train, val)
+    assert monitor.final_interactions is not None
+    found = {
+        "epochs": monitor.history.epochs,
+        "final": monitor.final_interactions.effects.numel(),
+        "onset": stopping.onset_epoch,
+        "wait_count": stopping.wait_count,
+    }
+    torch.save(found, root / "found.pt")
+
+
+if __name__ == "__main__":
+    train_elsewhere(sys.argv[1], Path(sys.argv[2]))
