@@ -258,6 +258,12 @@ class PhaseEarlyStopping(Callback):
         self.onset_epoch, self.onset_step = trainer.strategy.broadcast((onset.epoch, onset.step))
         if not self.restore_best:
             return
+        if now.step == 0 < now.epoch:
+            rank_zero_warn(
+                "PhaseEarlyStopping: expected optimizers whose steps the Trainer counts, got none, so no weights can be told "
+                "to be those of the onset and restore_best restores none; return the optimizers from configure_optimizers"
+            )
+            return
         best = self.onset_step
         if best not in (*self._keeper.paths, now.step):
             best = now.step

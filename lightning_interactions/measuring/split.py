@@ -113,7 +113,7 @@ class Split(ProbeGame):
         return [from_columns(part) for part in self.ranks.total(torch.stack([self.to_columns(one, rows) for one in own]))]
 
     def nothing(self) -> Interactions:
-        """Make what a rank that could not measure has of its inputs: NaN, so that a sum over all has no numbers either."""
+        """Make what a rank that could not measure has of its inputs: NaN, which everybody then has of them."""
         num_rows = len(range(len(self.probes))[self.ranks.rank :: self.ranks.size])
         effects = torch.full((num_rows, 2, 1 << self.game.num_players), torch.nan, dtype=self.dtype, device=self.probes.device)
         return Interactions(effects, effects[:, 0, 0])

@@ -6,8 +6,10 @@ and random states are the same to the bit, and the history has all measurements 
 
 import errno
 import os
+import random
 import re
 import signal
+import time
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Mapping
@@ -53,6 +55,7 @@ pytestmark = [
 ]
 
 EPOCHS = 4
+INTERRUPTS = 200
 STRUCK = 2
 """Completed epochs at the measurement in which faults strike."""
 
@@ -621,6 +624,39 @@ def resumable(root: Path, monitor: InteractionMonitor, epochs: int, model: Stead
     saver = OnExceptionCheckpoint(root, filename="interrupted")
     trainer = quiet_trainer(root, max_epochs=epochs, callbacks=[Switch(), monitor, saver], enable_checkpointing=True)
     trainer.fit(model, tabular_loader(24), tabular_loader(12, seed=1), **options)
+
+
+@pytest.mark.slow
+def test_interrupts_at_any_moment_of_a_measurement_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    torch.manual_seed(0)
+    model, monitor = Steady(), fewest(evidence=ParameterNoise())
+    trainer.fit(model, tabular_loader(24), tabular_loader(12, seed=1))
+    monitor.setup(trainer, model, "fit")
+    draws, begin = random.Random(0), time.perf_counter()
+    Switch.on = False
+    quiet_trainer(tmp_path, max_epochs=1, callbacks=[monitor]).fit(model, tabular_loader(24), tabular_loader(12, seed=1))
+    now, before, num_interrupted = monitor.history.measurements[-1].time, (settings(), random_states()), 0
+    begin = time.perf_counter()
+    monitor._measure(trainer, model, now, step=0, begin=begin)
+    seconds = time.perf_counter() - begin
+    interrupt = signal.signal(signal.SIGALRM, lambda *_args: signal.default_int_handler(signal.SIGINT, None))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        for _ in range(INTERRUPTS):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draws.uniform(1e-6, seconds))
+                monitor._measure(trainer, model, now, step=0, begin=begin)
+            except KeyboardInterrupt as error:
+                num_interrupted += 1
+                monitor.on_exception(trainer, model, error)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert (settings(), random_states()) == before
+    finally:
+        signal.signal(signal.SIGALRM, interrupt)
+    assert num_interrupted > INTERRUPTS // 4
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("last", [False, True])
