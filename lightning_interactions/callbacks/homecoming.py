@@ -7,7 +7,6 @@ back, but no callbacks. It does bring the Trainer's state; what hangs on it goes
 import io
 import uuid
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -20,24 +19,29 @@ __all__ = ["address_of", "send_home"]
 _at_home: WeakValueDictionary[str, Callback] = WeakValueDictionary()
 
 
-def address_of(callback: Callback) -> str:
-    """Return an address at which this very callback is reached in this process."""
-    address = uuid.uuid4().hex
+def address_of(callback: Callback, known: str | None = None) -> str:
+    """Return an address at which this very callback is reached in this process.
+
+    Args:
+        callback: The callback.
+        known: The address of what it is a copy of, which it keeps in another process and must not share in the same.
+    """
+    address = uuid.uuid4().hex if known is None or known in _at_home else known
     _at_home[address] = callback
     return address
 
 
-def send_home(trainer: Trainer, address: str, state: dict[str, Any]) -> None:
-    """Send a state to the callback at an address, if this process is one that ends with the training.
+def send_home(trainer: Trainer, callback: Callback, address: str) -> None:
+    """Send a callback's state to the one at an address, if this process is one that ends with the training.
 
     Args:
         trainer: The Trainer of the run, at its end.
-        address: Where the callback is reached in the process that made it.
-        state: Its state, in primitives and tensors.
+        callback: The callback as it is here, whose state is made of primitives and tensors.
+        address: Where it is reached in the process that made it.
     """
     if trains_elsewhere(trainer) and trainer.local_rank == 0:
         content = io.BytesIO()
-        torch.save(state, content)
+        torch.save(callback.state_dict(), content)
         vars(trainer.state)[f"_sent_{address}"] = _Parcel(address, content.getvalue())
 
 
@@ -48,7 +52,7 @@ class _Parcel:
         self.address = address
         self.content = content
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Parcel":
+    def __deepcopy__(self, _memo: dict[int, object]) -> "_Parcel":
         return self
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[str, bytes]]:

@@ -160,6 +160,10 @@ class InteractionMonitor(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_run": (), "_before": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._address = address_of(self, self._address)
+
     def __repr__(self) -> str:
         return f"InteractionMonitor(name={self.name!r}, alpha={self.alpha}, {self.history!r}, {self.meter!r})"
 
@@ -199,9 +203,10 @@ class InteractionMonitor(Callback):
         if now == TimePoint(0, 0) and not self.history:
             self._forget()  # What a run that came to nothing has left.
         last = self.history.measurements[-1].time if self.history else now
-        # A run that steps its optimizers past the Trainer stays at step 0, so that its beginning is told by epochs.
         begins = now == TimePoint(0, 0) and not is_resumed
-        if self.history and (begins or last.step > now.step or last.epoch > now.epoch):
+        # A run that steps its optimizers past the Trainer stays at step 0, so that epochs alone tell where it is.
+        is_ahead = last.step > now.step or (now.step == 0 and last.epoch > now.epoch)
+        if self.history and (begins or is_ahead):
             rank_zero_warn(
                 f"InteractionMonitor: the history reaches epoch {last.epoch}, step {last.step} and this run begins after epoch "
                 f"{now.epoch}, step {now.step}, so it is another run: history and probes start anew"
@@ -301,7 +306,7 @@ class InteractionMonitor(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the history to the process that the user looks at, if it is another one."""
-        send_home(trainer, self._address, self.state_dict())
+        send_home(trainer, self, self._address)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the process as it was, also where a measurement was interrupted; it is made up for in a run that goes on."""

@@ -113,6 +113,10 @@ class PhaseEarlyStopping(Callback):
         self.stopping_reason = PhaseStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._address = address_of(self, self._address)
+
     @property
     def best_model_path(self) -> str:
         """Path of the checkpoint of the onset, with ``restore_best``; empty while there is none."""
@@ -186,7 +190,7 @@ class PhaseEarlyStopping(Callback):
         """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
         if self._stops and self.restore_best:
             self._keeper.restore(trainer, pl_module)
-        send_home(trainer, self._address, self.state_dict())
+        send_home(trainer, self, self._address)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, in primitives."""

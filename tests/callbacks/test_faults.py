@@ -659,22 +659,23 @@ def test_interrupts_at_any_moment_of_a_measurement_leave_the_process_as_it_was(t
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_a_measurement_that_is_interrupted_leaves_no_noise_and_is_made_up_for(tmp_path: Path, last: bool) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "then"), [(EPOCHS, EPOCHS), (STRUCK, EPOCHS), (STRUCK, STRUCK)], ids=["within", "last, longer", "last"]
+)
+def test_a_measurement_that_is_interrupted_leaves_no_noise_and_is_made_up_for(tmp_path: Path, epochs: int, then: int) -> None:
     histories = []
     for strike in (None, sends(signal.SIGINT)):
         torch.manual_seed(0)
         model, monitor = Steady(strike), fewest(evidence=ParameterNoise())
         interrupt = signal.getsignal(signal.SIGINT)
-        epochs = STRUCK if last and strike is not None else EPOCHS
         try:
-            resumable(tmp_path, monitor, epochs, model)
+            resumable(tmp_path, monitor, then if strike is None else epochs, model)
         except SystemExit:
             assert monitor.history.epochs == [0, 1]
             saved = torch.load(tmp_path / "interrupted.ckpt", weights_only=True)["state_dict"]
             assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
             monitor = fewest(evidence=ParameterNoise())
-            resumable(tmp_path, monitor, EPOCHS, Steady(), ckpt_path=tmp_path / "interrupted.ckpt")
+            resumable(tmp_path, monitor, then, Steady(), ckpt_path=tmp_path / "interrupted.ckpt")
         finally:
             signal.signal(signal.SIGINT, interrupt)
         histories.append(monitor.history)
