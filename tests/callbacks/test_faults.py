@@ -660,7 +660,7 @@ def test_interrupts_at_any_moment_of_a_measurement_leave_the_process_as_it_was(t
 
 
 @pytest.mark.parametrize(
-    ("epochs", "then"), [(EPOCHS, EPOCHS), (STRUCK, EPOCHS), (STRUCK, STRUCK)], ids=["within", "last, longer", "last"]
+    ("epochs", "then"), [(EPOCHS, EPOCHS), (STRUCK, EPOCHS)], ids=["in the middle", "at the end of a run that is then longer"]
 )
 def test_a_measurement_that_is_interrupted_leaves_no_noise_and_is_made_up_for(tmp_path: Path, epochs: int, then: int) -> None:
     histories = []
