@@ -98,7 +98,7 @@ class Round:
     beside_control: str
 
     @property
-    def is_equal(self) -> bool:
+    def is_fine(self) -> bool:
         """Whether the fit is equal to an unbroken one, or where Lightning does not go on equally, to one without a monitor."""
         return not self.beside_control and (not self.difference or bool(self.control_difference))
 
@@ -119,7 +119,7 @@ def kill_rounds(rounds: int, seed: int, schedule: str) -> list[Round]:
         schedule: One of :data:`SCHEDULES`.
 
     Returns:
-        How each went; all should be :attr:`Round.is_equal`.
+        How each went; all should be :attr:`Round.is_fine`.
     """
     with tempfile.TemporaryDirectory() as folder:
         root, found = Path(folder), []
