@@ -100,6 +100,10 @@ class ProbeKeeper:
         """Whether a first batch has passed that nobody has looked at; see :meth:`check_first`."""
         return any(passing.batches and not passing.checked for passing in self._passing.values())
 
+    def has_passed(self, split: str) -> bool:
+        """Whether a batch of a split's data has passed and was kept."""
+        return split in self._passing and bool(self._passing[split].batches)
+
     def find(self, trainer: Trainer, model: LightningModule, sample_size: int = 0) -> None:
         """Get the probes of every split that has none yet; data without an index is left to :meth:`watch`.
 
@@ -162,7 +166,8 @@ class ProbeKeeper:
 
     def watch_sanity_check(self, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep the first validation batch that passes before training, to look at it where no others can be loaded."""
-        self._sanity_batches.setdefault(dataloader_idx, copied(batch))
+        if dataloader_idx not in self._sanity_batches:
+            self._sanity_batches[dataloader_idx] = copied(batch)
 
     def check_first(self, model: LightningModule) -> dict[str, Probes]:
         """Look at the first batch that has passed of each split, once, so that errors come before the first optimizer step.
@@ -333,9 +338,10 @@ class ProbeKeeper:
     def _take(self, trainer: Trainer, model: LightningModule, ready: dict[str, bool]) -> None:
         for split, ready_here in ready.items():
             if trainer.strategy.reduce_boolean_decision(ready_here, all=True):
-                passing = self._passing.pop(split)
+                passing = self._passing[split]
                 candidates = self._read(model, passing.batches, passing.sizes)
                 self._accept(trainer, split, candidates, candidates)
+                del self._passing[split]
 
     def _accept(
         self,

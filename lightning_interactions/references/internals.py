@@ -1,4 +1,4 @@
-"""What Lightning keeps under private names or in two packages, and we need: all of it is here, and each has a test."""
+"""What Lightning and torch keep under private names, or in two packages, and we need: all is here, each with a test."""
 
 import sys
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import torch.distributed
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
@@ -17,12 +18,14 @@ __all__ = [
     "classes",
     "data_module_class",
     "deaf_logger",
+    "default_store",
     "in_hook",
     "is_sequential",
     "share_hyperparameters",
     "steps_logged",
     "trainer_class",
     "training_loaders",
+    "trains_elsewhere",
     "validation_set_up",
 ]
 
@@ -120,6 +123,16 @@ def is_sequential(loaders: CombinedLoader) -> bool:
 def steps_logged(trainer: Trainer) -> int:
     """Return the step at which the Trainer logs: optimizer steps that are taken together count once."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def trains_elsewhere(trainer: Trainer) -> bool:
+    """Whether the Trainer's processes are made for a training and end with it, as with ``ddp_spawn``."""
+    return isinstance(trainer.strategy.launcher, classes("_MultiProcessingLauncher", "strategies.launchers.multiprocessing"))
+
+
+def default_store() -> Any:
+    """Return the ``Store`` of a run's processes; looking into it does not time out as an operation of the group does."""
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def share_hyperparameters(data_module: LightningDataModule, other: LightningDataModule) -> None:

@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 
 from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.loading import rows_of_batches
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs"]
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs", "SetUpAlone"]
 
 
 class SeenInputs(Callback):
@@ -181,6 +181,14 @@ class Introduction(Callback):
             moved = [transfer(trainer, shadow, batch) for batch in self.batches]
             for rows in rows_of_batches(moved, self.sizes):
                 _read_if_any(self.task, shadow, rows)
+
+
+class SetUpAlone(Callback):
+    """Ends a Trainer's run when everything is set up."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the first step of training."""
+        trainer.should_stop = True
 
 
 @contextmanager

@@ -223,6 +223,92 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, 2, few(), resume=tmp_path / "saved.ckpt")
 
 
+def records_of(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The dicts of a saved state whose keys are names of fields."""
+    split = state["history"]["splits"]["training"]
+    return {
+        "state": state,
+        "history": state["history"],
+        "split": split,
+        "inputs": split["inputs"],
+        "strength": split["strength"]["full"],
+        "phase": state["history"]["phases"][0],
+        "interactions": state["final_interactions"],
+        "group": state["probes"]["training"][0],
+        "part": state["probes"]["training"][0]["inputs"],
+    }
+
+
+def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
+    first, resumed, unbroken = (few(evidence=other_references()) for _ in range(3))
+    fit(tmp_path, 3, unbroken)
+    fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
+    checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    for record in records_of(checkpoint["callbacks"][first.state_key]).values():
+        record["surplus"] = torch.ones(2)
+    torch.save(checkpoint, tmp_path / "saved.ckpt")
+    fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    assert_same_history(resumed.history, unbroken.history, TOLERANCE)
+
+
+def test_a_run_that_is_limited_by_steps_alone_is_gone_on_with(tmp_path: Path) -> None:
+    unbroken, first, resumed = few(), few(), few()
+    fit(tmp_path, -1, unbroken, max_steps=12)
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    fit(tmp_path, -1, first, saver, max_steps=6, enable_checkpointing=True)
+    fit(tmp_path, -1, resumed, resume=tmp_path / "last.ckpt", model=Deterministic(), max_steps=12)
+    assert resumed.history.steps == unbroken.history.steps == [0, 3, 6, 9, 12]
+    assert_same_history(resumed.history, unbroken.history, TOLERANCE)
+
+
+class Raw(Deterministic):
+    """Steps its optimizer past the Trainer, whose global step stays 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: Any, _batch_index: int) -> None:
+        self.optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizer.step()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def raw() -> Raw:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Raw()
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
+@pytest.mark.parametrize("saved_at", [1, 2, 4])
+def test_a_run_whose_optimizers_the_trainer_does_not_know_is_gone_on_with(tmp_path: Path, saved_at: int) -> None:
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
+            batches.append(1)
+            if len(batches) == saved_at:
+                trainer.save_checkpoint(tmp_path / "saved.ckpt")
+                raise ConnectionError("power cut")
+
+    batches: list[int] = []
+    first, resumed = few(), few()
+    with pytest.raises(ConnectionError):
+        fit(tmp_path, 3, first, Saves(), model=raw())
+    trainer = fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=Raw())
+    assert (trainer.current_epoch, trainer.global_step) == (3, 0)
+    assert resumed.history.epochs == [0, 1, 2, 3]
+    for before, after in zip(first.history.measurements, resumed.history.measurements, strict=False):
+        assert torch.equal(before.training.full_score, after.training.full_score)
+    # Another run with the same monitor begins anew.
+    with pytest.warns(UserWarning, match="history and probes start anew"):
+        fit(tmp_path, 1, resumed, model=raw())
+    assert resumed.history.epochs == [0, 1]
+
+
 def test_a_broken_history_is_refused() -> None:
     monitor = few()
     state = monitor.state_dict()

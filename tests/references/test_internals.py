@@ -1,16 +1,20 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_interactions.references.internals import (
     batch_hook_owner,
+    default_store,
     in_hook,
     is_sequential,
     share_hyperparameters,
     steps_logged,
     training_loaders,
+    trains_elsewhere,
     validation_set_up,
 )
 from tests.helpers.models import PlainTabularClassifier, tabular_loader
@@ -120,3 +124,20 @@ def test_hyperparameters_are_logged_if_the_other_data_modules_are() -> None:
         own = LightningDataModule()
         share_hyperparameters(own, other)
         assert own._log_hyperparams is logged
+
+
+def test_the_store_is_that_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    store = torch.distributed.FileStore(str(tmp_path / "meeting"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        default_store().set("word", "here")
+        assert default_store().check(["word"])
+        assert default_store().get("word") == b"here"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("strategy", "elsewhere"), [("ddp_spawn", True), ("ddp_fork", True), ("ddp", False), ("auto", False)])
+def test_processes_that_end_with_the_training_are_known(tmp_path: Path, strategy: str, elsewhere: bool) -> None:
+    assert trains_elsewhere(quiet_trainer(tmp_path, strategy=strategy)) == elsewhere

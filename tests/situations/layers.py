@@ -487,5 +487,3 @@ class Rich(pl.Callback):
 @situation("a callback that logs and changes weights")
 def user_callback() -> Case:
     return plain(Net(), callbacks=[Rich()])
-
-
