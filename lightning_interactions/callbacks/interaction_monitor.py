@@ -1,7 +1,6 @@
 """The callback that measures a run's interactions."""
 
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,21 +9,24 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
+from lightning_interactions.callbacks.attempts import Attempt
+from lightning_interactions.callbacks.homecoming import address_of, send_home
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
-from lightning_interactions.game.steps import IgnoredError, OwnStep
+from lightning_interactions.game.steps import FirstBatchError, IgnoredError, OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.cost import MeasuringCost, duration
-from lightning_interactions.measuring.isolation import shadowed
+from lightning_interactions.measuring.isolation import GlobalState, shadowed
 from lightning_interactions.measuring.meter import HELD_OUT, TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
 from lightning_interactions.measuring.schedule import Planned, Schedule, Timetable
@@ -79,13 +81,14 @@ class InteractionMonitor(Callback):
             fit, denser early, after every epoch if there are fewer.
         alpha: Probability of a false onset in a whole run that the phase detector allows itself.
         logging: What is written where.
-        on_error: ``"warn"`` leaves a measurement out that fails in the middle of a run, ``"raise"`` ends the run. The first
-            measurement, and any of a run on several processes, always ends it.
+        on_error: ``"warn"`` leaves a measurement out that fails, on all processes if it fails on one, and goes on; ``"raise"``
+            ends the run. Before the first step any error ends it.
         name: Prefix of the logged names; needed where a Trainer has several monitors.
 
     Attributes:
         history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
         meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
+        failed: When measurements failed and were left out, in the order of time.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
             the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
 
@@ -135,6 +138,7 @@ class InteractionMonitor(Callback):
         self.on_error = on_error
         self.name = name
         self.history = History()
+        self.failed: tuple[TimePoint, ...] = ()
         self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
         self._evidence_is_default = evidence is None
@@ -143,15 +147,22 @@ class InteractionMonitor(Callback):
         self._cost: MeasuringCost | None = None
         self._saved_task: dict[str, Any] = {}
         self._run: tuple[Callable[[], Any], ...] = ()
+        self._is_resumed = False
+        self._before: GlobalState | None = None
         self._is_lazy = False
         self._said_left_out: set[str] = set()
         self._said_notes: set[str] = set()
+        self._address = address_of(self)
         self._keeper = ProbeKeeper(self.probes, self.task)
         self._timetable = Timetable(Planned() if schedule is None else schedule)
         self._loggers = Loggers(name, Logging() if logging is None else logging)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_run": ()}
+        return {**vars(self), "_run": (), "_before": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._address = address_of(self, self._address)
 
     def __repr__(self) -> str:
         return f"InteractionMonitor(name={self.name!r}, alpha={self.alpha}, {self.history!r}, {self.meter!r})"
@@ -188,14 +199,20 @@ class InteractionMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the probes, and measure the untrained model."""
         now = TimePoint(trainer.current_epoch, trainer.global_step)
+        is_resumed, self._is_resumed = self._is_resumed, False
         if now == TimePoint(0, 0) and not self.history:
             self._forget()  # What a run that came to nothing has left.
-        if self.history and (now.step == 0 or self.history.steps[-1] > now.step):
+        last = self.history.measurements[-1].time if self.history else now
+        begins = now == TimePoint(0, 0) and not is_resumed
+        # A run that steps its optimizers past the Trainer stays at step 0, so that epochs alone tell where it is.
+        is_ahead = last.step > now.step or (now.step == 0 and last.epoch > now.epoch)
+        if self.history and (begins or is_ahead):
             rank_zero_warn(
-                f"InteractionMonitor: the history reaches step {self.history.steps[-1]} and this run begins after step "
-                f"{now.step}, so it is another run: history and probes start anew"
+                f"InteractionMonitor: the history reaches epoch {last.epoch}, step {last.step} and this run begins after epoch "
+                f"{now.epoch}, step {now.step}, so it is another run: history and probes start anew"
             )
             self._forget()
+        _check_number_of_batches(trainer)
         self._begin_other_run(trainer, pl_module)
         self.task.begin(self._saved_task)
         known = self.meter.settings
@@ -209,14 +226,15 @@ class InteractionMonitor(Callback):
         begin = self._began = time.perf_counter()
         self._spent, self._cost = 0.0, None
         if not self.history or not (self._ratings or self._is_fitted):
-            self._fit_evidence(trainer, pl_module)
+            with self._restorable(trainer):
+                self._fit_evidence(trainer, pl_module)
             self._spent, begin = time.perf_counter() - begin, time.perf_counter()
         baseline_values = self.meter.baseline_values
         self.meter = self._new_meter(trainer)
         self.meter.baseline_values = baseline_values
         self._keeper.forward_context = self._forward_context(trainer)
         self._keeper.refused = () if self._reference_models is None else self._reference_models.refused
-        self._timetable.begin(now.epoch, now.step)
+        self._timetable.begin(now.epoch, now.step, self.history.steps[-1] if self.history else None)
         self._timetable.plan(fit_length(trainer))
         self._loggers.begin(now.epoch, now.step)
         self._is_lazy = any(isinstance(parameter, UninitializedParameter) for parameter in pl_module.parameters())
@@ -225,10 +243,16 @@ class InteractionMonitor(Callback):
                 "InteractionMonitor: the module has parameters without a shape, so it is measured from the first step on"
             )
             return
-        self._prepare(trainer, pl_module, self._find_probes)
+        try:
+            with self._restorable(trainer):
+                self._prepare(trainer, pl_module, self._find_probes)
+        except FirstBatchError as error:
+            rank_zero_info(f"InteractionMonitor: the module is measured from the first step on: {error}")
+            self._is_lazy = True
+            return
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
-            self._measure(trainer, pl_module, now, step=0, begin=begin)
+            self._measure(trainer, pl_module, now, step=0, begin=begin, first=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first batches of training data that cannot be indexed; make up for a measurement that was interrupted.
@@ -263,13 +287,20 @@ class InteractionMonitor(Callback):
         """Measure if the schedule asks for it, log the numbers, and tell the callbacks that listen."""
         begin = time.perf_counter()
         now = TimePoint(trainer.current_epoch + 1, trainer.global_step)
-        if self._keeper.waiting:
-            self._prepare(trainer, pl_module, self._keeper.take_passed)
+        prepared = self._prepare_more(trainer, pl_module, self._keeper.take_passed)
         if self._timetable.due(now.epoch, now.step) or trainer.fast_dev_run:
-            self._measure(trainer, pl_module, now, step=max(steps_logged(trainer) - 1, 0), begin=begin)
+            if prepared:
+                self._measure(trainer, pl_module, now, step=max(steps_logged(trainer) - 1, 0), begin=begin)
+            else:
+                self._leave_out(now)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what can be said only now, and say if measuring took much of the time."""
+        if self.failed:
+            rank_zero_info(
+                f"InteractionMonitor: {len(self.failed)} of {len(self.failed) + len(self.history)} measurements failed and are "
+                "missing in the history; when, is in monitor.failed"
+            )
         if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run:
             rank_zero_info(
                 f"InteractionMonitor: measuring took {duration(self._spent)}, {self.overhead:.0%} of the training's wall time; "
@@ -277,6 +308,16 @@ class InteractionMonitor(Callback):
             )
         if self.final_interactions is not None:
             self._loggers.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the history to the process that the user looks at, if it is another one."""
+        send_home(trainer, self, self._address)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the process as it was, also where a measurement was interrupted; it is made up for in a run that goes on."""
+        if self._before is not None:
+            self._before.restore()
+            self._before = None
 
     def second_phase(self) -> tuple[SecondPhase, History]:
         """Fit the theory of learning under parameter noise; see :func:`~lightning_interactions.analysis.explain_second_phase`.
@@ -340,6 +381,7 @@ class InteractionMonitor(Callback):
             "version": STATE_VERSION,
             "task": self.task.state_dict(),
             "history": self.history.to_dict(),
+            "failed": [[time.epoch, time.step] for time in self.failed],
             "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
             "players": self.meter.players.state() if isinstance(self.meter.players, Some) else {},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
@@ -361,11 +403,13 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: expected a state of version {STATE_VERSION} in the checkpoint, got version "
                 f"{state_dict.get('version')}; go on with the version of this package that wrote it, or without this callback"
             )
+        self._is_resumed = True
         self._run = ()  # It goes on with whatever module and data the run is resumed with.
         self._saved_task = state_dict["task"]
         self.history = History.from_dict(state_dict["history"])
+        self.failed = tuple(TimePoint(epoch, step) for epoch, step in state_dict["failed"])
         final = state_dict["final_interactions"]
-        self.final_interactions = None if final is None else Interactions(**final)
+        self.final_interactions = None if final is None else Interactions(final["effects"], final["offset"])
         self.meter.baseline_values = state_dict["baseline"]
         self._ratings = state_dict["ratings"]
         if self._evidence_is_default and state_dict["took_other_evidence"]:
@@ -445,7 +489,7 @@ class InteractionMonitor(Callback):
     def _forget(self) -> None:
         """Begin anew."""
         self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
-        self._said_notes = set()
+        self._said_notes, self.failed = set(), ()
         self._ratings = {}
         if self._evidence_is_default:
             self.evidence = Twins()
@@ -508,6 +552,35 @@ class InteractionMonitor(Callback):
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
 
+    def _prepare_more(self, trainer: Trainer, pl_module: LightningModule, take_probes: Callable[..., None]) -> bool:
+        """Prepare the splits whose probes were not there before; say whether nothing has failed, so that it can be measured.
+
+        Raises:
+            MisconfigurationException: If a setting is wrong, which trying again would not mend.
+        """
+        if not self._keeper.waiting and self._keeper.probes.keys() <= set(self.meter.splits):
+            return True
+        # Several processes draw together: what fails on one would keep the others waiting.
+        raises = self.on_error == "raise" or trainer.world_size > 1
+        with Attempt("InteractionMonitor: getting the probes ready", raises=raises) as attempt, self._restorable(trainer):
+            try:
+                self._prepare(trainer, pl_module, take_probes)
+            except MisconfigurationException:
+                attempt.raises = True
+                raise
+        return not attempt.failed
+
+    @contextmanager
+    def _restorable(self, trainer: Trainer) -> Iterator[None]:
+        """Let :meth:`on_exception` give back what an interrupt may keep the body from giving back."""
+        self._before = GlobalState(trainer.strategy.root_device)
+        try:
+            yield
+        except Exception:
+            self._before = None
+            raise
+        self._before = None
+
     def _recognise(self, probes: Probes) -> None:
         """Find out which reference models have seen which probes."""
         try:
@@ -522,7 +595,9 @@ class InteractionMonitor(Callback):
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule, split: str, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep a batch that passes if it is needed; of the first one say at once what is wrong with it."""
-        self._keeper.watch(split, batch, dataloader_idx)
+        raises = self.on_error == "raise" or not self._keeper.has_passed(split)
+        with Attempt(f"InteractionMonitor: keeping a {split} batch", raises=raises):
+            self._keeper.watch(split, batch, dataloader_idx)
         if self._keeper.unchecked:
             with self._shadow(trainer, pl_module) as shadow:
                 first = self._keeper.check_first(shadow)
@@ -584,13 +659,17 @@ class InteractionMonitor(Callback):
         if trainer.fast_dev_run or not self._timetable.due(trainer.current_epoch, trainer.global_step):
             return
         begin = time.perf_counter()
-        if self._keeper.waiting:
-            self._prepare(trainer, pl_module, self._keeper.take_complete)
-        if TRAINING in self.meter.splits:
-            now = TimePoint(trainer.current_epoch, trainer.global_step)
+        now = TimePoint(trainer.current_epoch, trainer.global_step)
+        if not self._prepare_more(trainer, pl_module, self._keeper.take_complete):
+            self._leave_out(now)
+        elif TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=step, begin=begin)
+        else:
+            self._timetable.done()
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float) -> None:
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, step: int, begin: float, first: bool = False
+    ) -> None:
         """Measure, detect, log, and tell the callbacks that listen.
 
         Args:
@@ -599,30 +678,27 @@ class InteractionMonitor(Callback):
             now: The moment of the run.
             step: Where loggers put it.
             begin: When the work for this measurement began, by :func:`time.perf_counter`.
+            first: Whether this is before the first step, where an error ends the run.
         """
         if TRAINING not in self.meter.splits:
             raise MisconfigurationException(
                 "InteractionMonitor: no training input has passed in the first epoch, so there is nothing to measure; hand "
                 "probes in with probes=ProbeSampling(training=(inputs, targets))"
             )
-        try:
+        what = f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step}"
+        with Attempt(what, raises=self.on_error == "raise" or first, trainer=trainer) as attempt, self._restorable(trainer):
             measurement = self.meter.measure(pl_module, now)
-            self._warn_of_left_out(measurement)
             phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
             history = self.history.append(measurement, phases[-1])
             tags = self._loggers.tags(trainer, history)
-        except Exception as error:
-            if self.on_error == "raise" or trainer.world_size > 1 or not self.history:
-                raise
-            warnings.warn(
-                f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step} failed and is left out: "
-                f"{error!r}",
-                stacklevel=2,
-            )
+        if attempt.failed:
+            self._leave_out(now)
             return
+        self._warn_of_left_out(measurement)
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
         self.history = history
+        self._timetable.done()
         self._say_notes(phases[-1])
         self._loggers.draw_if_due(trainer, self.history, step)
         for callback in trainer.callbacks:
@@ -635,6 +711,24 @@ class InteractionMonitor(Callback):
             self._cost = self._cost.timed(seconds)
             rank_zero_info(f"InteractionMonitor: {self._cost}")
         self._loggers.write(trainer, self.history, tags, step, self.overhead)
+
+    def _leave_out(self, now: TimePoint) -> None:
+        """Count a measurement that failed."""
+        self.failed = (*self.failed, now)
+        self._timetable.done()
+
+
+def _check_number_of_batches(trainer: Trainer) -> None:
+    """Refuse processes that would not meet at the end of an epoch, where they would wait for each other for ever."""
+    if trainer.world_size == 1:
+        return
+    numbers: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(numbers, trainer.num_training_batches)
+    if len(set(numbers)) > 1:
+        raise MisconfigurationException(
+            f"InteractionMonitor: expected as many training batches in every process, got {numbers}; use a "
+            "DistributedSampler, or Trainer(limit_train_batches=) with the smallest of these numbers"
+        )
 
 
 def _reference(one: Any) -> Callable[[], Any]:

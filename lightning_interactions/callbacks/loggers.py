@@ -1,6 +1,7 @@
 """Handing a measurement to loggers, to callbacks that monitor a metric, and to the console."""
 
-import warnings
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_interactions.analysis import explain_second_phase, shape_of
+from lightning_interactions.callbacks.attempts import Attempt
 from lightning_interactions.measuring.schedule import DenserEarly, Schedule, Timetable
 from lightning_interactions.records import History, Interactions, TimePoint
 from lightning_interactions.references.internals import classes
@@ -28,6 +30,9 @@ __all__ = ["Loggers", "Logging"]
 
 MOST_PLAYERS_OF_THEORY = 12
 """With more players the fit of the theory takes minutes; ask the monitor for it."""
+
+ROOM_FOR_FIGURES = 256 * 2**20
+"""Free bytes of a disk on which figures are drawn; those of one measurement take about 200,000."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +138,9 @@ class Loggers:
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            try:
+            what = f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__}"
+            with Attempt(what, raises=self.logging.raise_errors):
                 write(logger, tag_prefix(self.name), *args)
-            except Exception as error:
-                if self.logging.raise_errors:
-                    raise
-                warnings.warn(
-                    f"InteractionMonitor: {write.__name__.strip('_')} to {type(logger).__name__} failed and is left out: "
-                    f"{error!r}",
-                    stacklevel=4,
-                )
 
 
 def _write_scalars(logger: Logger, _prefix: str, tags: dict[str, float], step: int) -> None:
@@ -154,11 +152,23 @@ def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> 
     """Draw the figures of the last measurement into a TensorBoard logger, at the step of its scalars."""
     if not isinstance(logger, classes("TensorBoardLogger", "loggers")):
         return
+    _check_room(logger.log_dir)
     last = history.measurements[-1]
     logger.experiment.add_figure(f"{prefix}/strength_by_order", strength_figure(last), step)
     if shape_of(last) is not None:
         logger.experiment.add_figure(f"{prefix}/decay_and_spindle", shape_figure(last), step)
     logger.experiment.add_figure(f"{prefix}/phases", phase_figure(history), step)
+
+
+def _check_room(folder: str) -> None:
+    """Refuse to draw onto a disk that is nearly full: what the run itself logs would be lost with the figures.
+
+    Raises:
+        OSError: If there is little room.
+    """
+    free = shutil.disk_usage(folder).free if os.path.isdir(folder) else ROOM_FOR_FIGURES
+    if free < ROOM_FOR_FIGURES:
+        raise OSError(f"expected at least {ROOM_FOR_FIGURES >> 20} MiB of free disk for figures at {folder}, got {free >> 20}")
 
 
 def _write_theory(logger: Logger, prefix: str, history: History, final: Interactions, step: int) -> None:
@@ -167,4 +177,5 @@ def _write_theory(logger: Logger, prefix: str, history: History, final: Interact
         return
     second_phase, explained = explain_second_phase(history, final)
     if explained:
+        _check_room(logger.log_dir)
         logger.experiment.add_figure(f"{prefix}/theory", theory_figure(second_phase, explained), step)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_interactions.callbacks.attempts import Attempt
 from lightning_interactions.references.internals import classes
 
 __all__ = ["OnsetKeeper"]
@@ -111,25 +113,34 @@ class OnsetKeeper:
                 "none or another one there, so the module keeps its final weights"
             )
             return
-        pl_module.on_load_checkpoint(checkpoint)
-        trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
-        rank_zero_info(f"PhaseEarlyStopping: restored the weights of the onset from {path}")
+        final = {name: value.clone() for name, value in pl_module.state_dict().items() if isinstance(value, torch.Tensor)}
+        with Attempt(f"PhaseEarlyStopping: restoring the weights of the onset from {path}", trainer=trainer) as attempt:
+            pl_module.on_load_checkpoint(checkpoint)
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
+        if attempt.failed:  # What was loaded before it failed must not be mixed with the rest.
+            pl_module.load_state_dict(final, strict=False)
+        else:
+            rank_zero_info(f"PhaseEarlyStopping: restored the weights of the onset from {path}")
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what was last wanted, and remove afterwards what is not any more: there is a whole file at any time."""
         if self._unwritten is not None:
-            path = self.paths[self._unwritten]
-            trainer.strategy.save_checkpoint(self._checkpoint(trainer, pl_module), path)
+            step, self._unwritten = self._unwritten, None
+            path = self.paths[step]
             # One process writes, and all may read it next.
-            trainer.strategy.barrier("PhaseEarlyStopping")
+            with Attempt(f"PhaseEarlyStopping: writing {path}", trainer=trainer) as attempt:
+                trainer.strategy.save_checkpoint(self._checkpoint(trainer, pl_module), path)
+            if attempt.failed:
+                del self.paths[step]
+                return
             self._own.add(path)
             self._removable.add(path)
-            self._unwritten = None
-        for path in self._superseded:
+        superseded, self._superseded = self._superseded, []
+        for path in superseded:
             resumed_from = trainer.ckpt_path is not None and _absolute(trainer.ckpt_path) == path
             if path in self._removable and os.path.dirname(path) == self._folder(trainer) and not resumed_from:
-                trainer.strategy.remove_checkpoint(path)
-        self._superseded = []
+                with Attempt(f"PhaseEarlyStopping: removing {path}"):
+                    trainer.strategy.remove_checkpoint(path)
 
     @staticmethod
     def _checkpoint(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

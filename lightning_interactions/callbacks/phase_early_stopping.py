@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_interactions.callbacks.homecoming import address_of, send_home
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.callbacks.onset_checkpoint import OnsetKeeper
 from lightning_interactions.records import Measurement, Phase
@@ -102,6 +103,7 @@ class PhaseEarlyStopping(Callback):
         self.monitor = monitor
         self.verbose = verbose
         prefix = "" if monitor is None else monitor.replace("/", "-").replace("\\", "-") + "-"
+        self._address = address_of(self)
         self._keeper = OnsetKeeper(dirpath, f"{prefix}phase-{phase}-onset")
         self.onset_epoch: int | None = None
         self.onset_step: int | None = None
@@ -110,6 +112,10 @@ class PhaseEarlyStopping(Callback):
         self.stopped_epoch = 0
         self.stopping_reason = PhaseStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._address = address_of(self, self._address)
 
     @property
     def best_model_path(self) -> str:
@@ -184,6 +190,7 @@ class PhaseEarlyStopping(Callback):
         """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
         if self._stops and self.restore_best:
             self._keeper.restore(trainer, pl_module)
+        send_home(trainer, self, self._address)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, in primitives."""
@@ -254,6 +261,12 @@ class PhaseEarlyStopping(Callback):
         onset = phase.onset if phase.number >= self.phase else now
         self.onset_epoch, self.onset_step = trainer.strategy.broadcast((onset.epoch, onset.step))
         if not self.restore_best:
+            return
+        if now.step == 0 < now.epoch:
+            rank_zero_warn(
+                "PhaseEarlyStopping: expected optimizers whose steps the Trainer counts, got none, so no weights can be told "
+                "to be those of the onset and restore_best restores none; return the optimizers from configure_optimizers"
+            )
             return
         best = self.onset_step
         if best not in (*self._keeper.paths, now.step):

@@ -12,7 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_interactions.callbacks.sources import Source, copied, training_source, validation_source
+from lightning_interactions.callbacks.saved_probes import SAVED_WHOLE, ReadAgain, bytes_of
+from lightning_interactions.callbacks.sources import Samples, Source, copied, training_source, validation_source
 from lightning_interactions.game.steps import OwnStep, disagreement
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
@@ -55,7 +56,7 @@ class _Passing:
 
 
 class ProbeKeeper:
-    """Finds the probes of each split once, keeps them, and saves them with the run.
+    """Finds the probes of each split once, keeps them, and saves them with the run: large ones by their index in the dataset.
 
     Args:
         sampling: Which probes.
@@ -84,6 +85,7 @@ class ProbeKeeper:
         self._passing: dict[str, _Passing] = {}
         self._sanity_batches: dict[int, Any] = {}
         self._saved_digests: dict[str, str] = {}
+        self._read_again: dict[str, ReadAgain] = {}
         self._compared = False
 
     def __repr__(self) -> str:
@@ -98,6 +100,10 @@ class ProbeKeeper:
     def unchecked(self) -> bool:
         """Whether a first batch has passed that nobody has looked at; see :meth:`check_first`."""
         return any(passing.batches and not passing.checked for passing in self._passing.values())
+
+    def has_passed(self, split: str) -> bool:
+        """Whether a batch of a split's data has passed and was kept."""
+        return split in self._passing and bool(self._passing[split].batches)
 
     def find(self, trainer: Trainer, model: LightningModule, sample_size: int = 0) -> None:
         """Get the probes of every split that has none yet; data without an index is left to :meth:`watch`.
@@ -161,7 +167,8 @@ class ProbeKeeper:
 
     def watch_sanity_check(self, batch: Any, dataloader_idx: int = 0) -> None:
         """Keep the first validation batch that passes before training, to look at it where no others can be loaded."""
-        self._sanity_batches.setdefault(dataloader_idx, copied(batch))
+        if dataloader_idx not in self._sanity_batches:
+            self._sanity_batches[dataloader_idx] = copied(batch)
 
     def check_first(self, model: LightningModule) -> dict[str, Probes]:
         """Look at the first batch that has passed of each split, once, so that errors come before the first optimizer step.
@@ -189,10 +196,16 @@ class ProbeKeeper:
         self._take(trainer, model, {split: bool(passing.batches) for split, passing in self._passing.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the probes as trees of tensors on the CPU, or where they are made of other containers their digests alone."""
+        """Return the probes as trees of tensors on the CPU, or where they are in their dataset if they are large and that is known.
+
+        Of those that are made of other containers there are digests alone.
+        """
         return {
             "dataloader_idx": self.dataloader_idx,
-            "probes": {split: probes.to_state() for split, probes in self.probes.items()},
+            "probes": {
+                split: None if split in self._read_again else probes.to_state() for split, probes in self.probes.items()
+            },
+            "read_again": {split: one.to_state() for split, one in self._read_again.items()},
             "digests": {split: digest(probes) for split, probes in self.probes.items()},
             "indices": self.indices,
         }
@@ -202,6 +215,7 @@ class ProbeKeeper:
         saved = state_dict.get("probes", {})
         self.probes = {split: Probes.from_state(state) for split, state in saved.items() if state is not None}
         self.sample = None
+        self._read_again = {split: ReadAgain.from_state(one) for split, one in state_dict.get("read_again", {}).items()}
         self.indices = dict(state_dict.get("indices", {}))
         self.dataloader_idx = state_dict.get("dataloader_idx", 0)
         self._saved_digests = {split: own for split, own in state_dict.get("digests", {}).items() if split not in self.probes}
@@ -224,14 +238,18 @@ class ProbeKeeper:
             raise ValueError(f"probes: expected {number} {split} inputs, the loader gives none")
         most = max(MAX_LOOKED_AT, 8 * number)
         batches, sizes, indices = list[Any](), list[int | None](), dict[str, int]()
+        all_lists: list[list[int]] = []
         candidates: Probes | None = None
         found = 0
         try:
+            if split in self._read_again:
+                self._accept(trainer, split, self._again(trainer, model, split, source, samples, self._read_again[split]))
+                return
             # Of batches of unknown size, two tell how large they are; inputs that reference models have seen are replaced.
             while found < number and len(samples) and (candidates is None or len(candidates) < most):
                 loaded, own, lists = samples.load(2 if samples.unknown_sizes and candidates is None else number - found)
                 new = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
-                batches, sizes = batches + new, sizes + own
+                batches, sizes, all_lists = batches + new, sizes + own, all_lists + lists
                 candidates = self._read(model, batches, sizes)
                 for batch, own_indices in zip(new, lists, strict=True):
                     # A task that only reads whole batches does not say what their inputs are.
@@ -250,6 +268,42 @@ class ProbeKeeper:
             self._watch_later(model, split, source)
             return
         self._accept(trainer, split, candidates, sample, indices)
+        self._save_by_index(trainer, model, split, source, samples, all_lists)
+
+    def _save_by_index(
+        self,
+        trainer: Trainer,
+        model: LightningModule,
+        split: str,
+        source: Source,
+        samples: Samples,
+        lists: Sequence[Sequence[int]],
+    ) -> None:
+        """Save large probes by their index if they are the same when they are read again; else say how large they are."""
+        size = bytes_of(self.probes[split])
+        if size <= SAVED_WHOLE:
+            return
+        again = ReadAgain(lists, self.probes[split].fingerprints)
+        try:
+            self._again(trainer, model, split, source, samples, again)
+            is_same = True
+        except (CannotLoadError, MisconfigurationException):
+            is_same = False
+        if trainer.strategy.reduce_boolean_decision(is_same, all=True):
+            self._read_again[split] = again
+        else:
+            rank_zero_info(
+                f"InteractionMonitor: the {split} probes, {size / 1e6:.0f} MB of data, are saved in every checkpoint, because "
+                "their samples are not the same when they are read again"
+            )
+
+    def _again(
+        self, trainer: Trainer, model: LightningModule, split: str, source: Source, samples: Samples, again: ReadAgain
+    ) -> Probes:
+        """Read probes of which it is known where they are."""
+        loaded, sizes = samples.load_again(again.batches)
+        moved = [transfer(trainer, model, batch, source.dataloader_idx) for batch in loaded]
+        return again.chosen(self._read(model, moved, sizes), split)
 
     def _watch_later(self, model: LightningModule, split: str, source: Source) -> None:
         loader = source.parts[0]
@@ -285,25 +339,33 @@ class ProbeKeeper:
     def _take(self, trainer: Trainer, model: LightningModule, ready: dict[str, bool]) -> None:
         for split, ready_here in ready.items():
             if trainer.strategy.reduce_boolean_decision(ready_here, all=True):
-                passing = self._passing.pop(split)
+                passing = self._passing[split]
                 candidates = self._read(model, passing.batches, passing.sizes)
                 self._accept(trainer, split, candidates, candidates)
+                del self._passing[split]
 
     def _accept(
-        self, trainer: Trainer, split: str, candidates: Probes, sample: Probes, indices: Mapping[str, int] | None = None
+        self,
+        trainer: Trainer,
+        split: str,
+        candidates: Probes,
+        sample: Probes | None = None,
+        indices: Mapping[str, int] | None = None,
     ) -> None:
         """Choose among candidates, the same on every rank: those of the first one, whatever the others' datasets do."""
         candidates = without_seen(candidates, self.refused, split)
         if trainer.world_size > 1:
-            *both, indices = trainer.strategy.broadcast((candidates.to("cpu"), sample.to("cpu"), indices))
-            candidates, sample = (own.to(candidates.device) for own in both)
+            device, sample = candidates.device, None if sample is None else sample.to("cpu")
+            candidates, sample, indices = trainer.strategy.broadcast((candidates.to("cpu"), sample, indices))
+            candidates, sample = candidates.to(device), None if sample is None else sample.to(device)
         # Fewer than the held-out ones that they stand for, too, is nothing to warn of.
         enough = max(len(candidates), self.sampling.number(split))
-        self.probes[split] = first_probes(candidates, min(self._numbers[split], enough), split)
+        number = len(candidates) if split in self._read_again else min(self._numbers[split], enough)
+        self.probes[split] = first_probes(candidates, number, split)
         if split == TRAINING:
             self.sample = sample
             probes = set(self.probes[split].fingerprints)
-            self.indices = {one: index for one, index in (indices or {}).items() if one in probes}
+            self.indices = {one: index for one, index in (indices or self.indices).items() if one in probes}
         saved = self._saved_digests.pop(split, None)
         if saved is not None and saved != digest(self.probes[split]):
             raise MisconfigurationException(

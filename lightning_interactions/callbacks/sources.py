@@ -24,7 +24,7 @@ from lightning_interactions.measuring.loading import (
 from lightning_interactions.measuring.overlap import repeats
 from lightning_interactions.measuring.probes import Draw
 from lightning_interactions.records.trees import map_leaves
-from lightning_interactions.references.internals import is_sequential, training_loaders, validation_loaders
+from lightning_interactions.references.internals import is_sequential, training_loaders, validation_set_up
 
 __all__ = ["Samples", "Source", "copied", "training_source", "validation_source"]
 
@@ -55,12 +55,15 @@ class Source:
             num_probes: How many will be drawn at first.
             seed: Seed of the draw.
         """
-        pools: list[Any] = [sampled_batches(loader, number) for loader, number in _limited(self)]
+        pools: list[Any] = [
+            (sampled_batches if isinstance(loader, DataLoader) and has_own_batches(loader) else sampled_indices)(loader, number)
+            for loader, number in _limited(self)
+        ]
         if trainer.world_size > 1:
             every: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(every, pools)
-            pools = [None if None in own else list(itertools.chain(*own)) for own in zip(*every, strict=True)]
-        if None in pools:
+            pools = [_joined(own) for own in zip(*every, strict=True)]
+        if any(pool is None for pool in pools):
             return None
         generators = (torch.Generator().manual_seed(seed) for _ in pools)
         draws = [Draw(loader, pool, num_probes, own) for loader, pool, own in zip(self.parts, pools, generators, strict=True)]
@@ -125,6 +128,20 @@ class Samples:
         together.flattened = parts
         return [batch for batch, _, _ in together], sizes, lists
 
+    def load_again(self, lists: Sequence[Sequence[int]]) -> tuple[list[Any], list[int | None]]:
+        """Load batches of which the indices are known, of a source of one loader.
+
+        Returns:
+            The batches, and the number of samples in each; see :meth:`load`.
+
+        Raises:
+            CannotLoadError: If the source has several loaders, or its loader does not give what it is asked for.
+        """
+        loader, *others = self._source.parts
+        if others:
+            raise CannotLoadError("several loaders go together")
+        return load_batches(loader, lists, self._seed), [None if self.unknown_sizes else len(own) for own in lists]
+
 
 def training_source(trainer: Trainer) -> Source:
     """Find what training reads from."""
@@ -143,14 +160,17 @@ def validation_source(trainer: Trainer) -> Source | None:
     """
     if not trainer.enable_validation:
         return None
-    if validation_loaders(trainer) is None:
-        # Lightning sets it up later where validation does not run in the first epoch; the set-up happens only once.
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-    loaders = validation_loaders(trainer)
-    if loaders is None:
-        return None
+    with validation_set_up(trainer) as loaders:
+        return None if loaders is None else _first_fresh(trainer, loaders)
+
+
+def copied(tree: Any) -> Any:
+    """Copy the tensors of a batch that goes on to be used."""
+    return map_leaves(lambda _name, leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def _first_fresh(trainer: Trainer, loaders: CombinedLoader) -> Source | None:
+    """Find the first of the validation loaders that does not repeat training data."""
     numbers = tuple(map(float, trainer.num_val_batches))
     sources = [Source(loaders.iterables, tuple(loaders.flattened), numbers)]
     if is_sequential(loaders):
@@ -174,11 +194,6 @@ def validation_source(trainer: Trainer) -> Source | None:
     return chosen
 
 
-def copied(tree: Any) -> Any:
-    """Copy the tensors of a batch that goes on to be used."""
-    return map_leaves(lambda _name, leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
-
-
 def _goes_along(first: Any, other: Any) -> bool:
     return batch_size_of(first) == batch_size_of(other) and not has_own_batches(first) and not has_own_batches(other)
 
@@ -190,11 +205,20 @@ def _repeats(training: Source, other: Source) -> bool:
     return pool is not None and any(own is not None and repeats(part, own, first, pool) for part, own in pools)
 
 
-def _pool(loader: Any, num_batches: float) -> Sequence[int] | None:
+def _joined(pools: Sequence[Any]) -> Any:
+    """Put together what the processes are given; ``None`` if one of them cannot say."""
+    if any(pool is None for pool in pools):
+        return None
+    if isinstance(pools[0], torch.Tensor):
+        return torch.cat(list(pools)).unique()
+    return list(itertools.chain(*pools))
+
+
+def _pool(loader: Any, num_batches: float) -> torch.Tensor | None:
     """What the sampler can give in a whole epoch: which part of it is used may be another one each time."""
     sampler = getattr(batch_sampler_of(loader), "sampler", None) if isinstance(loader, DataLoader) else None
     if isinstance(sampler, (RandomSampler, SequentialSampler)) and sampler.data_source is loader.dataset:
-        return range(len(loader.dataset))
+        return torch.arange(len(loader.dataset))
     try:
         return sampled_indices(loader, len(loader))
     except TypeError:  # It has no length.

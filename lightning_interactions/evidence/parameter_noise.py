@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_interactions.evidence.base import Evidence
 from lightning_interactions.functional.generalization import shared_interactions
@@ -67,13 +67,21 @@ class ParameterNoise(Evidence):
         return shared_interactions(interactions, ratings, min_votes=self.num_draws, threshold=threshold)
 
 
+def _varies(parameter: Tensor) -> bool:
+    """Whether a tensor has two different values; sorting them would take longer than the noise."""
+    if not parameter.numel():
+        return False
+    low, high = parameter.aminmax()
+    return bool(low != high)
+
+
 @contextmanager
 def _noisy_parameters(model: nn.Module, scale: float, generator: torch.Generator) -> Iterator[None]:
     kept = [parameter.detach().clone() for parameter in model.parameters()]
     try:
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.is_floating_point() and len(parameter.unique()) > 1:
+                if parameter.is_floating_point() and _varies(parameter):
                     # Drawn on the CPU, so that every device sees the same noise.
                     noise = torch.randn(parameter.shape, generator=generator, device="cpu").to(parameter)
                     parameter.add_(scale * parameter.std(correction=0) * noise)

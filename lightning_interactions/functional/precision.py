@@ -6,10 +6,34 @@ from operator import attrgetter
 
 import torch
 
-__all__ = ["full_precision"]
+__all__ = ["Arithmetic", "full_precision"]
 
 OPERATIONS = attrgetter("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 """The operations whose float32 arithmetic torch can reduce."""
+
+
+class Arithmetic:
+    """In which float32 arithmetic torch computes at one moment, to be gone back to."""
+
+    def __init__(self) -> None:
+        self._operations = [(operation, operation.fp32_precision) for operation in OPERATIONS(torch.backends)]
+        try:
+            self._matmul_precision = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            # Set by operation, which leaves the older setting at its default and unreadable.
+            self._matmul_precision = "highest"
+        try:
+            self._convolutions_in_tf32 = torch.backends.cudnn.allow_tf32
+        except RuntimeError:
+            self._convolutions_in_tf32 = True
+
+    def restore(self) -> None:
+        """Set all back; may be called again."""
+        # The older settings go first in both directions: they also change the newer ones.
+        torch.set_float32_matmul_precision(self._matmul_precision)
+        torch.backends.cudnn.allow_tf32 = self._convolutions_in_tf32
+        for operation, setting in self._operations:
+            operation.fp32_precision = setting
 
 
 @contextmanager
@@ -22,27 +46,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: The device that the computation runs on.
     """
-    operations = OPERATIONS(torch.backends)
-    settings = [operation.fp32_precision for operation in operations]
+    before = Arithmetic()
     try:
-        matmul_precision = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        # Set by operation, which leaves the older setting at its default and unreadable.
-        matmul_precision = "highest"
-    try:
-        convolutions_in_tf32 = torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        convolutions_in_tf32 = True
-    # The older settings go first in both directions: they also change the newer ones.
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    for operation in operations:
-        operation.fp32_precision = "ieee"
-    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        for operation in OPERATIONS(torch.backends):
+            operation.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul_precision)
-        torch.backends.cudnn.allow_tf32 = convolutions_in_tf32
-        for operation, setting in zip(operations, settings, strict=True):
-            operation.fp32_precision = setting
+        before.restore()

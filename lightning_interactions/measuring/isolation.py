@@ -11,12 +11,53 @@ import numpy as np
 import torch
 from torch import nn
 
+from lightning_interactions.functional.precision import Arithmetic
 from lightning_interactions.game.steps import on_stage
 from lightning_interactions.measuring.shadow import shadow_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
-__all__ = ["moved_to", "preserve_random_state", "shadowed"]
+__all__ = ["GlobalState", "RandomStates", "moved_to", "preserve_random_state", "shadowed"]
+
+
+class RandomStates:
+    """The states of Python's, NumPy's and torch's global generators at one moment.
+
+    Args:
+        device: The device whose generator is kept besides the CPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._accelerator = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+
+    def restore(self) -> None:
+        """Give the generators these states back; may be called again."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._accelerator is not None:
+            torch.get_device_module(self._device).set_rng_state(self._accelerator, self._device)
+
+
+class GlobalState:
+    """What measuring changes in the process for a while, at one moment: random states, arithmetic, gradient mode.
+
+    Context managers give it back. An interrupt that comes while one is entered or left may keep it from that; then this does.
+
+    Args:
+        device: The device that is measured on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._random, self._arithmetic, self._gradients = RandomStates(device), Arithmetic(), torch.is_grad_enabled()
+
+    def restore(self) -> None:
+        """Set all back; may be called again."""
+        self._random.restore()
+        self._arithmetic.restore()
+        torch.set_grad_enabled(self._gradients)
 
 
 @contextmanager
@@ -27,21 +68,16 @@ def preserve_random_state(device: torch.device, seed: int) -> Iterator[None]:
         device: The device whose generator is kept besides the CPU's.
         seed: Seed for the body, so that it draws the same in every run.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    on_accelerator = device.type != "cpu"
-    with torch.random.fork_rng(
-        devices=[device] if on_accelerator else [], device_type=device.type if on_accelerator else "cuda"
-    ):
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            if on_accelerator:
-                torch.get_device_module(device).manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    before = RandomStates(device)
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield
+    finally:
+        before.restore()
 
 
 @contextmanager

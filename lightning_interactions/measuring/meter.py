@@ -230,15 +230,30 @@ class InteractionMeter:
     def _extracted(self, model: nn.Module) -> list[dict[str, Interactions]]:
         """Extract interactions of the model and of its raters on every split, with a single sum over ranks."""
         own: list[dict[str, Interactions]] = []
-        with closing(self.evidence.raters(model)) as raters:
-            for measured in chain([model], raters):
-                own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
-                if len(own) == 1:
-                    self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
+        failure: Exception | None = None
+        try:
+            with closing(self.evidence.raters(model)) as raters:
+                for measured in chain([model], raters):
+                    own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
+                    if len(own) == 1:
+                        self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
+            if len(own) != 1 + self.evidence.models_beside:
+                raise ValueError(
+                    f"{type(self.evidence).__name__}: expected as many raters as models_beside={self.evidence.models_beside}, "
+                    f"got {len(own) - 1}; return their number from models_beside"
+                )
+        except Exception as error:
+            if self.ranks.size == 1:
+                raise
+            # The others wait for what this process found.
+            failure = error
+            own = [{name: split.nothing() for name, split in self._splits.items()}] * (1 + self.evidence.models_beside)
         if self.ranks.size == 1:
             return own
         columns = [self._splits[name].to_columns(found) for of_model in own for name, found in of_model.items()]
         totals = self.ranks.total(torch.cat([part.flatten() for part in columns])).split([part.numel() for part in columns])
+        if failure is not None:
+            raise failure
         whole = (from_columns(total.reshape(part.shape)) for total, part in zip(totals, columns, strict=True))
         return [{name: next(whole) for name in of_model} for of_model in own]
 

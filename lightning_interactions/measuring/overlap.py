@@ -2,10 +2,12 @@
 
 import collections
 import pathlib
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
@@ -21,7 +23,12 @@ COMPARED = 8
 LABELS = ("labels", "targets")
 
 
-def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: DataLoader[Any], other_pool: Sequence[int]) -> bool:
+def repeats(
+    training: DataLoader[Any],
+    training_pool: Int[Tensor, " samples"],
+    other: DataLoader[Any],
+    other_pool: Int[Tensor, " others"],
+) -> bool:
     """Whether a loader gives samples that training gives, too.
 
     That is so if both read from one dataset at the same indices, also through subsets, concatenations and datasets that
@@ -35,33 +42,52 @@ def repeats(training: DataLoader[Any], training_pool: Sequence[int], other: Data
     """
     own, others = _roots(training.dataset, training_pool), _roots(other.dataset, other_pool)
     if own.keys() & others.keys():
-        return any(own[root] & others[root] for root in own.keys() & others.keys())
-    both = sorted(set(training_pool) & set(other_pool))
-    if _length(training.dataset) is None or _length(training.dataset) != _length(other.dataset) or len(both) < 2:
+        return any(bool(_are_among(own[root], others[root]).any()) for root in own.keys() & others.keys())
+    if _length(training.dataset) is None or _length(training.dataset) != _length(other.dataset):
         return False
-    some = both[:: max(1, len(both) // COMPARED)][:COMPARED]
+    both = training_pool[_are_among(training_pool, other_pool)].unique()
+    if len(both) < 2:
+        return False
+    some = both[:: max(1, len(both) // COMPARED)][:COMPARED].tolist()
     return _store_the_same(training.dataset, other.dataset, some) or _give_the_same(training, other, some)
 
 
-def _roots(dataset: Any, indices: Iterable[int]) -> dict[int, set[int]]:
+def _are_among(indices: Int[Tensor, " some"], others: Int[Tensor, " others"]) -> Bool[Tensor, " some"]:
+    """Which indices are among others; in time that is linear where both number the samples of one dataset."""
+    if not len(indices) or not len(others):
+        return torch.zeros(len(indices), dtype=torch.bool)
+    highest, lowest = int(max(indices.max(), others.max())), int(min(indices.min(), others.min()))
+    if lowest < 0 or highest > 16 * (len(indices) + len(others)) + 1024:
+        return torch.isin(indices, others)
+    is_other = torch.zeros(highest + 1, dtype=torch.bool)
+    is_other[others] = True
+    return is_other[indices]
+
+
+def _roots(dataset: Any, indices: Int[Tensor, " samples"]) -> dict[int, Int[Tensor, " own"]]:
     """The indices in the datasets behind others, by the identity of these datasets."""
     if isinstance(dataset, Subset):
-        own = list(dataset.indices)
-        return _roots(dataset.dataset, [own[index] for index in indices])
+        within = dataset.indices
+        own = torch.arange(len(within)) + within.start if _is_run(within) else torch.as_tensor(within, dtype=torch.long)
+        return _roots(dataset.dataset, own[indices])
     if isinstance(dataset, ConcatDataset):
-        found: dict[int, set[int]] = collections.defaultdict(set)
-        ordered = sorted(index % len(dataset) for index in indices)
+        found: dict[int, list[Tensor]] = collections.defaultdict(list)
+        ordered = indices % len(dataset)
         start = 0
         for part, end in zip(dataset.datasets, dataset.cumulative_sizes, strict=True):
-            for root, own_indices in _roots(part, [index - start for index in ordered if start <= index < end]).items():
-                found[root] |= own_indices
+            for root, own_indices in _roots(part, ordered[(start <= ordered) & (ordered < end)] - start).items():
+                found[root].append(own_indices)
             start = end
-        return found
+        return {root: torch.cat(parts) for root, parts in found.items()}
     # One that is as long as the only dataset that it holds transforms its samples.
     inner = [value for value in getattr(dataset, "__dict__", {}).values() if isinstance(value, Dataset)]
     if len(inner) == 1 and _length(inner[0]) == _length(dataset) is not None:
         return _roots(inner[0], indices)
-    return {id(dataset): {int(index) for index in indices}}
+    return {id(dataset): indices}
+
+
+def _is_run(indices: object) -> bool:
+    return isinstance(indices, range) and indices.step == 1
 
 
 def _length(dataset: Any) -> int | None:

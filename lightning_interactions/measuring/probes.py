@@ -1,6 +1,5 @@
 """Probe inputs: chosen once, without touching what training will draw."""
 
-import itertools
 import warnings
 from collections import deque
 from collections.abc import Collection, Sequence, Sized
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
-from lightning_interactions.measuring.loading import batch_sampler_of, batch_size_of, cut, has_own_batches
+from lightning_interactions.measuring.loading import batch_sampler_of, batch_size_of, cut
 from lightning_interactions.records import Probes
 
 __all__ = ["Draw", "ProbeSampling", "first_probes", "known_classes", "without_seen"]
@@ -86,25 +85,29 @@ class Draw:
 
     Args:
         loader: The loader that training or validation iterates over.
-        batches: What :func:`~lightning_interactions.measuring.loading.sampled_batches` gives for it.
+        given: What :func:`~lightning_interactions.measuring.loading.sampled_indices` gives for it; where it has batches of the
+            user's own, :func:`~lightning_interactions.measuring.loading.sampled_batches`.
         num_probes: How many will be taken at first.
         generator: Decides the order.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], batches: Sequence[Sequence[int]], num_probes: int, generator: torch.Generator
+        self,
+        loader: DataLoader[Any],
+        given: torch.Tensor | Sequence[Sequence[int]],
+        num_probes: int,
+        generator: torch.Generator,
     ) -> None:
         self._by_one = batch_sampler_of(loader) is None
         self._size = 1 if self._by_one else batch_size_of(loader) or 1
         self._own: deque[list[int]] | None = None
-        if has_own_batches(loader):
-            together = _unrepeated(batches)
+        if not isinstance(given, torch.Tensor):
+            together = _unrepeated(given)
             self._share = -(-num_probes // OWN_BATCHES)
             self._own = deque(_shuffled(together[place], generator) for place in _order(len(together), generator))
             self._left = sum(map(len, self._own))
             return
-        pool = torch.tensor([*itertools.chain.from_iterable(batches)], dtype=torch.long).unique()
-        pool = pool[torch.randperm(len(pool), generator=generator, device="cpu")]
+        pool = given[torch.randperm(len(given), generator=generator, device="cpu")]
         classes = known_classes(loader.dataset)
         if classes is not None:
             first = _stratified(classes[pool], num_probes)

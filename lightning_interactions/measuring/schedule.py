@@ -362,20 +362,21 @@ class Timetable:
         self.schedule = schedule
         self._planned = schedule
         self._asked: tuple[int, int] | None = None
+        self._asked_before: tuple[int, int] | None = None
         self._measured_step: int | None = None
 
-    def begin(self, epoch: int, step: int) -> None:
+    def begin(self, epoch: int, step: int, measured_step: int | None = None) -> None:
         """Begin a run or go on with one.
 
         Args:
             epoch: Completed epochs.
             step: Optimizer steps taken so far.
+            measured_step: Optimizer steps taken at the last measurement, if there is one.
         """
-        if (epoch, step) == (0, 0):
-            self._asked = (-1, -1)
-        elif self._asked is None or self._asked[0] > epoch or self._asked[1] > step:
-            self._asked = (epoch, step)
-        self._measured_step = None
+        if self._asked is None or self._asked[0] > epoch or self._asked[1] > step:
+            self._asked = (-1, -1) if (epoch, step) == (0, 0) else (epoch, step)
+        self._asked_before = None
+        self._measured_step = measured_step or None  # A run that steps its optimizers past the Trainer stays at 0.
 
     def plan(self, length: FitLength, forwards: int | None = None) -> int | None:
         """Let the schedule plan a fit; again when more is known.
@@ -403,18 +404,23 @@ class Timetable:
         """
         assert self._asked is not None, "begin comes first"
         new_epochs, new_steps = range(self._asked[0] + 1, epoch + 1), range(self._asked[1] + 1, step + 1)
-        self._asked = (epoch, step)
+        before, self._asked = self._asked, (epoch, step)
         if step == self._measured_step:
             return False
         schedule = self._planned
         due = any(map(schedule.due, new_epochs)) or any(map(schedule.due_at_step, new_steps))
-        if due and step > 0:  # A run that steps its optimizers past the Trainer stays at 0.
-            self._measured_step = step
+        if due:
+            self._asked_before, self._measured_step = before, step or None
         return due
+
+    def done(self) -> None:
+        """Note that the measurement that was due is over. A state that is saved before has it still to come."""
+        self._asked_before = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return up to where the schedule was asked, in primitives."""
-        return {"asked": None if self._asked is None else list(self._asked)}
+        asked = self._asked if self._asked_before is None else self._asked_before
+        return {"asked": None if asked is None else list(asked)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a saved state; a missing key means that the next run begins where it is."""

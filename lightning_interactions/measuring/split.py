@@ -112,6 +112,12 @@ class Split(ProbeGame):
             return list(own)
         return [from_columns(part) for part in self.ranks.total(torch.stack([self.to_columns(one, rows) for one in own]))]
 
+    def nothing(self) -> Interactions:
+        """Make what a rank that could not measure has of its inputs: NaN, which everybody then has of them."""
+        num_rows = len(range(len(self.probes))[self.ranks.rank :: self.ranks.size])
+        effects = torch.full((num_rows, 2, 1 << self.game.num_players), torch.nan, dtype=self.dtype, device=self.probes.device)
+        return Interactions(effects, effects[:, 0, 0])
+
     def to_columns(self, own: Interactions, rows: Sequence[int] | None = None) -> Float[Tensor, "inputs columns"]:
         """Put this rank's inputs into their places among all that were asked for, zeros elsewhere; a sum has everybody's."""
         columns = torch.cat([own.effects.flatten(1), own.offset[:, None]], dim=1)

@@ -206,9 +206,10 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor | None:
 
 
 def _split_measurements(columns: Mapping[str, Any]) -> list[SplitMeasurement | None]:
-    rows = {name: iter(column.unbind()) for name, column in columns["inputs"].items()}
+    # Those that are known by name: a state may have more.
+    rows = {name: iter(columns["inputs"][name].unbind()) for name in INPUT_FIELDS}
     strengths = {
-        kind: {name: iter(() if stack is None else stack.unbind()) for name, stack in stacks.items()}
+        kind: {name: iter(() if stacks[name] is None else stacks[name].unbind()) for name in STRENGTHS}
         for kind, stacks in columns["strength"].items()
     }
     condensed = iter(columns["condensed"])

@@ -262,4 +262,6 @@ def _tell(
     if epochs and pool and max_epochs:
         trained = sum(len(plan.training or pool) for plan in plans)
         cost = f", {trained * max_epochs / (len(pool) * epochs):.0%} of what the run trains on".replace("%", " %")
+    if run is not None and run.world_size > 1:
+        cost += f", shared out over {run.world_size} processes of one device each"
     rank_zero_info(f"reference models: training {len(plans)}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}")

@@ -59,10 +59,13 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
     if named != set(hparams):
         return None
     rebuilt = type(model)(**hparams)
-    same = {name: value.shape for name, value in rebuilt.state_dict().items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
-    return rebuilt if same else None
+    return rebuilt if _shapes(rebuilt) == _shapes(model) else None
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of parameters and buffers; not by ``state_dict``, which calls hooks of the user's."""
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: tensor.shape for name, tensor in tensors}
 
 
 def _reinitialised(model: LightningModule) -> LightningModule:

@@ -1,4 +1,4 @@
-"""What Lightning keeps under private names or in two packages, and we need: all of it is here, and each has a test."""
+"""What Lightning and torch keep under private names, or in two packages, and we need: all is here, each with a test."""
 
 import sys
 from collections.abc import Iterator
@@ -6,8 +6,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import torch.distributed
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
+
+from lightning_interactions.measuring.memory import data_as_found
 
 __all__ = [
     "PACKAGES",
@@ -15,13 +18,15 @@ __all__ = [
     "classes",
     "data_module_class",
     "deaf_logger",
+    "default_store",
     "in_hook",
     "is_sequential",
     "share_hyperparameters",
     "steps_logged",
     "trainer_class",
     "training_loaders",
-    "validation_loaders",
+    "trains_elsewhere",
+    "validation_set_up",
 ]
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -86,9 +91,28 @@ def training_loaders(trainer: Trainer) -> CombinedLoader | None:
     return trainer.fit_loop._combined_loader
 
 
-def validation_loaders(trainer: Trainer) -> CombinedLoader | None:
-    """Return the loaders of the validation during training; ``None`` if they are not set up or there are none."""
-    return trainer.fit_loop.epoch_loop.val_loop._combined_loader
+@contextmanager
+def validation_set_up(trainer: Trainer) -> Iterator[CombinedLoader | None]:
+    """Have the loaders of validation while the body runs, also where Lightning sets them up later.
+
+    What is set up here early is forgotten again: where loaders are made at random, they are made when the run would.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if loop._combined_loader is not None:
+        yield loop._combined_loader
+        return
+    before = dict(vars(loop))
+    try:
+        with data_as_found(trainer.datamodule, trainer.lightning_module):
+            trainer.validating = True
+            try:
+                loop.setup_data()
+            finally:
+                trainer.training = True
+        yield loop._combined_loader
+    finally:
+        vars(loop).clear()
+        vars(loop).update(before)
 
 
 def is_sequential(loaders: CombinedLoader) -> bool:
@@ -99,6 +123,16 @@ def is_sequential(loaders: CombinedLoader) -> bool:
 def steps_logged(trainer: Trainer) -> int:
     """Return the step at which the Trainer logs: optimizer steps that are taken together count once."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def trains_elsewhere(trainer: Trainer) -> bool:
+    """Whether the Trainer's processes are made for a training and end with it, as with ``ddp_spawn``."""
+    return isinstance(trainer.strategy.launcher, classes("_MultiProcessingLauncher", "strategies.launchers.multiprocessing"))
+
+
+def default_store() -> Any:
+    """Return the ``Store`` of a run's processes; looking into it does not time out as an operation of the group does."""
+    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def share_hyperparameters(data_module: LightningDataModule, other: LightningDataModule) -> None:

@@ -19,7 +19,6 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import (
     copied_sampler,
@@ -71,8 +70,9 @@ def sampler_pool(loader: Any) -> list[int] | None:
 
 def _given(loader: DataLoader[Any]) -> list[int] | None:
     """List the indices that a sampler gives in one epoch."""
-    with preserve_random_state(torch.device("cpu"), seed=0), preserve_generators(loader.batch_sampler):
-        return sampled_indices(loader, float("inf"))
+    with preserve_random_state(torch.device("cpu"), seed=0):
+        indices = sampled_indices(loader, float("inf"))
+        return None if indices is None else indices.tolist()
 
 
 class Part(Subset[Any]):

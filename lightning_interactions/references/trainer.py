@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import batch_size_of, cut, load_batches
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.shadow import shadow_of
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.fresh_copies import fresh_copy
@@ -26,7 +26,14 @@ from lightning_interactions.references.internals import PACKAGES, classes, deaf_
 from lightning_interactions.references.loaders import loader_of_part
 from lightning_interactions.references.saved_models import FittedModel, SavedModels
 from lightning_interactions.references.settings import ReferenceTraining
-from lightning_interactions.references.watching import EpochProgress, Introduction, KeepBestWeights, SeenInputs
+from lightning_interactions.references.sharing import Sharing
+from lightning_interactions.references.watching import (
+    EpochProgress,
+    Introduction,
+    KeepBestWeights,
+    SeenInputs,
+    SetUpAlone,
+)
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce"]
 
@@ -68,26 +75,42 @@ class ReferenceTrainer:
     def fit(self, plans: Sequence[Plan]) -> list[FittedModel]:
         """Train one model by each plan, or take it from where finished models are kept.
 
+        Processes of a run share the trainings out, each on one device, and have all models afterwards.
+
         Raises:
             MisconfigurationException: If the factory gives a module twice, or a parameter cannot be re-initialised.
         """
-        fitted: list[FittedModel] = []
-        made = [self.model]
+        made, fresh_ones = [self.model], list[LightningModule]()
+        trained: dict[int, FittedModel] = {}
+        sharing, failure = Sharing(self.run), None
         begins = self.run is not None and self.run.global_step == 0
-        with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
-            for number, plan in enumerate(plans):
+        try:
+            with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
+                for number, plan in enumerate(plans):
+                    with self._undisturbed(plan.seed):
+                        fresh = fresh_copy(self.model, self.training.factory, begins=begins)
+                        if any(fresh is other for other in made):
+                            raise MisconfigurationException(
+                                "reference models: expected a new module from every call of factory, got the same one again; "
+                                "make it in the factory: lambda: YourModule(...)"
+                            )
+                        made.append(fresh)
+                        fresh_ones.append(fresh)
+                        if sharing.is_own(number):
+                            trained[number] = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
+                    # Most stop early.
+                    bar.update((number + 1) * bar.total // len(plans) - bar.n)
+        except Exception as error:
+            failure = error
+        sharing.meet(failure)
+        for number, plan in enumerate(plans):
+            own = trained.get(number)
+            found = sharing.hand_round(number, None if own is None else (own.model.state_dict(), own.seen, own.losses))
+            if own is None:
+                weights, *rest = found
                 with self._undisturbed(plan.seed):
-                    fresh = fresh_copy(self.model, self.training.factory, begins=begins)
-                    if any(fresh is other for other in made):
-                        raise MisconfigurationException(
-                            "reference models: expected a new module from every call of factory, got the same one again; make "
-                            "it in the factory: lambda: YourModule(...)"
-                        )
-                    made.append(fresh)
-                    fitted.append(self._saved(plan, fresh) or self._trained(plan, fresh, bar))
-                # Most stop early.
-                bar.update((number + 1) * bar.total // len(plans) - bar.n)
-        return fitted
+                    trained[number] = self._of_another_process(plan, fresh_ones[number], weights, rest)
+        return [trained[number] for number in range(len(plans))]
 
     def run_once(self, model: LightningModule, watcher: Callback) -> None:
         """Set a model up as for a training, for a watcher that stops the Trainer before the first step."""
@@ -95,6 +118,15 @@ class ReferenceTrainer:
         trainer = self._trainer(model, callbacks=[watcher], min_epochs=None, min_steps=None)
         self._run(trainer, model, self.loader, None)
         model.cpu()
+
+    def _of_another_process(self, plan: Plan, model: LightningModule, weights: dict[str, Any], rest: Any) -> FittedModel:
+        """Set a model up as it was where it was trained, and give it the weights that it has there."""
+        self.run_once(model, SetUpAlone())
+        model.load_state_dict(weights)
+        fitted = FittedModel(model, *rest)
+        if self.saved is not None:
+            self.saved.add(plan.seed, fitted)
+        return replace(fitted, model=shadow_of(model).module)
 
     def _saved(self, plan: Plan, fresh: LightningModule) -> FittedModel | None:
         return None if self.saved is None else self.saved.take(plan.seed, fresh)
@@ -154,7 +186,7 @@ class ReferenceTrainer:
         """Run the body with random states of its own, and without Lightning's notes."""
         with (
             preserve_random_state(accelerator(), seed),
-            preserve_generators(self.loader, self.training.val_dataloaders),
+            data_as_found(self.loader, self.training.val_dataloaders, self.datamodule),
             torch.enable_grad(),
             _quiet(),
         ):

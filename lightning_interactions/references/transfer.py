@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_interactions.measuring.generators import preserve_generators
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.references.hold_out import BorrowedHooks
 from lightning_interactions.references.internals import batch_hook_owner, in_hook
 
@@ -18,7 +18,7 @@ def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_i
 
     The hooks are called on ``module``, which may be a copy of the Trainer's own, or on the data module where that one has
     them. They see a Trainer that is validating, so what they do in training alone, such as augmentation, is left out. The
-    Trainer's stage, the data module's attributes and generators come back as they were; random states are the caller's to keep.
+    Trainer's stage and what hangs on the data module come back as they were; random states are the caller's to keep.
 
     Args:
         trainer: The Trainer of the run.
@@ -47,16 +47,12 @@ def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_i
 @contextmanager
 def _validating(trainer: Trainer) -> Iterator[None]:
     stage, data_modules = trainer.state.stage, list(_with_inner(trainer.datamodule))
-    attributes = [vars(data_module).copy() for data_module in data_modules]
-    with preserve_generators(*data_modules):
+    with data_as_found(*data_modules):
         try:
             trainer.validating = True
             yield
         finally:
             trainer.state.stage = stage
-            for data_module, own in zip(data_modules, attributes, strict=True):
-                vars(data_module).clear()
-                vars(data_module).update(own)
 
 
 def _with_inner(data_module: Any) -> Iterator[Any]:

@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 
 from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.generators import preserve_generators
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.loading import rows_of_batches
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs"]
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs", "SetUpAlone"]
 
 
 class SeenInputs(Callback):
@@ -183,10 +183,18 @@ class Introduction(Callback):
                 _read_if_any(self.task, shadow, rows)
 
 
+class SetUpAlone(Callback):
+    """Ends a Trainer's run when everything is set up."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the first step of training."""
+        trainer.should_stop = True
+
+
 @contextmanager
 def _undisturbed(trainer: Trainer, model: LightningModule, loader: DataLoader[Any]) -> Iterator[LightningModule]:
     """Leave model and generators as they were; random transforms give the same inputs at every look."""
-    with shadowed(model, model.device, 0, trainer) as shadow, preserve_generators(loader):
+    with shadowed(model, model.device, 0, trainer) as shadow, data_as_found(loader):
         yield shadow
 
 

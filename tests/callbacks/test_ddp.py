@@ -6,6 +6,8 @@ over the ranks, so the scenario that leaves the sampler to it compares the probe
 """
 
 import os
+import subprocess
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +30,14 @@ from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.analysis import summarise
 from lightning_interactions.evidence import InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History
+from lightning_interactions.references.trainer import ReferenceTrainer
 from lightning_interactions.schedules import EveryNSteps
 from tests.callbacks.runs import (
     RecordingLogger,
     Scripted,
     assert_same_history,
     few,
+    fewest,
     inputs_of,
     other_models,
     quiet_trainer,
@@ -61,6 +65,36 @@ class SometimesNotANumber(Validated):
         return logits if self.training else torch.where(inputs[:, :1] > 0, torch.nan, logits)
 
 
+def rank_of_process() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+class FailsOnOneRank(Validated):
+    """Cannot be evaluated by the second of two processes at the measurement after the first epoch."""
+
+    fails = False
+
+    def on_validation_epoch_end(self) -> None:
+        self.fails = rank_of_process() == 1 and self.trainer.current_epoch == 0 and not self.trainer.sanity_checking
+
+    def on_train_epoch_start(self) -> None:
+        self.fails = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.fails:
+            raise RuntimeError("this process alone")
+        logits: Tensor = self.network(inputs)
+        return logits
+
+
+class FailsToSaveOnOneRank(Validated):
+    """What the process that writes adds to a checkpoint cannot be had."""
+
+    def on_save_checkpoint(self, _checkpoint: dict[str, Any]) -> None:
+        if rank_of_process() == 0:
+            raise OSError("disk full")
+
+
 class Shard(IterableDataset[Any]):
     """Every other row, beginning with the rank; all rows in a single process."""
 
@@ -82,6 +116,7 @@ class Scenario:
         stopping: Options of PhaseEarlyStopping.
         streamed: Whether the training data cannot be indexed.
         own_sampler: Whether the samplers are set up by hand, or left to Lightning.
+        shorter: By how many batches the second process has fewer.
     """
 
     monitors: Callable[[], list[InteractionMonitor]]
@@ -90,6 +125,7 @@ class Scenario:
     stopping: Mapping[str, Any] = field(default_factory=dict)
     streamed: bool = False
     own_sampler: bool = True
+    shorter: int = 0
 
 
 def both_evidences() -> list[InteractionMonitor]:
@@ -111,6 +147,10 @@ def more_evidence() -> list[InteractionMonitor]:
 
 def one_probe() -> list[InteractionMonitor]:
     return [few(training=1, held_out=1)]
+
+
+def noise() -> list[InteractionMonitor]:
+    return [few(evidence=ParameterNoise())]
 
 
 def one_monitor() -> list[InteractionMonitor]:
@@ -138,6 +178,11 @@ SCENARIOS = {
     "within epochs": Scenario(every_second_step),
     "streamed, within epochs": Scenario(every_second_step, streamed=True),
     "Lightning's sampler": Scenario(one_monitor, own_sampler=False),
+    "one rank fails": Scenario(noise, model=FailsOnOneRank),
+    "one rank has fewer batches": Scenario(one_monitor, shorter=1),
+    "not saved": Scenario(
+        one_monitor, model=FailsToSaveOnOneRank, scripted=(ANNOUNCED, ANNOUNCED), stopping={"restore_best": True}
+    ),
     "stopped": Scenario(one_monitor, scripted=((1, 3), (1, 3))),
     "stopped by one rank": Scenario(one_monitor, scripted=((1, 1), (1, 3))),
     "restored": Scenario(one_monitor, scripted=(ANNOUNCED, ANNOUNCED), stopping={"restore_best": True}),
@@ -182,7 +227,16 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
         train, val = (
             DataLoader(part, batch_size=batch_size, sampler=sampler) for part, sampler in zip(data, samplers, strict=True)
         )
-        model = scenario.model()
+        if scenario.shorter and rank == 1:
+            trainer.limit_train_batches = len(train) - scenario.shorter
+        model, trainings = scenario.model(), list[int]()
+        trained = ReferenceTrainer._trained
+
+        def counted(*args: Any) -> Any:
+            trainings.append(rank)
+            return trained(*args)
+
+        patch.setattr(ReferenceTrainer, "_trained", counted)
         trainer.fit(model, DataLoader(Shard(), batch_size=batch_size) if scenario.streamed else train, val)
     return {
         "weights": weights_of(model),
@@ -193,6 +247,7 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
         "epochs": trainer.current_epoch,
         "should_stop": trainer.should_stop,
         "logged": logger.calls,
+        "trainings": len(trainings),
     }
 
 
@@ -223,7 +278,7 @@ def on_two_processes(folder: Path, names: Sequence[str]) -> Callable[[str], list
     def load(name: str) -> list[dict[str, Any]]:
         loaded = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
         for rank, outcome in enumerate(loaded):
-            assert "error" not in outcome, f"rank {rank}: {outcome['error']}"
+            assert "error" not in outcome or SCENARIOS[name].shorter, f"rank {rank}: {outcome['error']}"
         return loaded
 
     return load
@@ -273,7 +328,7 @@ def test_two_processes_have_the_history_of_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not SCENARIOS[name].shorter])
 def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
     first, second = outcomes(name)
     for monitor, state in first["states"].items():
@@ -285,7 +340,9 @@ def test_both_ranks_have_the_same_probes(outcomes: Callable[[str], list[dict[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith("by one rank")])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if not name.endswith("by one rank") and not SCENARIOS[name].shorter]
+)
 def test_both_ranks_have_the_same_history(outcomes: Callable[[str], list[dict[str, Any]]], name: str) -> None:
     first, second = outcomes(name)
     for monitor in first["states"]:
@@ -306,6 +363,12 @@ def test_probes_do_not_depend_on_how_the_rows_are_dealt_out(
             for history in (history_of(outcome, "None"), history_of(alone, "None"))
         ]
         assert_same_history(*untrained, TOLERANCE)
+
+
+@pytest.mark.slow
+def test_processes_share_reference_trainings_out(tmp_path: Path, outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    assert [outcome["trainings"] for outcome in outcomes("twins")] == [1, 1]
+    assert run_alone("twins", tmp_path)["trainings"] == 2
 
 
 @pytest.mark.slow
@@ -370,6 +433,51 @@ def test_ranks_that_disagree_about_the_onset_restore_the_same(outcomes: Callable
 
 
 @pytest.mark.slow
+def test_a_measurement_that_fails_on_one_rank_is_left_out_on_both(
+    tmp_path: Path, outcomes: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    alone = run_alone("one rank fails", tmp_path)
+    for outcome in outcomes("one rank fails"):
+        assert history_of(outcome, "None").epochs == [0, 2]
+        assert outcome["states"]["None"]["failed"] == [[1, 3]]
+        torch.testing.assert_close(outcome["weights"], alone["weights"], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_rank_with_fewer_batches_is_an_error_before_training(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    for outcome in outcomes("one rank has fewer batches"):
+        assert "MisconfigurationException" in outcome["error"]
+        assert "got [3, 2]" in outcome["error"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_rank_cannot_write_is_restored_by_none(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    first, second = outcomes("not saved")
+    for outcome in (first, second):
+        assert outcome["best_model_path"] == ""
+        assert torch.equal(outcome["weights"], list(outcome["before"].values())[-1])
+    assert torch.equal(first["weights"], second["weights"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_history_and_onset_come_home_from_processes_that_end_with_the_training(tmp_path: Path, strategy: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, strategy, str(tmp_path)],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert found["epochs"] == [0, 1, 2]
+    assert found["final"] == 16
+    assert found["onset"] is None
+    assert found["wait_count"] == 0
+
+
+@pytest.mark.slow
 def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
     outcomes: Callable[[str], list[dict[str, Any]]],
 ) -> None:
@@ -394,3 +502,24 @@ def test_two_processes_measure_and_stop_as_one_does(tmp_path: Path) -> None:
     assert torch.equal(outcomes[0]["weights"], outcomes[1]["weights"])
     assert outcomes[0]["logged"]
     assert not outcomes[1]["logged"]
+
+
+def train_elsewhere(strategy: str, root: Path) -> None:
+    """Train in processes that end with the training, and write down what is known here afterwards."""
+    warnings.simplefilter("ignore")
+    monitor, stopping = fewest(), PhaseEarlyStopping(log_only=True)
+    trainer = quiet_trainer(root, strategy=strategy, devices=WORLD_SIZE, callbacks=[monitor, stopping])
+    train, val = (DataLoader(tabular_data(size, seed=seed), batch_size=4) for seed, size in enumerate((24, 12)))
+    trainer.fit(Validated(), train, val)
+    assert monitor.final_interactions is not None
+    found = {
+        "epochs": monitor.history.epochs,
+        "final": monitor.final_interactions.effects.numel(),
+        "onset": stopping.onset_epoch,
+        "wait_count": stopping.wait_count,
+    }
+    torch.save(found, root / "found.pt")
+
+
+if __name__ == "__main__":
+    train_elsewhere(sys.argv[1], Path(sys.argv[2]))

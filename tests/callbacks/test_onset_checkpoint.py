@@ -515,6 +515,33 @@ def test_the_files_of_any_monitor_have_plain_names(monitor: str) -> None:
     assert stopping.state_dict()["kept"] == names
 
 
+class Raw(TabularClassifier):
+    """Steps its optimizer past the Trainer, which counts no steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: Any, _batch_index: int) -> None:
+        self.optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizer.step()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
+def test_where_steps_are_not_counted_no_weights_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_phases(monkeypatch, announced(0, 1, then=[Scripted(3, onset=1)]))
+    diary = Diary()
+    with pytest.warns(UserWarning, match="optimizers whose steps the Trainer counts"):
+        weights, trainer = fit(tmp_path, few(), restoring(), diary, model=Raw)
+    assert trainer.current_epoch == 2
+    assert same(weights, diary.weights[2])
+
+
 @pytest.mark.slow
 def test_a_stopped_run_trains_on_with_log_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, SCRIPT)

@@ -24,7 +24,14 @@ from tests.callbacks.runs import (
     quiet_trainer,
     script_phases,
 )
-from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
+from tests.helpers.models import (
+    GloballyAugmentedDataset,
+    PlainTabularClassifier,
+    StreamedDataset,
+    TabularClassifier,
+    tabular_data,
+    tabular_loader,
+)
 
 pytestmark = [
     *TINY_SET_UP,
@@ -137,6 +144,34 @@ def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(t
     assert resumed.history.epochs == [0, 1, 2]
 
 
+def test_large_probes_are_saved_by_their_index(
+    tmp_path: Path, unbroken: dict[str, History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_interactions.callbacks.probes.SAVED_WHOLE", 0)
+    first, resumed, other = (few(evidence=ParameterNoise()) for _ in range(3))
+    fit(tmp_path, 2, first).save_checkpoint(tmp_path / "saved.ckpt")
+    state = first.state_dict()
+    assert state["probes"] == {"training": None, "held_out": None}
+    assert [len(state["read_again"][split]["fingerprints"]) for split in ("training", "held_out")] == [6, 4]
+    fit(tmp_path, 4, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    assert_same_history(resumed.history, unbroken["parameter noise"], TOLERANCE)
+    assert resumed.state_dict()["read_again"] == state["read_again"]
+    with pytest.raises(MisconfigurationException, match="not what they were"):
+        fit(tmp_path, 4, other, resume=tmp_path / "saved.ckpt", train=tabular_loader(24, seed=4))
+
+
+def test_large_probes_that_are_others_when_they_are_read_again_are_saved_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_interactions.callbacks.probes.SAVED_WHOLE", 0)
+    monitor = few()
+    fit(tmp_path, 1, monitor, train=DataLoader(GloballyAugmentedDataset(tabular_data(24)), batch_size=8))
+    state = monitor.state_dict()
+    assert list(state["read_again"]) == ["held_out"]
+    assert state["probes"]["held_out"] is None
+    assert len(probes_of(monitor, "training")) == 6
+
+
 def test_a_resumed_run_on_streamed_data_has_the_history_of_an_unbroken_one(tmp_path: Path) -> None:
     def stream() -> DataLoader[Any]:
         return DataLoader(StreamedDataset(tabular_data(24), 24), batch_size=8)
@@ -186,6 +221,92 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "saved.ckpt")
     with pytest.raises(ValueError, match=r"version 1.*version 7"):
         fit(tmp_path, 2, few(), resume=tmp_path / "saved.ckpt")
+
+
+def records_of(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The dicts of a saved state whose keys are names of fields."""
+    split = state["history"]["splits"]["training"]
+    return {
+        "state": state,
+        "history": state["history"],
+        "split": split,
+        "inputs": split["inputs"],
+        "strength": split["strength"]["full"],
+        "phase": state["history"]["phases"][0],
+        "interactions": state["final_interactions"],
+        "group": state["probes"]["training"][0],
+        "part": state["probes"]["training"][0]["inputs"],
+    }
+
+
+def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
+    first, resumed, unbroken = (few(evidence=other_references()) for _ in range(3))
+    fit(tmp_path, 3, unbroken)
+    fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
+    checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    for record in records_of(checkpoint["callbacks"][first.state_key]).values():
+        record["surplus"] = torch.ones(2)
+    torch.save(checkpoint, tmp_path / "saved.ckpt")
+    fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    assert_same_history(resumed.history, unbroken.history, TOLERANCE)
+
+
+def test_a_run_that_is_limited_by_steps_alone_is_gone_on_with(tmp_path: Path) -> None:
+    unbroken, first, resumed = few(), few(), few()
+    fit(tmp_path, -1, unbroken, max_steps=12)
+    saver = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    fit(tmp_path, -1, first, saver, max_steps=6, enable_checkpointing=True)
+    fit(tmp_path, -1, resumed, resume=tmp_path / "last.ckpt", model=Deterministic(), max_steps=12)
+    assert resumed.history.steps == unbroken.history.steps == [0, 3, 6, 9, 12]
+    assert_same_history(resumed.history, unbroken.history, TOLERANCE)
+
+
+class Raw(Deterministic):
+    """Steps its optimizer past the Trainer, whose global step stays 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch: Any, _batch_index: int) -> None:
+        self.optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizer.step()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def raw() -> Raw:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Raw()
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
+@pytest.mark.parametrize("saved_at", [1, 2, 4])
+def test_a_run_whose_optimizers_the_trainer_does_not_know_is_gone_on_with(tmp_path: Path, saved_at: int) -> None:
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
+            batches.append(1)
+            if len(batches) == saved_at:
+                trainer.save_checkpoint(tmp_path / "saved.ckpt")
+                raise ConnectionError("power cut")
+
+    batches: list[int] = []
+    first, resumed = few(), few()
+    with pytest.raises(ConnectionError):
+        fit(tmp_path, 3, first, Saves(), model=raw())
+    trainer = fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=Raw())
+    assert (trainer.current_epoch, trainer.global_step) == (3, 0)
+    assert resumed.history.epochs == [0, 1, 2, 3]
+    for before, after in zip(first.history.measurements, resumed.history.measurements, strict=False):
+        assert torch.equal(before.training.full_score, after.training.full_score)
+    # Another run with the same monitor begins anew.
+    with pytest.warns(UserWarning, match="history and probes start anew"):
+        fit(tmp_path, 1, resumed, model=raw())
+    assert resumed.history.epochs == [0, 1]
 
 
 def test_a_broken_history_is_refused() -> None:

@@ -388,6 +388,6 @@ def test_a_monitor_used_for_another_run_within_whose_epoch_it_is_begins_anew(tmp
     fit(tmp_path, saver, model=Deterministic(), enable_checkpointing=True)
     monitor = few(EveryNSteps(3))
     fit(tmp_path, monitor)
-    with pytest.warns(UserWarning, match="history reaches step 9 and this run begins after step 4, so it is another run"):
+    with pytest.warns(UserWarning, match="history reaches epoch 0, step 9 and this run begins after epoch 0, step 4"):
         fit(tmp_path, monitor, model=Deterministic(), resume=tmp_path / "step=4.ckpt")
     assert moments(monitor) == [(0, 6), (0, 9)]

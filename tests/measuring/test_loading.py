@@ -98,37 +98,63 @@ def epoch(loader: DataLoader[Any]) -> list[int]:
 # Which samples a loader uses
 
 
+def listed(loader: Any, num_batches: float) -> list[int] | None:
+    found = sampled_indices(loader, num_batches)
+    return None if found is None else found.tolist()
+
+
 def test_all_samples_of_a_shuffled_loader_are_listed() -> None:
     loader = DataLoader(Numbered(), batch_size=3, shuffle=True)
-    assert sampled_indices(loader, math.inf) == list(range(20))
+    assert listed(loader, math.inf) == list(range(20))
 
 
 def test_dropped_samples_are_not_listed() -> None:
     loader = DataLoader(Numbered(), batch_size=3, drop_last=True)
-    assert sampled_indices(loader, math.inf) == list(range(18))
+    assert listed(loader, math.inf) == list(range(18))
 
 
 @pytest.mark.parametrize(("num_batches", "expected"), [(0, 0), (1, 3), (2, 6), (2.0, 6), (7, 20), (100, 20)])
 def test_only_the_batches_that_are_used_are_listed(num_batches: float, expected: int) -> None:
     loader = DataLoader(Numbered(), batch_size=3)
-    assert sampled_indices(loader, num_batches) == list(range(expected))
+    assert listed(loader, num_batches) == list(range(expected))
+
+
+@pytest.mark.parametrize("num_batches", [0, 1, 3, 6, math.inf])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("generator", [None, 3])
+def test_the_fast_way_lists_what_batches_have_and_draws_as_they_do(
+    num_batches: float, drop_last: bool, shuffle: bool, generator: int | None
+) -> None:
+    own = None if generator is None else torch.Generator().manual_seed(generator)
+    loader = DataLoader(Numbered(), batch_size=3, shuffle=shuffle, drop_last=drop_last, generator=own)
+    found, states = [], []
+    for way in (sampled_indices, sampled_batches):
+        torch.manual_seed(7)
+        found.append(way(loader, num_batches))
+        states.append(torch.get_rng_state())
+    indices, batches = found
+    assert indices is not None
+    assert batches is not None
+    assert indices.tolist() == sorted(index for batch in batches for index in batch)
+    assert torch.equal(*states)
 
 
 def test_samples_held_out_by_a_subset_sampler_are_not_listed() -> None:
     loader = DataLoader(Numbered(), batch_size=3, sampler=SubsetRandomSampler([11, 4, 7, 1]))
-    assert sampled_indices(loader, math.inf) == [1, 4, 7, 11]
+    assert listed(loader, math.inf) == [1, 4, 7, 11]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_distributed_sampler_lists_its_own_part(rank: int) -> None:
     sampler = DistributedSampler(Numbered(), num_replicas=2, rank=rank, shuffle=False)
-    assert sampled_indices(DataLoader(sampler.dataset, batch_size=3, sampler=sampler), math.inf) == list(range(rank, 20, 2))
+    assert listed(DataLoader(sampler.dataset, batch_size=3, sampler=sampler), math.inf) == list(range(rank, 20, 2))
 
 
 def test_a_custom_batch_sampler_is_followed() -> None:
     loader = DataLoader(Numbered(), batch_sampler=[[5, 3], [3, 9], [1]])
-    assert sampled_indices(loader, math.inf) == [1, 3, 5, 9]
-    assert sampled_indices(loader, 2) == [3, 5, 9]
+    assert listed(loader, math.inf) == [1, 3, 5, 9]
+    assert listed(loader, 2) == [3, 5, 9]
 
 
 def test_samples_drawn_twice_and_indices_that_are_tensors_are_listed_once_as_int() -> None:
@@ -139,7 +165,7 @@ def test_samples_drawn_twice_and_indices_that_are_tensors_are_listed_once_as_int
         def __len__(self) -> int:
             return 4
 
-    indices = sampled_indices(DataLoader(Numbered(), batch_size=2, sampler=Repeating()), math.inf)
+    indices = listed(DataLoader(Numbered(), batch_size=2, sampler=Repeating()), math.inf)
     assert indices == [1, 2, 3]
     assert indices is not None
     assert all(type(index) is int for index in indices)
@@ -152,7 +178,7 @@ def test_an_endless_sampler_ends_with_the_batches_that_are_used() -> None:
                 yield from range(4)
 
     loader = DataLoader(Numbered(), batch_size=2, sampler=Endless())
-    assert sampled_indices(loader, 5) == [0, 1, 2, 3]
+    assert listed(loader, 5) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +187,7 @@ def test_an_endless_sampler_ends_with_the_batches_that_are_used() -> None:
     ids=["iterable dataset", "list", "none"],
 )
 def test_data_that_can_only_be_watched_gives_none(loader: object) -> None:
-    assert sampled_indices(loader, math.inf) is None
+    assert listed(loader, math.inf) is None
 
 
 def own_generator() -> torch.Generator:
@@ -207,7 +233,7 @@ def test_the_order_of_the_next_epochs_is_as_if_nobody_had_asked(make_sampler: An
         settings = {"batch_sampler": BatchSampler(sampler, 3, False)} if wrapped else {"batch_size": 3, "sampler": sampler}
         loader = DataLoader(dataset, generator=own_generator(), **settings)
         if asked:
-            indices = sampled_indices(loader, num_batches)
+            indices = listed(loader, num_batches)
             assert indices
         first = epoch(loader)
         if asked:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -281,26 +282,35 @@ def test_a_model_that_does_not_fit_is_found_out_when_it_is_prepared() -> None:
 # Several processes
 
 
+class Sums:
+    """Adds up what ranks have that are threads, each of which waits for the others.
+
+    Attributes:
+        counts: How many sums each rank has taken part in.
+    """
+
+    def __init__(self, num_ranks: int) -> None:
+        self.counts = [0] * num_ranks
+        self._barrier, self._parts = threading.Barrier(num_ranks, timeout=120), [torch.zeros(0)] * num_ranks
+
+    def total(self, rank: int, tensor: Tensor) -> Tensor:
+        self.counts[rank], self._parts[rank] = self.counts[rank] + 1, tensor
+        self._barrier.wait()
+        everybodys = torch.stack(list(self._parts)).sum(dim=0)
+        self._barrier.wait()
+        return everybodys
+
+
 def on_ranks(
     evidence: Callable[[], Evidence], num_ranks: int, model: Callable[[], nn.Module]
 ) -> tuple[list[dict[str, SplitMeasurement]], list[int], list[set[str]]]:
     """Measure on ranks that are threads and wait for each other's sums; count these, and list the splits that are left out."""
-    barrier, parts = threading.Barrier(num_ranks, timeout=120), [torch.zeros(0)] * num_ranks
+    sums = Sums(num_ranks)
 
     def run(rank: int) -> tuple[dict[str, SplitMeasurement], int, set[str]]:
-        sums = 0
-
-        def total(tensor: Tensor) -> Tensor:
-            nonlocal sums
-            sums, parts[rank] = sums + 1, tensor
-            barrier.wait()
-            everybodys = torch.stack(list(parts)).sum(dim=0)
-            barrier.wait()
-            return everybodys
-
-        meter = meter_with(evidence(), ranks=Ranks(rank, num_ranks, total)).prepare(both_splits())
-        before = sums
-        return meter.measure_splits(model()), sums - before, set(meter.left_out)
+        meter = meter_with(evidence(), ranks=Ranks(rank, num_ranks, partial(sums.total, rank))).prepare(both_splits())
+        before = sums.counts[rank]
+        return meter.measure_splits(model()), sums.counts[rank] - before, set(meter.left_out)
 
     with ThreadPoolExecutor(num_ranks) as pool:
         measured, num_sums, left_out = zip(*pool.map(run, range(num_ranks)), strict=True)
@@ -331,6 +341,41 @@ def test_ranks_measure_the_same_with_a_single_sum(evidence: Callable[[], Evidenc
             assert_same(measured[name], expected, atol=1e-2)
             assert_same(measured[name], by_rank[0][name])
             torch.testing.assert_close(measured[name].loss, expected.loss, equal_nan=True)
+
+
+class Failing(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise RuntimeError("this rank alone")
+
+
+@pytest.mark.usefixtures("kept_random_state")
+@pytest.mark.parametrize("evidence", [ParameterNoise, OrderShape], ids=["noise", "shape"])
+def test_a_rank_that_fails_keeps_no_other_waiting_and_its_inputs_have_no_numbers(evidence: Callable[[], Evidence]) -> None:
+    sums = Sums(2)
+
+    def run(rank: int) -> dict[str, SplitMeasurement] | Exception:
+        meter = meter_with(evidence(), ranks=Ranks(rank, 2, partial(sums.total, rank))).prepare(both_splits())
+        try:
+            return meter.measure_splits(Failing() if rank == 1 else TableModel())
+        except RuntimeError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        measured, failure = pool.map(run, range(2))
+    assert sums.counts[0] == sums.counts[1]
+    assert str(failure) == "this rank alone"
+    assert isinstance(measured, dict)
+    for split in measured.values():
+        assert split.measured.tolist() == [row % 2 == 0 for row in range(len(split))]
+
+
+def test_evidence_with_other_raters_than_it_says_is_refused() -> None:
+    class Uncounted(ParameterNoise):
+        models_beside = 1
+
+    meter = meter_with(Uncounted()).prepare(both_splits())
+    with pytest.raises(ValueError, match="models_beside=1, got 2"):
+        meter.measure_splits(TableModel())
 
 
 @pytest.mark.usefixtures("kept_random_state")

@@ -23,7 +23,7 @@ class Zeros(Dataset[tuple[Tensor, int]]):
         return torch.zeros(1), index
 
 
-def pool_of(loader: Any) -> list[int]:
+def pool_of(loader: Any) -> Tensor:
     found = sampled_indices(loader, math.inf)
     assert found is not None
     return found

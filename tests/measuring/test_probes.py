@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
-from lightning_interactions.measuring.loading import sampled_batches
+from lightning_interactions.measuring.loading import has_own_batches, sampled_batches, sampled_indices
 from lightning_interactions.measuring.probes import Draw, first_probes, known_classes, without_seen
 from lightning_interactions.records import Probes
 
@@ -41,9 +41,9 @@ def positions_of(probes: Probes) -> list[int]:
 
 
 def draw(loader: DataLoader[Any], num_probes: int, seed: int = 0) -> Draw:
-    batches = sampled_batches(loader, float("inf"))
-    assert batches is not None
-    return Draw(loader, batches, num_probes, torch.Generator().manual_seed(seed))
+    given = (sampled_batches if has_own_batches(loader) else sampled_indices)(loader, float("inf"))
+    assert given is not None
+    return Draw(loader, given, num_probes, torch.Generator().manual_seed(seed))
 
 
 def taken(loader: DataLoader[Any], num_probes: int, seed: int = 0) -> list[int]:

@@ -28,7 +28,12 @@ def measured(schedule: Schedule, asked: list[tuple[int, int]], timetable: Timeta
     """Moments that a measurement is due at, out of those that are asked about in a run."""
     timetable = timetable or Timetable(schedule)
     timetable.begin(*asked[0])
-    return [moment for moment in asked if timetable.due(*moment)]
+    found = []
+    for moment in asked:
+        if timetable.due(*moment):
+            found.append(moment)
+            timetable.done()
+    return found
 
 
 # Three batches an epoch; the last step of an epoch is asked about at its end.
@@ -76,6 +81,25 @@ def test_a_run_that_goes_on_from_a_saved_state_measures_as_an_unbroken_one(sched
     resumed.load_state_dict(first.state_dict())
     # The state may be one moment older than the run, which was saved before somebody asked.
     assert before + measured(schedule, RUN[broken_after:], resumed) == measured(schedule, RUN)
+
+
+@pytest.mark.parametrize("schedule", [EveryNEpochs(), EveryNSteps(2)], ids=str)
+@pytest.mark.parametrize("broken_at", range(1, len(RUN) - 1))
+def test_a_measurement_that_is_not_over_when_the_state_is_saved_is_made_up_for(schedule: Schedule, broken_at: int) -> None:
+    first, resumed = Timetable(schedule), Timetable(schedule)
+    before = measured(schedule, RUN[:broken_at], first)
+    due = first.due(*RUN[broken_at])
+    resumed.load_state_dict(first.state_dict())
+    after = measured(schedule, RUN[broken_at:], resumed)
+    assert (after[:1] == [RUN[broken_at]]) == due
+    assert before + after == measured(schedule, RUN)
+
+
+def test_what_was_measured_last_is_not_measured_again() -> None:
+    timetable = Timetable(EveryNSteps(1))
+    timetable.begin(1, 3, 3)
+    assert not timetable.due(1, 3)
+    assert timetable.due(1, 4)
 
 
 def test_without_a_saved_state_a_run_begins_where_it_is() -> None:

@@ -1,17 +1,21 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_interactions.references.internals import (
     batch_hook_owner,
+    default_store,
     in_hook,
     is_sequential,
     share_hyperparameters,
     steps_logged,
     training_loaders,
-    validation_loaders,
+    trains_elsewhere,
+    validation_set_up,
 )
 from tests.helpers.models import PlainTabularClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
@@ -30,7 +34,8 @@ class Notes(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.owners = [batch_hook_owner(trainer, hook) for hook in HOOKS]
-        self.loaders = [training_loaders(trainer), validation_loaders(trainer)]
+        with validation_set_up(trainer) as loaders:
+            self.loaders = [training_loaders(trainer), loaders]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,6 +87,28 @@ def test_loaders_are_those_of_the_trainer(tmp_path: Path) -> None:
     assert run(tmp_path, PlainTabularClassifier()).loaders[1] is None
 
 
+def test_validation_that_is_set_up_early_is_set_up_once_more_in_its_time(tmp_path: Path) -> None:
+    class Draws(OneHook):
+        made = 0
+
+        def val_dataloader(self) -> Any:
+            self.made += 1
+            return tabular_loader(8, seed=self.made)
+
+    class Early(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            with validation_set_up(trainer) as loaders:
+                self.early = loaders
+            assert data.made == 0
+            assert trainer.training
+
+    data, early = Draws(), Early()
+    options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2}
+    quiet_trainer(tmp_path, callbacks=[early], **options).fit(TwoValidations(), datamodule=data)
+    assert early.early is not None
+    assert data.made == 1
+
+
 class TwoValidations(PlainTabularClassifier):
     def validation_step(self, batch: Any, _batch_index: int, dataloader_idx: int = 0) -> None:
         pass
@@ -97,3 +124,20 @@ def test_hyperparameters_are_logged_if_the_other_data_modules_are() -> None:
         own = LightningDataModule()
         share_hyperparameters(own, other)
         assert own._log_hyperparams is logged
+
+
+def test_the_store_is_that_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    store = torch.distributed.FileStore(str(tmp_path / "meeting"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        default_store().set("word", "here")
+        assert default_store().check(["word"])
+        assert default_store().get("word") == b"here"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("strategy", "elsewhere"), [("ddp_spawn", True), ("ddp_fork", True), ("ddp", False), ("auto", False)])
+def test_processes_that_end_with_the_training_are_known(tmp_path: Path, strategy: str, elsewhere: bool) -> None:
+    assert trains_elsewhere(quiet_trainer(tmp_path, strategy=strategy)) == elsewhere

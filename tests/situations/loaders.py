@@ -1,12 +1,9 @@
 """Loaders: files opened lazily or in workers, streams, several loaders, data modules, samplers."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
@@ -22,10 +19,10 @@ from torch.utils.data import (
     Subset,
     TensorDataset,
     WeightedRandomSampler,
-    get_worker_info,
     random_split,
 )
 
+from tests.helpers.files import LazyFile, open_file
 from tests.situations.batches import Stepped
 from tests.situations.losses import Net, by_logits
 from tests.situations.situation import Answer, Case, Situations, classified, mlp, normal, table, zero
@@ -39,37 +36,6 @@ def case(train: Any, val: Any, module: Any = None, **options: Any) -> Case:
 
 def held_out(**options: Any) -> DataLoader[Any]:
     return DataLoader(table(8, seed=1), batch_size=8, **options)
-
-
-class LazyFile(Dataset[Any]):
-    """Rows in a file that is opened by whoever reads first.
-
-    Args:
-        data: The rows.
-        in_workers: Whether the file must be opened by :func:`open_file`.
-    """
-
-    def __init__(self, data: TensorDataset, in_workers: bool = False) -> None:
-        self.path = Path(tempfile.mkdtemp()) / "rows.bin"
-        self.width, self.labels, self.file, self.in_workers = data.tensors[0].shape[1], data.tensors[1], None, in_workers
-        self.path.write_bytes(data.tensors[0].numpy().tobytes())
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Any:
-        if self.file is None:
-            if self.in_workers:
-                raise RuntimeError("the file is opened in worker_init_fn")
-            self.file = self.path.open("rb")
-        # One position that all share who share the open file.
-        self.file.seek(4 * self.width * index)
-        return torch.from_numpy(np.frombuffer(self.file.read(4 * self.width), np.float32).copy()), self.labels[index]
-
-
-def open_file(_worker: int) -> None:
-    dataset: Any = get_worker_info().dataset  # type: ignore[union-attr]
-    dataset.file = dataset.path.open("rb")
 
 
 @situation("a file that is opened lazily, read by two workers", slow=True)

@@ -37,6 +37,7 @@ class Case:
         means_only: Only the mean of the rows' losses is determined, such as by a mean over tokens or by class weights.
         monitor: Keyword arguments of the monitor.
         trainer: Keyword arguments of the Trainer.
+        callbacks: Callbacks beside the monitor.
         framework: Whose Trainer.
         epochs: After how many epochs there are measurements.
         refused: Kinds of errors before training, and words in them.
@@ -54,6 +55,7 @@ class Case:
     means_only: bool = False
     monitor: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[Any] = field(default_factory=list)
     framework: Any = pl
     epochs: tuple[int, ...] = (0, 1, 2)
     refused: tuple[tuple[type[Exception], ...], str] | None = None

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from lightning_interactions import InteractionMonitor, Twins
 from lightning_interactions.evidence import ParameterNoise
 from tests.callbacks.runs import TINY_SET_UP, few
-from tests.situations import batches, images, loaders, loops, losses, refused, state, tables, text
+from tests.situations import batches, images, layers, loaders, loops, losses, memory, refused, state, tables, text
 from tests.situations.situation import Case, Situation, mean_loss
-from tests.situations.traces import Recorder, differences, everything, trace
+from tests.situations.traces import Recorder, counted, differences, everything, trace
 
 pytestmark = [
     *TINY_SET_UP,
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),
 ]
 
-FILES = (losses, tables, batches, text, images, state, loaders, loops, refused)
+FILES = (losses, tables, batches, text, images, state, layers, loaders, memory, loops, refused)
 ALL = [situation for file in FILES for situation in file.SITUATIONS]
 PARAMETERS = [
     pytest.param(situation, id=situation.name, marks=[pytest.mark.slow] if situation.slow else []) for situation in ALL
@@ -61,17 +61,19 @@ def train(situation: Situation, root: Path, monitor: InteractionMonitor | None) 
         "enable_model_summary": False,
         "log_every_n_steps": 1,
         "logger": False,
-        "callbacks": [recorder] if monitor is None else [recorder, monitor],
+        "callbacks": [*case.callbacks, recorder, *([] if monitor is None else [monitor])],
     }
 
     def new_trainer() -> Any:
         return case.framework.Trainer(**{**options, **case.trainer})
 
     trainer = new_trainer()
-    case.fit(trainer)
+    with counted(case.module, case.train) as calls:
+        case.fit(trainer)
     if case.then is not None:
         trainer = case.then(case, trainer, new_trainer)
-    return Run(case, trainer, recorder, everything(trainer, case.module, recorder))
+    left = everything(trainer, case.module, {"train": case.train, "val": case.val}, recorder)
+    return Run(case, trainer, recorder, {**left, "calls": dict(calls)})
 
 
 def test_no_two_situations_share_a_name() -> None:
@@ -211,13 +213,21 @@ WITHOUT_TWINS = {
     "a stream of batches of different lengths",
     "a stream of rows",
     "attributes that cannot be copied",
+    "a loader that keeps its iterator",
+    "a loader with a state",
+    "a stream that goes on where it was",
+    "a stream that workers share out",
+    "scales that are set by the first batch, which is one of training",
 }
 """Where two models on two halves cannot be trained."""
+
+SPAWNED = "a file that is opened lazily, read by a spawned worker"
+"""Each worker that is spawned takes seconds; twins would spawn many."""
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("situation", ALL, ids=lambda situation: situation.name)
+@pytest.mark.parametrize("situation", [one for one in ALL if one.name != SPAWNED], ids=lambda situation: situation.name)
 def test_the_default_evidence(situation: Situation, tmp_path: Path) -> None:
     """Twins are trained in nearly every situation, and leave no trace."""
     case = situation.build()

@@ -1,25 +1,36 @@
 """Everything that a run leaves behind, as a structure that can be compared bit by bit."""
 
+import functools
+import inspect
 import random
 import types
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 OWN_TAGS = "interactions/"
-"""What the monitor logs, and a run without it does not."""
+"""What the monitor logs, after its name if it has one, and a run without it does not."""
 
-NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams"}
-"""Attributes by which Lightning ties a module to its Trainer, which is another one in another run."""
+NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams", "_torchdynamo_wrapper_id"}
+"""Attributes by which Lightning ties a module to its Trainer, which is another one in another run, and addresses."""
+
+
+LIVING = {"_iterator"}
+"""What a loader holds of processes and queues."""
+
+FRAMEWORK = ("lightning", "pytorch_lightning", "torch")
 
 
 class Recorder(Callback):
-    """Keeps the order of the training data, what each step returned, and what validation gave."""
+    """Keeps what each batch leaves: data in their order, outputs, weights, gradients, optimizers, modes, logs, random states."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -27,8 +38,18 @@ class Recorder(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        modes = [module.training for module in pl_module.modules()]
-        self.seen.append(trace({"batch": batch, "outputs": outputs, "modes": modes, "logged": logged(trainer)}))
+        left = {
+            "batch": batch,
+            "outputs": outputs,
+            "modes": [module.training for module in pl_module.modules()],
+            "weights": list(pl_module.parameters()),  # With their gradients.
+            "buffers": list(pl_module.buffers()),
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "logged": logged(trainer),
+            "random": random_states(),
+            "flags": flags(),
+        }
+        self.seen.append(trace(left))
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.validated.clear()
@@ -47,20 +68,84 @@ class Recorder(Callback):
 def logged(trainer: Any) -> list[dict[str, Any]]:
     """What the module has logged."""
     kinds = (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics)
-    return [{name: value for name, value in kind.items() if not name.startswith(OWN_TAGS)} for kind in kinds]
+    return [{name: value for name, value in kind.items() if OWN_TAGS not in name} for kind in kinds]
 
 
-def everything(trainer: Any, module: nn.Module, recorder: Recorder) -> dict[str, Any]:
-    """What is left after a run: the module with all it holds, optimizers, logged numbers, data and random states."""
+def random_states() -> list[Any]:
+    """The global states of Python, NumPy and torch."""
+    return [random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()]
+
+
+def flags() -> dict[str, Any]:
+    """Settings of the whole process."""
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "precision": torch.get_float32_matmul_precision(),
+        "anomaly": torch.is_anomaly_enabled(),
+    }
+
+
+def everything(trainer: Any, module: nn.Module, data: Any, recorder: Recorder) -> dict[str, Any]:
+    """What is left after a run: the module with all it holds, optimizers, logged numbers, data and random states.
+
+    Args:
+        trainer: The Trainer.
+        module: Its module.
+        data: Its loaders or data module, with their samplers and generators.
+        recorder: What it has seen on the way.
+    """
+    others = [callback for callback in trainer.callbacks if type(callback).__module__.split(".")[0] in FRAMEWORK]
     return {
         "module": trace(module),
         "optimizers": [trace(optimizer.state_dict()) for optimizer in trainer.optimizers],
         "schedulers": [trace(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
         "logged": trace(logged(trainer)),
-        "data": recorder.seen,
-        "random": trace([random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()]),
-        "steps": (trainer.global_step, trainer.current_epoch),
+        "seen": recorder.seen,
+        "data": trace(data),
+        "callbacks": trace([{type(callback).__name__: callback.state_dict()} for callback in others]),
+        "loops": trace(trainer.fit_loop.state_dict()),
+        "random": trace(random_states()),
+        "flags": trace(flags()),
+        "steps": (trainer.global_step, trainer.current_epoch, trainer.should_stop),
     }
+
+
+@contextmanager
+def counted(*things: Any) -> Iterator[Counter[str]]:
+    """Count the calls of the methods that a module or data module has of its user, whoever calls them.
+
+    Args:
+        things: Those whose own calls count; calls of copies do not.
+    """
+    calls: Counter[str] = Counter()
+    kinds = {kind for thing in things for kind in type(thing).__mro__ if kind.__module__.split(".")[0] == "tests"}
+    functions = [(kind, name, method) for kind in kinds for name, method in list(vars(kind).items())]
+    methods = [(kind, name, method) for kind, name, method in functions if inspect.isfunction(method)]
+    for kind, name, method in methods:
+        # Probes come from a data module itself: its hooks are called once more, and what they leave on it is taken back.
+        of_probes = not issubclass(kind, nn.Module) and ("transfer" in name or name == "val_dataloader")
+        if not name.startswith("__") and not of_probes:
+            setattr(kind, name, _counting(method, calls, things))
+    try:
+        yield calls
+    finally:
+        for kind, name, method in methods:
+            setattr(kind, name, method)
+
+
+def _counting(method: Any, calls: Counter[str], things: tuple[Any, ...]) -> Any:
+    @functools.wraps(method)
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(self is thing for thing in things):
+            calls[method.__qualname__] += 1
+        return method(self, *args, **kwargs)
+
+    return counting
 
 
 def trace(thing: Any, within: frozenset[int] = frozenset()) -> Any:
@@ -94,17 +179,22 @@ def trace(thing: Any, within: frozenset[int] = frozenset()) -> Any:
 def _of_object(thing: Any, within: frozenset[int]) -> Any:
     if isinstance(thing, types.MethodType):
         return f"{thing.__qualname__} of {trace(thing.__self__, within)}"
+    if isinstance(thing, CombinedLoader):
+        return trace(thing.flattened, within)
     if not hasattr(thing, "__dict__") or (callable(thing) and not isinstance(thing, nn.Module)):
         return getattr(thing, "__qualname__", type(thing).__name__)
     if type(thing).__module__.split(".")[0] in ("lightning", "pytorch_lightning") and not isinstance(thing, nn.Module):
         return type(thing).__name__
-    held = {name: value for name, value in vars(thing).items() if name not in NOT_THE_USERS}
+    left_out = NOT_THE_USERS | LIVING if isinstance(thing, DataLoader) else NOT_THE_USERS
+    held = {name: value for name, value in vars(thing).items() if name not in left_out}
     # Hooks are numbered through the whole process.
     held = {name: list(value.values()) if "_hooks" in name else value for name, value in held.items()}
     return {type(thing).__name__: {name: trace(value, within) for name, value in held.items()}}
 
 
 def _of_tensor(tensor: Tensor) -> Any:
+    if tensor.layout is torch.sparse_coo:
+        return ("sparse", tuple(tensor.shape), _of_tensor(tensor._indices()), _of_tensor(tensor._values()))
     values = tensor.detach().cpu()
     content = values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
     grad = None if not tensor.is_leaf or tensor.grad is None else _of_tensor(tensor.grad)

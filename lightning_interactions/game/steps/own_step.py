@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from lightning_interactions.game.evaluation import in_dtype_of
 from lightning_interactions.game.steps.own_loss import own_loss, share_of
-from lightning_interactions.game.steps.reading import STEPS, find_reading, is_concatenation
+from lightning_interactions.game.steps.reading import STEPS, FirstBatchError, find_reading, is_concatenation
 from lightning_interactions.game.steps.runs import Reading, StepRunner, are_equal, step_of
 from lightning_interactions.game.steps.terms import LossTerm
 from lightning_interactions.game.tasks import Task, TokenClassification
 from lightning_interactions.records import ProbeGroup, Probes, Rows
 from lightning_interactions.records.trees import describe_tree, walk
 
-__all__ = ["IgnoredError", "OwnStep", "disagreement"]
+__all__ = ["FirstBatchError", "IgnoredError", "OwnStep", "disagreement"]
 
 WEIGHTS = "weights"
 """Name of the weights of elements beside targets."""

@@ -18,7 +18,7 @@ from lightning_interactions.game.steps.terms import LossTerm, weighs_rows
 from lightning_interactions.game.tasks import MultiLabel
 from lightning_interactions.records import Rows
 
-__all__ = ["STEPS", "find_reading", "is_concatenation"]
+__all__ = ["STEPS", "FirstBatchError", "find_reading", "is_concatenation"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -40,10 +40,15 @@ MOST_LISTED = 8
 """Names of leaves that are said."""
 
 
+class FirstBatchError(ValueError):
+    """A module whose weights are set by the first batch that passes, and none has passed."""
+
+
 def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mapping[str, Any] | None) -> Reading:
     """Find the loss to explain in a module's steps, or the one that was explained before.
 
     Raises:
+        FirstBatchError: If the module can be understood only after a first batch.
         ValueError: If there is none.
     """
     tried: list[_Choice] = []
@@ -55,7 +60,25 @@ def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mappi
                 instead = "".join(f"; {one.step} was not taken: {', '.join(one.reasons)}" for one in tried)
                 return replace(reading, said=reading.said + instead)
             tried.append(choice)
+    for one in tried:
+        if _sets_weights_once(runner, model, one.step, batch):
+            raise FirstBatchError(
+                f"OwnStep: expected a module whose weights are set, got {type(model).__name__}, in which {one.step} sets some by "
+                "the first batch that passes, as layers do that scale by the statistics of that batch; let a batch pass before"
+            )
     raise _not_understood(model, tried)
+
+
+def _sets_weights_once(runner: StepRunner, model: nn.Module, step: str, batch: Rows) -> bool:
+    """Run a step twice, and say whether the first time changes weights and the second does not."""
+    changes = []
+    # Other rows than those that have run before, which may have set the weights.
+    for rows in (batch.select(range(max(1, len(batch) // 2))), batch):
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        with suppress(Exception), torch.no_grad():
+            runner.run_on(model, step, rows.tree)
+        changes.append(not all(map(torch.equal, before, model.parameters())))
+    return changes == [True, False]
 
 
 class _Choice:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_interactions.game.steps.copies import LARGE, is_data
 
@@ -26,6 +27,9 @@ TINY = 1e-3
 
 MOST_WALKED = 10_000
 """Items of a list or dict of more items are not looked into: they are kept, and what is changed inside of them is not."""
+
+MOST_KEPT = 1_000_000
+"""A list or dict of more items that hangs on a dataset is the data, and not kept."""
 
 ATOMS = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.FunctionType, torch.Generator)
 
@@ -61,17 +65,21 @@ def opened(model: nn.Module) -> Iterator[int]:
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[list[str]]:
-    """Give a module what hangs on it back after the body; not its weights.
+def as_found(*roots: object, data: bool = False) -> Iterator[list[str]]:
+    """Give modules, or other objects, what hangs on them back after the body; not their weights.
 
     That is: attributes, lists, dicts and the like wherever they are in each other, tensors and arrays that are changed in
     place, buffers, and attributes of objects of the user's own classes, such as a meter of averages.
+
+    Args:
+        roots: Modules, loaders and the like.
+        data: Whether datasets, samplers and loaders are looked into as well; what is large among what hangs on them is not.
 
     Yields:
         Names of what the body changed, filled when it ends.
     """
     changes: list[str] = []
-    kept = list(_kept(model))
+    kept = list(_kept(roots, data))
     try:
         yield changes
     finally:
@@ -82,19 +90,22 @@ def as_found(model: nn.Module) -> Iterator[list[str]]:
                 _put_back(value, content)
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[str | None, Any, Any]]:
+def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, Any, Any]]:
     """Go through what can change: the name of the attribute that it hangs on, itself, and its content.
 
-    The name is ``None`` for the attributes of a module, which have names of their own.
+    The name is ``None`` for the attributes of a root, which have names of their own.
     """
-    todo: list[tuple[str | None, Any]] = [(None, vars(module)) for module in model.modules()]
-    seen = {id(module) for module in model.modules()}
+    parts = [part for root in roots for part in (root.modules() if isinstance(root, nn.Module) else [root])]
+    todo: list[tuple[str | None, Any]] = [(None, vars(part) if hasattr(part, "__dict__") else part) for part in parts]
+    seen = {id(part) for part in parts}
     while todo:
         name, value = todo.pop()
         if isinstance(value, ATOMS) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, (dict, list, set, collections.deque)):
+            if data and len(value) > MOST_KEPT:
+                continue
             content = copy.copy(value)
             yield name, value, content
             if len(value) > MOST_WALKED:
@@ -107,13 +118,24 @@ def _kept(model: nn.Module) -> Iterator[tuple[str | None, Any, Any]]:
         elif isinstance(value, (tuple, frozenset)):
             todo += [(name, item) for item in value]
         elif isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value):
+            is_kept = not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value)
+            # What processes share is not this one's to put back.
+            if is_kept and not (data and (value.nbytes > LARGE or value.is_shared())):
                 yield name, value, value.detach().clone()
         elif isinstance(value, np.ndarray):
             if value.nbytes <= LARGE and value.flags.writeable and not value.dtype.hasobject:
                 yield name, value, value.copy()
-        elif hasattr(value, "__dict__") and _is_of_the_user(value) and not is_data(value):
+        elif data and isinstance(value, types.MethodType):
+            todo.append((name, value.__self__))
+        elif hasattr(value, "__dict__") and _is_looked_at(value, data):
             todo.append((name, vars(value)))
+
+
+def _is_looked_at(value: Any, data: bool) -> bool:
+    """Whether an object is gone through: one of the user's own, or torch's subsets and samplers where data are."""
+    if not data:
+        return _is_of_the_user(value) and not is_data(value)
+    return _is_of_the_user(value) or isinstance(value, (Dataset, Sampler, DataLoader))
 
 
 def _is_looked_into(name: str) -> bool:
@@ -154,7 +176,10 @@ def _are_same(value: Any, content: Any) -> bool:
 
 def _put_back(value: Any, content: Any) -> None:
     if isinstance(value, Tensor):
-        value.detach().copy_(content)
+        if value.shape == content.shape:
+            value.detach().copy_(content)
+        else:
+            value.data = content
     elif isinstance(value, np.ndarray):
         value[...] = content
     else:

@@ -137,6 +137,13 @@ class StepRunner:
                 named[other.name] = value
         return positional, named
 
+    def run_on(self, model: nn.Module, step_name: str, tree: Any) -> Any:
+        """Run a step, and leave the module as it is then."""
+        step = step_of(model, step_name)
+        assert step is not None
+        positional, named = self._arguments(step, map_leaves(_cloned, tree))
+        return step(*positional, **named)
+
     def run(
         self, model: nn.Module, step_name: str, tree: Any, scaled: tuple[int, float] | None = None, *, watched: bool = True
     ) -> Run:

@@ -52,6 +52,7 @@ ACTS: dict[str, Any] = {
     "deque": lambda m: m.last.append(3),
     "tensor in place": lambda m: m.centre.mul_(0.9).add_(1),
     "tensor by +=": lambda m: m.count.__iadd__(1),
+    "tensor resized": lambda m: m.count.resize_(5),
     "tensor data": lambda m: m.centre.data.fill_(3),
     "array": lambda m: m.table.__setitem__(1, 5),
     "nested list": lambda m: m.nested["a"]["b"].append(3),
