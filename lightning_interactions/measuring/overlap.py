@@ -24,7 +24,10 @@ LABELS = ("labels", "targets")
 
 
 def repeats(
-    training: DataLoader[Any], training_pool: Int[Tensor, " samples"], other: DataLoader[Any], other_pool: Int[Tensor, " others"]
+    training: DataLoader[Any],
+    training_pool: Int[Tensor, " samples"],
+    other: DataLoader[Any],
+    other_pool: Int[Tensor, " others"],
 ) -> bool:
     """Whether a loader gives samples that training gives, too.
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import batch_size_of, cut, load_batches
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.shadow import shadow_of
 from lightning_interactions.references.folds import Plan
 from lightning_interactions.references.fresh_copies import fresh_copy

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.game.tasks import Task
-from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.loading import rows_of_batches
+from lightning_interactions.measuring.memory import data_as_found
 from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer

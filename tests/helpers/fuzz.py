@@ -33,10 +33,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_interactions import Extraction, InteractionMonitor, Logging, PhaseEarlyStopping, ProbeSampling
+from lightning_interactions import Extraction, InteractionMonitor, Logging, PhaseEarlyStopping, ProbeSampling, schedules, tasks
 from lightning_interactions import baselines as masks
 from lightning_interactions import players as games
-from lightning_interactions import schedules, tasks
 from lightning_interactions.evidence import InputAgreement, OrderShape, ParameterNoise
 from tests.situations.traces import Recorder, differences, everything
 

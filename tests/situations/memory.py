@@ -342,5 +342,3 @@ def rare_validation() -> Case:
 @situation("one batch is overfitted")
 def overfit() -> Case:
     return case(DataLoader(table(), batch_size=8), held_out(), trainer={"overfit_batches": 1})
-
-
