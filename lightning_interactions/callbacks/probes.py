@@ -32,7 +32,7 @@ MAX_LOOKED_AT = 256
 """At least so many inputs are loaded to find probes that reference models have not seen (if there are)."""
 
 NO_VALIDATION = (
-    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs and there is no loss gap, and "
+    "InteractionMonitor: there is no validation loader, so nothing is measured on held-out inputs, there is no loss gap, and "
     "training inputs are probes in their place; pass a validation loader, or probes=ProbeSampling(held_out=(inputs, targets)), "
     "to have them"
 )
