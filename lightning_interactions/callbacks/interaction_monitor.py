@@ -223,6 +223,8 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: {self.task!r} knows no loss, so losses and gaps are NaN, and phases are detected without "
                 "them; give the task a loss(score, targets), such as return (score - targets) ** 2"
             )
+        if any(isinstance(callback, classes("Timer", "callbacks")) for callback in trainer.callbacks):
+            rank_zero_info("InteractionMonitor: the Trainer's max_time counts evidence and measurements, too")
         begin = self._began = time.perf_counter()
         self._spent, self._cost = 0.0, None
         if not self.history or not (self._ratings or self._is_fitted):

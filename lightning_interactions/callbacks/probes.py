@@ -56,7 +56,7 @@ class _Passing:
 
 
 class ProbeKeeper:
-    """Finds the probes of each split once, keeps them, and saves them with the run: large ones by their index in the dataset.
+    """Finds the probes of each split once, keeps them, and saves them with the run: large ones by their index.
 
     Args:
         sampling: Which probes.
@@ -196,7 +196,7 @@ class ProbeKeeper:
         self._take(trainer, model, {split: bool(passing.batches) for split, passing in self._passing.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the probes as trees of tensors on the CPU, or where they are in their dataset if they are large and that is known.
+        """Return the probes as trees of tensors on the CPU; of large ones where they are in their dataset, if that is known.
 
         Of those that are made of other containers there are digests alone.
         """

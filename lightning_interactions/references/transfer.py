@@ -1,7 +1,7 @@
 """Batches as the Trainer gives them to a validation step."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +11,8 @@ from lightning_interactions.references.hold_out import BorrowedHooks
 from lightning_interactions.references.internals import batch_hook_owner, in_hook
 
 __all__ = ["transfer"]
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_idx: int = 0) -> Any:
@@ -31,28 +33,34 @@ def transfer(trainer: Trainer, module: LightningModule, batch: Any, dataloader_i
     """
     with _validating(trainer):
         batch = trainer.precision_plugin.convert_input(batch)
-        for hook, arguments in {
-            "on_before_batch_transfer": (dataloader_idx,),
-            "transfer_batch_to_device": (trainer.strategy.root_device, dataloader_idx),
-            "on_after_batch_transfer": (dataloader_idx,),
-        }.items():
+        arguments: tuple[tuple[Any, ...], ...] = (
+            (dataloader_idx,),
+            (trainer.strategy.root_device, dataloader_idx),
+            (dataloader_idx,),
+        )
+        for hook, own in zip(HOOKS, arguments, strict=True):
             owner = batch_hook_owner(trainer, hook)
             # Anything but the Trainer's own module is its data module.
             owner = module if owner is trainer.lightning_module else owner
             with in_hook(module, hook):
-                batch = getattr(owner, hook)(batch, *arguments)
+                batch = getattr(owner, hook)(batch, *own)
     return batch
 
 
 @contextmanager
 def _validating(trainer: Trainer) -> Iterator[None]:
     stage, data_modules = trainer.state.stage, list(_with_inner(trainer.datamodule))
-    with data_as_found(*data_modules):
+    # Only where a data module has hooks of its own: looking at all that hangs on it takes a moment for every batch.
+    with data_as_found(*data_modules) if _has_hooks(trainer) else nullcontext():
         try:
             trainer.validating = True
             yield
         finally:
             trainer.state.stage = stage
+
+
+def _has_hooks(trainer: Trainer) -> bool:
+    return any(batch_hook_owner(trainer, hook) is not trainer.lightning_module for hook in HOOKS)
 
 
 def _with_inner(data_module: Any) -> Iterator[Any]:

@@ -127,14 +127,20 @@ class Numbers(Dataset[tuple[Tensor, int]]):
         self.size = size
         self.first = first
         self.in_workers = in_workers
-        self.reads: list[int] = []
+        self.note = list[int]().append  # Where nobody finds it who puts back what hangs on a dataset.
+
+    @property
+    def reads(self) -> list[int]:
+        own: Any = self.note
+        found: list[int] = own.__self__
+        return found
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         assert self.in_workers is (get_worker_info() is not None)
-        self.reads.append(index)
+        self.note(index)
         return torch.full((3,), float(self.first + index)), index % 3
 
 

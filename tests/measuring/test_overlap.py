@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 from lightning_interactions.measuring.loading import sampled_indices
-from lightning_interactions.measuring.overlap import repeats
+from lightning_interactions.measuring.overlap import _are_among, repeats
 
 X, Y = torch.arange(24.0).reshape(12, 2), torch.arange(12) % 3
 DATA = TensorDataset(X, Y)
@@ -119,3 +119,10 @@ IMAGES, FILES = np.arange(48).reshape(12, 4), [f"{place}.png" for place in range
 def test_data_behind_random_transforms_are_noticed(training: Dataset[Any], other: Dataset[Any], expected: bool) -> None:
     first, second = DataLoader(training, 4, shuffle=True), DataLoader(other, 3)
     assert repeats(first, pool_of(first), second, pool_of(second)) is expected
+
+
+@pytest.mark.parametrize("others", [[], [3, 5], [7, 7, 1], [-1, 2], [10**12, 1]])
+@pytest.mark.parametrize("indices", [[], [1, 3, 9], [-1, 1], [10**12]])
+def test_indices_are_found_among_others_however_large_they_are(indices: list[int], others: list[int]) -> None:
+    found = _are_among(torch.tensor(indices, dtype=torch.long), torch.tensor(others, dtype=torch.long))
+    assert found.tolist() == [index in others for index in indices]

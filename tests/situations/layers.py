@@ -269,11 +269,11 @@ def all_hooks() -> Case:
         def __init__(self) -> None:
             super().__init__()
             self.counts = dict.fromkeys(("before", "after", "backward", "gradient", "saved"), 0)
-            self.net[0].register_forward_pre_hook(lambda _module, args: self.count("before"))
+            self.net[0].register_forward_pre_hook(lambda _module, _args: self.count("before"))
             self.net[0].register_forward_hook(lambda _module, _args, _output: self.count("after"), always_call=True)
             self.net[0].register_full_backward_hook(lambda _module, _inputs, _outputs: self.count("backward"))
-            self.net[2].weight.register_hook(lambda gradient: self.count("gradient"))
-            self.net[2].weight.register_post_accumulate_grad_hook(lambda parameter: self.count("gradient"))
+            self.net[2].weight.register_hook(lambda _gradient: self.count("gradient"))
+            self.net[2].weight.register_post_accumulate_grad_hook(lambda _parameter: self.count("gradient"))
             self.net.register_state_dict_post_hook(lambda _module, _state, _prefix, _local: self.count("saved"))
 
         def count(self, name: str) -> None:

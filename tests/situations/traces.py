@@ -30,7 +30,7 @@ FRAMEWORK = ("lightning", "pytorch_lightning", "torch")
 
 
 class Recorder(Callback):
-    """Keeps what each batch leaves: data in their order, outputs, weights, gradients, optimizers, modes, logs, random states."""
+    """Keeps what each batch leaves: data in order, outputs, weights, gradients, optimizers, modes, logs, random states."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []

@@ -63,8 +63,8 @@ def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mappi
     for one in tried:
         if _sets_weights_once(runner, model, one.step, batch):
             raise FirstBatchError(
-                f"OwnStep: expected a module whose weights are set, got {type(model).__name__}, in which {one.step} sets some by "
-                "the first batch that passes, as layers do that scale by the statistics of that batch; let a batch pass before"
+                f"OwnStep: expected a module whose weights are set, got {type(model).__name__}, in which {one.step} sets some "
+                "by the first batch that passes, as layers do that scale by its statistics; let a batch pass before"
             )
     raise _not_understood(model, tried)
 

@@ -4,6 +4,7 @@ import argparse
 import collections
 import copy
 import functools
+import math
 import operator
 import pathlib
 import sys
@@ -28,8 +29,9 @@ TINY = 1e-3
 MOST_WALKED = 10_000
 """Items of a list or dict of more items are not looked into: they are kept, and what is changed inside of them is not."""
 
-MOST_KEPT = 1_000_000
-"""A list or dict of more items that hangs on a dataset is the data, and not kept."""
+MOST_KEPT_OF_DATA, MOST_WALKED_OF_DATA, MOST_BYTES_OF_DATA = 100_000, 64, 2**26
+"""Where datasets are looked into: lists of more items are the data, and not kept; lists of more than the second number are not
+looked into; tensors and arrays are kept up to so many bytes in all."""
 
 ATOMS = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.FunctionType, torch.Generator)
 
@@ -73,7 +75,7 @@ def as_found(*roots: object, data: bool = False) -> Iterator[list[str]]:
 
     Args:
         roots: Modules, loaders and the like.
-        data: Whether datasets, samplers and loaders are looked into as well; what is large among what hangs on them is not.
+        data: Whether datasets, samplers and loaders are looked into as well; what is large there is the data, and left alone.
 
     Yields:
         Names of what the body changed, filled when it ends.
@@ -97,6 +99,8 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
     """
     parts = [part for root in roots for part in (root.modules() if isinstance(root, nn.Module) else [root])]
     todo: list[tuple[str | None, Any]] = [(None, vars(part) if hasattr(part, "__dict__") else part) for part in parts]
+    most_walked = MOST_WALKED_OF_DATA if data else MOST_WALKED
+    left: float = MOST_BYTES_OF_DATA if data else math.inf
     seen = {id(part) for part in parts}
     while todo:
         name, value = todo.pop()
@@ -104,26 +108,28 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
             continue
         seen.add(id(value))
         if isinstance(value, (dict, list, set, collections.deque)):
-            if data and len(value) > MOST_KEPT:
+            if data and len(value) > MOST_KEPT_OF_DATA:
                 continue
             content = copy.copy(value)
             yield name, value, content
-            if len(value) > MOST_WALKED:
+            if len(value) > most_walked and name is not None:
                 continue
             if isinstance(value, dict):
                 items = [(key, item) for key, item in value.items() if name is not None or _is_looked_into(key)]
                 todo += [(key if name is None else name, item) for key, item in items]
             else:
                 todo += [(name, item) for item in value]
-        elif isinstance(value, (tuple, frozenset)):
+        elif isinstance(value, (tuple, frozenset)) and len(value) <= most_walked:
             todo += [(name, item) for item in value]
         elif isinstance(value, Tensor):
             is_kept = not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value)
             # What processes share is not this one's to put back.
-            if is_kept and not (data and (value.nbytes > LARGE or value.is_shared())):
+            if is_kept and not (data and (value.nbytes > min(left, LARGE) or value.is_shared())):
+                left -= value.nbytes
                 yield name, value, value.detach().clone()
         elif isinstance(value, np.ndarray):
-            if value.nbytes <= LARGE and value.flags.writeable and not value.dtype.hasobject:
+            if value.nbytes <= min(left, LARGE) and value.flags.writeable and not value.dtype.hasobject:
+                left -= value.nbytes
                 yield name, value, value.copy()
         elif data and isinstance(value, types.MethodType):
             todo.append((name, value.__self__))

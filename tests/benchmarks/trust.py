@@ -1,0 +1,147 @@
+"""Whether a monitor harms a run: random cases, kills, and long runs.
+
+python tests/benchmarks/trust.py                                     # 500 cases, 50 kills a schedule, 500 measurements
+python tests/benchmarks/trust.py --quick                             # a tenth of all
+python tests/benchmarks/trust.py --cases 2000 --first 500 --jobs 8   # other cases, on eight processes
+
+Each case follows from its seed; those that come out badly are printed with all that was drawn. The exit status is the number of
+what came out badly.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from lightning_interactions import schedules
+from lightning_interactions.analysis import detect_phases
+from tests.callbacks.runs import few
+from tests.helpers.fuzz import Outcome, run_case
+from tests.helpers.models import TabularClassifier, tabular_loader
+
+KILLS = "tests.helpers.kills"
+KILL_SCHEDULES = ("epochs", "steps")
+
+MOST_BYTES, MOST_SECONDS, MOST_GROWTH = 16e6, 3.0, 50e6
+"""Of the state at the end of a long run; of a detection; of the process's memory over the second half of the run."""
+
+
+def be_quiet() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def fuzz(first: int, number: int, jobs: int) -> list[Outcome]:
+    """Run cases, several at a time, and print those that come out badly."""
+    context = multiprocessing.get_context("spawn")
+    found = []
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=be_quiet) as pool:
+        for outcome in pool.map(run_case, range(first, first + number), chunksize=4):
+            found.append(outcome)
+            if not outcome.is_fine:
+                print(outcome, flush=True)
+    return found
+
+
+def kills(rounds: int, seed: int) -> list[tuple[str, float, float]]:
+    """Kill runs at random moments, and count the rounds whose histories differ from those of unbroken ones."""
+    kill_rounds: Any = import_module(KILLS).kill_rounds
+    found = []
+    for schedule in KILL_SCHEDULES:
+        outcomes = kill_rounds(rounds, seed, schedule)
+        print(f"kills, by {schedule}: {outcomes}", flush=True)
+        bad = sum(not outcome.is_fine for outcome in outcomes)
+        found.append((f"kills, by {schedule}: rounds of {len(outcomes)} with another history", bad, 0))
+    return found
+
+
+class Memory(L.Callback):
+    """Watches the memory of the process at measurements."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    def on_interactions_measured(self, trainer: Any, pl_module: Any, monitor: Any) -> None:
+        self.bytes.append(memory())
+
+
+def memory() -> int:
+    """Bytes of memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
+    return pages * resource.getpagesize()
+
+
+def long_run(measurements: int, folder: str) -> list[tuple[str, float, float]]:
+    """Measure after every step, and look at memory, the saved state and the time of a detection."""
+    L.seed_everything(0, verbose=False)
+    monitor = few(schedule=schedules.EveryNSteps(1), training=8, held_out=4)
+    watching = Memory()
+    trainer = L.Trainer(
+        max_steps=measurements,
+        max_epochs=-1,
+        callbacks=[monitor, watching],
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(TabularClassifier(), tabular_loader(64, shuffle=True), tabular_loader(16, seed=1))
+    file = Path(folder) / "state.pt"
+    torch.save(monitor.state_dict(), file)
+    begin = time.process_time()
+    detect_phases(monitor.history.measurements)
+    seconds = time.process_time() - begin
+    growth = watching.bytes[-1] - watching.bytes[len(watching.bytes) // 2]
+    return [
+        (f"{len(watching.bytes)} measurements: bytes of the state", file.stat().st_size, MOST_BYTES),
+        (f"{len(watching.bytes)} measurements: seconds of a detection", seconds, MOST_SECONDS),
+        (f"{len(watching.bytes)} measurements: bytes of memory more over their second half", growth, MOST_GROWTH),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of all")
+    parser.add_argument("--cases", type=int, default=500, help="random cases")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first case")
+    parser.add_argument("--kills", type=int, default=50, help="rounds of kills for each schedule")
+    parser.add_argument("--measurements", type=int, default=500, help="measurements of the long run")
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
+    arguments = parser.parse_args()
+    be_quiet()
+    share = 10 if arguments.quick else 1
+    begin = time.monotonic()
+    outcomes = fuzz(arguments.first, arguments.cases // share, arguments.jobs)
+    counts = Counter(outcome.kind for outcome in outcomes)
+    print(f"{len(outcomes)} cases from seed {arguments.first} in {time.monotonic() - begin:.0f} s: {dict(counts)}", flush=True)
+    checks = [(f"random cases of {len(outcomes)} that came out badly", sum(not one.is_fine for one in outcomes), 0.0)]
+    if find_spec(KILLS):
+        checks += kills(max(3, arguments.kills // share), arguments.first)
+    with tempfile.TemporaryDirectory() as folder:
+        checks += long_run(arguments.measurements // share, folder)
+    print(tabulate(checks, ["what", "found", "asked at most"], floatfmt=".4g"))
+    missed = [what for what, value, most in checks if not value <= most]
+    print("\n".join(["", *missed] if missed else ["", f"all {len(checks)} bounds met"]))
+    return len(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
