@@ -628,33 +628,38 @@ def resumable(root: Path, monitor: InteractionMonitor, epochs: int, model: Stead
 
 @pytest.mark.slow
 def test_interrupts_at_any_moment_of_a_measurement_leave_the_process_as_it_was(tmp_path: Path) -> None:
-    trainer = quiet_trainer(tmp_path, max_epochs=1)
     torch.manual_seed(0)
-    model, monitor = Steady(), fewest(evidence=ParameterNoise())
+    model, monitor, armed = Steady(), fewest(evidence=ParameterNoise()), False
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[monitor])
     trainer.fit(model, tabular_loader(24), tabular_loader(12, seed=1))
-    monitor.setup(trainer, model, "fit")
-    draws, begin = random.Random(0), time.perf_counter()
-    Switch.on = False
-    quiet_trainer(tmp_path, max_epochs=1, callbacks=[monitor]).fit(model, tabular_loader(24), tabular_loader(12, seed=1))
-    now, before, num_interrupted = monitor.history.measurements[-1].time, (settings(), random_states()), 0
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    now, before = monitor.history.measurements[-1].time, (settings(), random_states())
+
+    def interrupt(*_args: Any) -> None:
+        if armed:
+            raise KeyboardInterrupt
+
     begin = time.perf_counter()
     monitor._measure(trainer, model, now, step=0, begin=begin)
-    seconds = time.perf_counter() - begin
-    interrupt = signal.signal(signal.SIGALRM, lambda *_args: signal.default_int_handler(signal.SIGINT, None))
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    seconds, num_interrupted, draws = time.perf_counter() - begin, 0, random.Random(0)
+    handler = signal.signal(signal.SIGALRM, interrupt)
     try:
         for _ in range(INTERRUPTS):
+            armed = True
             try:
                 signal.setitimer(signal.ITIMER_REAL, draws.uniform(1e-6, seconds))
                 monitor._measure(trainer, model, now, step=0, begin=begin)
+                armed = False
             except KeyboardInterrupt as error:
+                armed = False
                 num_interrupted += 1
                 monitor.on_exception(trainer, model, error)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             assert (settings(), random_states()) == before
     finally:
-        signal.signal(signal.SIGALRM, interrupt)
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
     assert num_interrupted > INTERRUPTS // 4
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 

@@ -254,9 +254,11 @@ def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_run_that_is_limited_by_steps_alone_is_gone_on_with(tmp_path: Path) -> None:
     unbroken, first, resumed = few(), few(), few()
     fit(tmp_path, -1, unbroken, max_steps=12)
-    saver = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
-    fit(tmp_path, -1, first, saver, max_steps=6, enable_checkpointing=True)
-    fit(tmp_path, -1, resumed, resume=tmp_path / "last.ckpt", model=Deterministic(), max_steps=12)
+    savers = [ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True) for _ in range(2)]
+    options: dict[str, Any] = {"enable_checkpointing": True}
+    fit(tmp_path, -1, first, savers[0], max_steps=6, **options)
+    last = tmp_path / "last.ckpt"
+    fit(tmp_path, -1, resumed, savers[1], resume=last, model=Deterministic(), max_steps=12, **options)
     assert resumed.history.steps == unbroken.history.steps == [0, 3, 6, 9, 12]
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
