@@ -142,7 +142,8 @@ def sampled_indices(loader: Any, num_batches: float) -> Int[Tensor, " samples"] 
     batches = sampled_batches(loader, num_batches)
     if batches is None:
         return None
-    return torch.tensor([*itertools.chain.from_iterable(batches)], dtype=torch.long).unique()
+    unique: Tensor = torch.tensor([*itertools.chain.from_iterable(batches)], dtype=torch.long).unique()
+    return unique
 
 
 def _given_in_order(loader: Any, num_batches: float) -> Int[Tensor, " samples"] | None:
@@ -155,7 +156,7 @@ def _given_in_order(loader: Any, num_batches: float) -> Int[Tensor, " samples"] 
     shuffled = type(sampler) is RandomSampler and not sampler.replacement
     if not shuffled and type(sampler) is not SequentialSampler:
         return None
-    length = len(sampler.data_source)  # type: ignore[attr-defined, arg-type]
+    length = len(sampler.data_source)  # type: ignore[attr-defined]
     if len(sampler) != length:  # type: ignore[arg-type]
         return None
     size = 1 if of_batches is None else of_batches.batch_size

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 from collections.abc import Sequence, Sized
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def _roots(dataset: Any, indices: Int[Tensor, " samples"]) -> dict[int, Int[Tens
     return {id(dataset): indices}
 
 
-def _is_run(indices: object) -> bool:
+def _is_run(indices: object) -> TypeGuard[range]:
     return isinstance(indices, range) and indices.step == 1
 
 
