@@ -24,11 +24,16 @@ from lightning_interactions.records import Probes
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lightning_interactions.__file__).parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+BUILT = DOCS / "generated"
+"""Pages that Sphinx writes."""
+PAGES = [README, *sorted(page for page in DOCS.rglob("*.md") if BUILT not in page.parents)]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 90
 MOST_EPOCHS = 1
+FEW = (8, 8, 0)
+"""Training probes, held-out probes and the seed of their draw, where a page does not say them."""
 LOOSE = {1: 1e-2}
 """Duality gap at which an extraction ends: what the interactions are does not matter here."""
 
@@ -50,9 +55,10 @@ SHORT = re.compile(rf"(?<![\w./])(?:{'|'.join(NAMESPACES)})(?:\.(?!py\b|md\b|pt\
 
 
 def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
-    """Yield the blocks of a language, with the line in front of each."""
-    for found in re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
-        yield page.read_text()[: found.start(1)].count("\n"), found.group(1)
+    """Yield the blocks of a language, those of MyST's directives as well, with the line in front of each."""
+    opening = rf"(?:{language}|\{{code(?:-block)?\}} {language})"
+    for found in re.finditer(rf"^```{opening}\n((?::.*\n)*)(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        yield page.read_text()[: found.start(2)].count("\n"), found.group(2)
 
 
 def without_blocks(text: str) -> str:
@@ -156,6 +162,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context({"backend": "agg"}):
         patch.setattr(L.Trainer, "__init__", short)
         patch.setattr("lightning_interactions.functional.extraction.extract.TOLERANCES", LOOSE)
+        patch.setattr(lightning_interactions.ProbeSampling.__init__, "__defaults__", FEW)
         patch.chdir(tmp_path_factory.mktemp("docs"))
         L.seed_everything(0, verbose=False)
         monitor = lightning_interactions.InteractionMonitor()
