@@ -1,6 +1,7 @@
 """Sphinx settings; ``python -m sphinx -W --keep-going docs build/docs`` builds the site.
 
-Without ``-D plot_gallery=0`` the examples are run with ``--quick``; with ``-t full`` they are run as they are. Nothing is fetched.
+Without ``-D plot_gallery=0`` the examples are run with ``--quick``; with ``-t full`` they are run as they are. Nothing is
+fetched.
 """
 
 import sys

@@ -24,12 +24,12 @@ def reset_argv(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> lis
     return ["--quick", *reset_argv_full(gallery_conf, script_vars)]
 
 
-def reset_argv_full(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
+def reset_argv_full(_gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
     """Give an example the arguments of a whole run."""
     return ["--figure", str(figure_of(script_vars))]
 
 
-def scraper_full(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+def scraper_full(_block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
     """Put the picture that the example has written on its page."""
     figure = figure_of(block_vars)
     if not figure.exists():

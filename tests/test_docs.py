@@ -34,6 +34,8 @@ MOST_LINES = 90
 MOST_EPOCHS = 1
 FEW = (8, 8, 0)
 """Training probes, held-out probes and the seed of their draw, where a page does not say them."""
+LONG = ("quickstart.md", "images.md")
+"""Pages whose own networks take more than three seconds."""
 LOOSE = {1: 1e-2}
 """Duality gap at which an extraction ends: what the interactions are does not matter here."""
 
@@ -238,8 +240,40 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def tables_of_contents(page: Path) -> list[str]:
+    """List what a page's tables of contents name, in their order, without options."""
+    found = re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for table in found for line in table.splitlines() if line and not line.startswith(":")]
+
+
+def test_every_page_is_in_the_navigation_once_and_linked_for_code_hosts() -> None:
+    index = DOCS / "index.md"
+    named = tables_of_contents(index)
+    pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if DOCS in page.parents and page != index}
+    assert sorted(named) == sorted({*pages, "generated/gallery/index"})
+    assert {f"{page}.md" for page in pages} <= set(re.findall(r"\]\((.+?)\)", index.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_fence_is_of_a_kind_that_is_checked(page: Path) -> None:
+    fences = re.findall(r"^[ >]*(?:```|~~~|:::).*$", page.read_text(), re.MULTILINE)
+    known = r"```(?:python|diff|bash|yaml|\{toctree\}|\{eval-rst\}|\{include\} \S+|\{code(?:-block)?\} python)"
+    opened, closed = fences[::2], fences[1::2]
+    assert [fence for fence in opened if not re.fullmatch(known, fence)] == []
+    assert closed == ["```"] * len(opened)
+
+
+def test_the_installation_is_that_of_the_readme() -> None:
+    install, *_ = "".join(text for _, text in blocks(DOCS / "quickstart.md", "bash")).splitlines()
+    assert install in README.read_text()
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("page", [page for page in PAGES if any(code(page))], ids=ids)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES if any(code(page))],
+    ids=ids,
+)
 def test_blocks_run(run: Any, page: Path) -> None:
     run(page)
 
