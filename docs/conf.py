@@ -5,6 +5,7 @@ fetched.
 """
 
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from sphinx.writers.html5 import HTML5Translator
 import lightning_interactions
 
 sys.path.insert(0, str(Path(__file__).parent))  # gallery_build
+
+# Lightning's own use of a torch interface, which would stand in the output of each example.
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 project = "lightning-interactions"
 author = f"{project} contributors"
@@ -31,6 +35,8 @@ extensions = [
 exclude_patterns = ["_templates"]
 templates_path = ["_templates"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"{project} {release}"
 html_math_renderer = "mathml"
 html_copy_source = False
@@ -62,6 +68,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("gallery_build.scraper_full" if tags.has("full") else "gallery_build.scraper",),  # type: ignore[name-defined]  # noqa: F821
     "backreferences_dir": None,
     "download_all_examples": False,
+    "notebook_extensions": set(),  # the examples have a command line
     "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,
@@ -69,9 +76,21 @@ sphinx_gallery_conf = {
 }
 
 
+MATHML = {
+    "\N{REVERSE SOLIDUS OPERATOR}": "\N{SET MINUS}",  # which fonts have
+    "<mo>\N{DIAMETER SIGN}</mo>": "<mi>\N{EMPTY SET}</mi>",
+    '<mo stretchy="false">|</mo>': "<mi>|</mi>",  # bars are no operators, which have space around them
+    '<mo class="mathopen">|</mo>': "<mi>|</mi>",
+    "<mo>|</mo>": "<mi>|</mi>",
+}
+
+
 def mathml(node: nodes.math | nodes.math_block, *, as_block: bool = False) -> str:
     """Write an equation as MathML, which browsers draw without scripts or fonts of their own."""
-    return tex2mathml(node.astext(), as_block=as_block).replace("\N{REVERSE SOLIDUS OPERATOR}", "\N{SET MINUS}")
+    drawn = tex2mathml(node.astext(), as_block=as_block)
+    for before, after in MATHML.items():
+        drawn = drawn.replace(before, after)
+    return drawn
 
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:

@@ -1,5 +1,6 @@
 """How the gallery runs the examples: quickly, and with the picture that each writes to ``--figure``."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def reset_argv(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> lis
 
 def reset_argv_full(_gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
     """Give an example the arguments of a whole run."""
-    return ["--figure", str(figure_of(script_vars))]
+    return ["--figure", os.path.relpath(figure_of(script_vars), Path(script_vars["src_file"]).parent)]
 
 
 def scraper_full(_block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:

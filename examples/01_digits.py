@@ -5,15 +5,15 @@ Watch a small CNN go through the phases of training on scikit-learn's digits, wi
 
 ::
 
-    python examples/01_digits.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/01_digits.py --stop     # stops at phase three, with the weights of its onset
+    python examples/01_digits.py         # to the end; says what stopping would have given
+    python examples/01_digits.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%
 # .. figure:: /phases.png
 #    :alt: Losses, share and excess gap of the digits' run with its three phases
 #
-#    The whole run. :doc:`/examples` says what it shows.
+#    The whole run. :doc:`/results` say what it shows.
 
 # sphinx_gallery_thumbnail_path = "phases.png"
 

@@ -9,8 +9,8 @@ that it learns from are wrong. Players are the eight columns, of two tensors of 
 
 ::
 
-    python examples/03_table.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/03_table.py --stop     # stops at phase three, with the weights of its onset
+    python examples/03_table.py         # to the end; says what stopping would have given
+    python examples/03_table.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%

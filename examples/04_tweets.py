@@ -8,8 +8,8 @@ at least four in five judges were sure. 20 % of the labels that it learns from a
 
 ::
 
-    python examples/04_tweets.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/04_tweets.py --stop     # stops at phase three, with the weights of its onset
+    python examples/04_tweets.py         # to the end; says what stopping would have given
+    python examples/04_tweets.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%

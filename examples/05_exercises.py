@@ -10,8 +10,8 @@ people. Players are eight segments of time.
 
 ::
 
-    python examples/05_exercises.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/05_exercises.py --stop     # stops at phase three, with the weights of its onset
+    python examples/05_exercises.py         # to the end; says what stopping would have given
+    python examples/05_exercises.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%

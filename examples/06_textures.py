@@ -10,8 +10,8 @@ neighbourhood, not pixels. What lies before runs once for each image.
 
 ::
 
-    python examples/06_textures.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/06_textures.py --stop     # stops at phase three, with the weights of its onset
+    python examples/06_textures.py         # to the end; says what stopping would have given
+    python examples/06_textures.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%

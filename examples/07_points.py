@@ -9,8 +9,8 @@ clusters of neighbouring points.
 
 ::
 
-    python examples/07_points.py            # trains to the end, and says what stopping at phase three would have given
-    python examples/07_points.py --stop     # stops at phase three, with the weights of its onset
+    python examples/07_points.py         # to the end; says what stopping would have given
+    python examples/07_points.py --stop  # stops at phase three, with the weights of its onset
 """
 
 # %%
