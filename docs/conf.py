@@ -8,6 +8,7 @@ import sys
 import warnings
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -55,7 +56,10 @@ autosummary_context = {"names_of_the_root": lightning_interactions.__all__}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Source", "notes_style")]
+napoleon_custom_sections = [
+    ("Source", "notes_style"),
+    ("Returns", "notes_style"),  # types stand in signatures: what is before a colon is no type
+]
 maximum_signature_line_length = 88
 
 sphinx_gallery_conf = {
@@ -105,6 +109,15 @@ def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def keep_colons(_app: Sphinx, what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    """Put back what napoleon has taken from before the first colon of a property's docstring, as if it were a type."""
+    taken = [line for line in lines if what in ("attribute", "property") and line.startswith(":type: ")]
+    for line in taken:
+        lines.remove(line)
+        lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+
+
 def setup(app: Sphinx) -> None:
-    """Let docutils draw the equations."""
+    """Let docutils draw the equations, and docstrings keep their colons."""
+    app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
     app.add_html_math_renderer("mathml", inline_renderers=(visit_math, None), block_renderers=(visit_math_block, None))
