@@ -56,6 +56,7 @@ autosummary_context = {"names_of_the_root": lightning_interactions.__all__}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # they stand in the signature
 napoleon_custom_sections = [
     ("Source", "notes_style"),
     ("Returns", "notes_style"),  # types stand in signatures: what is before a colon is no type
