@@ -188,7 +188,8 @@ class PhaseEarlyStopping(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
-        if self._stops and self.restore_best:
+        # Without a step to go back to it has been said why.
+        if self._stops and self.restore_best and self._keeper.best_step is not None:
             self._keeper.restore(trainer, pl_module)
         send_home(trainer, self, self._address)
 

@@ -216,7 +216,7 @@ def quantised() -> Case:
             super().__init__()
             self.net = nn.Sequential(FakeQuantise(), nn.Linear(4, 8), nn.Tanh(), FakeQuantise(), nn.Linear(8, 3))
 
-    return unasked(Module())
+    return unasked(Module(), warned="outputs of a row depend on the other rows")
 
 
 @situation("quantisation-aware training of torch", slow=True)
@@ -271,7 +271,7 @@ def all_hooks() -> Case:
             self.counts = dict.fromkeys(("before", "after", "backward", "gradient", "saved"), 0)
             self.net[0].register_forward_pre_hook(lambda _module, _args: self.count("before"))
             self.net[0].register_forward_hook(lambda _module, _args, _output: self.count("after"), always_call=True)
-            self.net[0].register_full_backward_hook(lambda _module, _inputs, _outputs: self.count("backward"))
+            self.net[2].register_full_backward_hook(lambda _module, _inputs, _outputs: self.count("backward"))
             self.net[2].weight.register_hook(lambda _gradient: self.count("gradient"))
             self.net[2].weight.register_post_accumulate_grad_hook(lambda _parameter: self.count("gradient"))
             self.net.register_state_dict_post_hook(lambda _module, _state, _prefix, _local: self.count("saved"))
@@ -478,7 +478,7 @@ class Rich(pl.Callback):
         self.norms: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.norms.append(float(pl_module.net[0].weight.norm()))
+        self.norms.append(float(pl_module.net[0].weight.detach().norm()))
         pl_module.log("norm", self.norms[-1])
         with torch.no_grad():
             pl_module.net[0].weight.mul_(0.99)

@@ -20,6 +20,9 @@ from tests.situations.situation import Case, Situations, table
 
 SITUATIONS = situation = Situations()
 
+SHUFFLED = "shuffling enabled"
+"""What Lightning says of validation data that are shuffled."""
+
 
 class Zipped(Dataset[Any]):
     """Rows in an archive that is opened by whoever reads first, and not to be read by another process than that."""
@@ -163,7 +166,7 @@ class Noisy(Dataset[Any]):
 def one_generator() -> Case:
     data = Noisy()
     loader = DataLoader(data, batch_size=8, sampler=OneGenerator(data), generator=torch.Generator().manual_seed(5))
-    return case(loader, held_out(shuffle=True))
+    return case(loader, held_out(shuffle=True), warned=SHUFFLED)
 
 
 @situation("noise from all generators in two workers", slow=True)
@@ -330,13 +333,13 @@ def counted_transfer() -> Case:
 def limits() -> Case:
     options = {"limit_train_batches": 3, "limit_val_batches": 1, "val_check_interval": 1}
     val = DataLoader(table(16, seed=1), batch_size=8, shuffle=True)
-    return case(DataLoader(table(32), batch_size=8, shuffle=True), val, trainer=options)
+    return case(DataLoader(table(32), batch_size=8, shuffle=True), val, trainer=options, warned=SHUFFLED)
 
 
 @situation("validation every second epoch, no sanity check")
 def rare_validation() -> Case:
     options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2}
-    return case(DataLoader(Noisy(), batch_size=8, shuffle=True), held_out(shuffle=True), trainer=options)
+    return case(DataLoader(Noisy(), batch_size=8, shuffle=True), held_out(shuffle=True), trainer=options, warned=SHUFFLED)
 
 
 @situation("one batch is overfitted")
