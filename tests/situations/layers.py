@@ -219,7 +219,7 @@ def quantised() -> Case:
     return unasked(Module(), warned="outputs of a row depend on the other rows")
 
 
-@situation("quantisation-aware training of torch", slow=True)
+@situation("quantisation-aware training of torch")
 def torch_quantised() -> Case:
     from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver
 
@@ -282,7 +282,7 @@ def all_hooks() -> Case:
     return plain(Module())
 
 
-@situation("a compiled part", slow=True)
+@situation("a compiled part")
 def compiled_part() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -292,7 +292,7 @@ def compiled_part() -> Case:
     return plain(Module())
 
 
-@situation("a compiled module", slow=True)
+@situation("a compiled module")
 def compiled_module() -> Case:
     return plain(torch.compile(Net(), backend="eager"), oracle=lambda module, batch: by_logits(module._orig_mod, batch))
 
@@ -371,7 +371,7 @@ def thawed() -> Case:
     return plain(Module(), callbacks=[Thaw()])
 
 
-@situation("pruning, accumulation that changes, and a search for the rate by callbacks", slow=True)
+@situation("pruning, accumulation that changes, and a search for the rate by callbacks")
 def more_callbacks() -> Case:
     class Module(Net):
         def __init__(self) -> None:
