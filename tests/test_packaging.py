@@ -67,8 +67,9 @@ def test_every_requirement_has_a_lower_bound(project: dict[str, Any]) -> None:
 
 def test_files_of_the_package_that_are_no_code_are_packed() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["lightning_interactions"]
-    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+        data = tomllib.load(file)["tool"]["setuptools"]["package-data"]
+    folders = {package: PACKAGE.parent.joinpath(*package.split(".")) for package in data}
+    packed = {path for package, patterns in data.items() for pattern in patterns for path in folders[package].glob(pattern)}
     there = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert there == packed
 
