@@ -47,6 +47,8 @@ MOST_BYTES, MOST_SECONDS, MOST_GROWTH = 16e6, 3.0, 50e6
 
 def be_quiet() -> None:
     torch.set_num_threads(1)
+    # A process that was spawned would spawn its loaders' workers, which takes each of them ten seconds.
+    multiprocessing.set_start_method("fork", force=True)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
