@@ -89,6 +89,7 @@ class InteractionMonitor(Callback):
         history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
         meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
         failed: When measurements failed and were left out, in the order of time.
+        replays: How many measurements of checkpoints there will be; ``None`` in a training.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
             the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
 
@@ -139,6 +140,7 @@ class InteractionMonitor(Callback):
         self.name = name
         self.history = History()
         self.failed: tuple[TimePoint, ...] = ()
+        self.replays: int | None = None
         self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
         self._evidence_is_default = evidence is None
@@ -543,7 +545,7 @@ class InteractionMonitor(Callback):
         with self._precision_named(trainer):
             self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
         length = fit_length(trainer)
-        measurements = self._timetable.plan(length, self.meter.forwards)
+        measurements = self._timetable.plan(length, self.meter.forwards) if self.replays is None else self.replays
         self._cost = MeasuringCost(self.meter.forwards, measurements, length.training_forwards)
         if TRAINING in new:
             rank_zero_info(f"InteractionMonitor: plans {self._cost}")
@@ -655,6 +657,30 @@ class InteractionMonitor(Callback):
                 "InteractionMonitor: expected the settings of the run that is gone on with, got others, whose measurements "
                 f"cannot be compared: {'; '.join(different)}; go on with the old settings, or begin a new run"
             )
+
+    def measure_checkpoint(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, ends_epoch: bool) -> None:
+        """Measure the module with the weights of a checkpoint; see :func:`~lightning_interactions.callbacks.replay`.
+
+        Args:
+            trainer: The Trainer, after its ``on_train_start``, with the counts of the checkpoint.
+            pl_module: The module with its weights.
+            now: The moment of the run.
+            ends_epoch: Whether this is the end of an epoch.
+
+        Raises:
+            MisconfigurationException: If the training data can only be watched as they pass.
+        """
+        begin = time.perf_counter()
+        if self._is_lazy:
+            self._is_lazy = False
+            self._prepare(trainer, pl_module, self._find_probes)
+        if TRAINING not in self.meter.splits:
+            raise MisconfigurationException(
+                "InteractionMonitor: expected training data of which samples can be loaded by their index, got a stream, of "
+                "which nothing passes here; hand probes in with probes=ProbeSampling(training=(inputs, targets))"
+            )
+        step = max(steps_logged(trainer) - ends_epoch, 0)
+        self._measure(trainer, pl_module, now, step=step, begin=begin, first=True)
 
     def _measure_within_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure if a moment is due and there are probes, and log it at a loggers' step."""

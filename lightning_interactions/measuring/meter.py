@@ -59,6 +59,7 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
+        weights: How far each of these interactions generalizes, ``[inputs, types, coalitions]`` in [0, 1].
         left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
 
     Source:
@@ -91,6 +92,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
+        self.weights: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
@@ -265,6 +267,7 @@ class InteractionMeter:
             ratings=ratings,
             counterpart=next((other for key, other in self.interactions.items() if key != name), None),
         )
+        self.weights[name] = weights.weights
         probes, threshold = self._splits[name].probes, self.extraction.threshold
         return facts_of(self.interactions[name], weights, threshold, self.task, probes, exact_losses)
 
