@@ -45,6 +45,7 @@ from lightning_interactions.records import (
 from lightning_interactions.references import FittedEvidence, Twins
 from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.internals import classes, steps_logged
+from lightning_interactions.references.trainer import progress
 from lightning_interactions.reporting import RunRecord, explain_phase, write_html
 
 __all__ = ["InteractionMonitor"]
@@ -573,7 +574,7 @@ class InteractionMonitor(Callback):
             self._fit_evidence(trainer, pl_module)
         if TRAINING in new and TRAINING not in ratings:
             self._recognise(new[TRAINING])
-        with self._precision_named(trainer):
+        with self._precision_named(trainer), self._shown(trainer):
             self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
         length = fit_length(trainer)
         measurements = self._timetable.plan(length, self.meter.forwards) if self.replays is None else self.replays
@@ -602,6 +603,16 @@ class InteractionMonitor(Callback):
                 attempt.raises = True
                 raise
         return not attempt.failed
+
+    @contextmanager
+    def _shown(self, trainer: Trainer) -> Iterator[None]:
+        """Show that the first measurement goes on, where it takes long."""
+        with progress(None, trainer, "Measuring interactions", "input") as bar:
+            self.meter.tick = bar.update
+            try:
+                yield
+            finally:
+                self.meter.tick = None
 
     @contextmanager
     def _restorable(self, trainer: Trainer) -> Iterator[None]:
@@ -751,7 +762,8 @@ class InteractionMonitor(Callback):
             )
         what = f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step}"
         with Attempt(what, raises=self.on_error == "raise" or first, trainer=trainer) as attempt, self._restorable(trainer):
-            measurement = self.meter.measure(pl_module, now)
+            with nullcontext() if self.history else self._shown(trainer):
+                measurement = self.meter.measure(pl_module, now)
             phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
             history = self.history.append(measurement, phases[-1])
             tags = self._loggers.tags(trainer, history)

@@ -10,12 +10,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch.nn.parameter import UninitializedParameter
-from tqdm.auto import tqdm
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.records import TimePoint
 from lightning_interactions.references.internals import classes
-from lightning_interactions.references.trainer import without_callbacks_of_its_own
+from lightning_interactions.references.trainer import progress, without_callbacks_of_its_own
 
 __all__ = ["find_checkpoints", "replay", "save_monitors"]
 
@@ -147,14 +146,15 @@ class _Replay(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure all checkpoints, and end the fit before the first step."""
         trainer.should_stop = True
-        hidden = True if trainer.progress_bar_callback is None or not trainer.is_global_zero else None
-        for saved in tqdm(self.saved, desc="Measuring checkpoints", unit="checkpoint", disable=hidden, leave=False):
-            known = [monitor.history.measurements[0].time for monitor in self.monitors if monitor.history]
-            if saved.time == TimePoint(0, 0) and len(known) == len(self.monitors):
-                continue
-            self._load(trainer, pl_module, saved)
-            for monitor in self.monitors:
-                monitor.measure_checkpoint(trainer, pl_module, saved.time, ends_epoch=saved.ends_epoch)
+        with progress(len(self.saved), trainer, "Measuring checkpoints", "checkpoint") as bar:
+            for saved in self.saved:
+                # That of step 0 was measured as the untrained module.
+                waiting = [monitor for monitor in self.monitors if saved.time not in _times(monitor)]
+                if waiting:
+                    self._load(trainer, pl_module, saved)
+                for monitor in waiting:
+                    monitor.measure_checkpoint(trainer, pl_module, saved.time, ends_epoch=saved.ends_epoch)
+                bar.update()
 
     @staticmethod
     def _load(trainer: Trainer, model: LightningModule, saved: _Saved) -> None:
@@ -163,6 +163,10 @@ class _Replay(Callback):
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(_weights(checkpoint))
         trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+
+def _times(monitor: InteractionMonitor) -> list[TimePoint]:
+    return [measurement.time for measurement in monitor.history.measurements]
 
 
 def _load(path: Path) -> dict[str, Any]:

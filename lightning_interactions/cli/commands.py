@@ -78,7 +78,7 @@ def compare(given: argparse.Namespace) -> int:
             compare_figure(histories).savefig(given.figure, dpi=150)
         except ValueError as error:  # Too many runs, or a format that matplotlib does not know.
             raise BadRunError(str(error)) from error
-    headers = {name: name.replace("_", "\n") for name in rows[0]}
+    headers = {name: name.replace("held_out", "held-out").replace("_", "\n") for name in rows[0]}
     text = tabulate([_printed(row) for row in rows], headers=headers, floatfmt=".3f", missingval="-")
     _say(given, {"runs": rows} | ({} if given.figure is None else {"figure": str(given.figure)}), text)
     return 0
@@ -161,7 +161,8 @@ def _row(name: str, run: RunRecord) -> dict[str, Any]:
 
 
 def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "seconds": round(row["seconds"])}
+    """What fits a line."""
+    return {name: round(value) if name == "seconds" else value for name, value in row.items() if name != "measurements"}
 
 
 def _number(estimate: Estimate) -> float | None:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from lightning_interactions.analysis import explain_second_phase, find_label_issues, shape_of, summarise
-from lightning_interactions.records import Estimate, History, Interactions
+from lightning_interactions.records import Estimate, History, Interactions, ProbeGroup
 from lightning_interactions.reporting.figures import phase_figure, shape_figure, strength_figure, theory_figure
 from lightning_interactions.reporting.run_record import RunRecord
 from lightning_interactions.reporting.words import explain_phase
@@ -30,6 +31,9 @@ MOST_PLAYERS_OF_THEORY = 12
 
 GENERALIZABLE = 0.5
 """Weight from which on an interaction stands among the generalizable ones."""
+
+SMALLEST_IMAGE = 4
+"""Pixels of a side; a smaller tensor of three axes is taken for something else."""
 
 DOTS_PER_INCH = 120
 
@@ -234,6 +238,7 @@ def _label_issues(run: RunRecord) -> list[dict[str, str]]:
     return [
         {
             "input": _input(run, place),
+            "label": _label(run, place),
             "loss": f"{float(issues.loss[place]):.3f}",
             "explained_loss": f"{float(issues.explained_loss[place]):.3f}",
             "share": f"{float(issues.share[place]):.0%}" if math.isfinite(float(issues.share[place])) else "–",
@@ -259,6 +264,8 @@ def _inputs(run: RunRecord, interactions: Interactions) -> list[dict[str, Any]]:
         found.append(
             {
                 "input": _input(run, place),
+                "label": _label(run, place),
+                "picture": _picture(run, place),
                 "kinds": [{"kind": kind, "rows": _strongest(effects * own, names)} for kind, own in kinds],
             }
         )
@@ -283,7 +290,38 @@ def _strongest(effects: torch.Tensor, names: tuple[str, ...]) -> list[dict[str, 
 
 def _input(run: RunRecord, place: int) -> str:
     index = run.indices[place] if place < len(run.indices) else None
-    return f"probe {place}" if index is None else f"probe {place} (sample {index} of the data set)"
+    return f"probe {place}" if index is None else f"probe {place}, sample {index}"
+
+
+def _probe(run: RunRecord, place: int) -> ProbeGroup | None:
+    """Return a training probe, where probes are kept."""
+    probes = run.probes.get("training")
+    return None if probes is None or place >= len(probes) else probes.select([place]).groups[0]
+
+
+def _label(run: RunRecord, place: int) -> str:
+    """Name the class that a probe is labelled with, where its target is a single whole number."""
+    probe = _probe(run, place)
+    targets = [] if probe is None else [leaf.flatten() for leaf in probe.targets.tensors.values()]
+    if len(targets) != 1 or len(targets[0]) != 1 or targets[0].is_floating_point():
+        return ""
+    return str(targets[0].item())
+
+
+def _picture(run: RunRecord, place: int) -> str:
+    """Draw a probe that is an image as a PNG in base64; empty for others."""
+    probe = _probe(run, place)
+    images = [] if probe is None else list(probe.inputs.leaves.values())
+    if len(images) != 1 or not images[0].is_floating_point():
+        return ""
+    image = images[0][0].float()
+    image = image[None] if image.ndim == 2 else image
+    if image.ndim != 3 or len(image) not in (1, 3) or min(image.shape[1:]) < SMALLEST_IMAGE or not bool(image.isfinite().all()):
+        return ""
+    pixels = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(torch.float32).tiny)
+    content = io.BytesIO()
+    imsave(content, pixels.expand(3, -1, -1).permute(1, 2, 0).numpy(), format="png")
+    return base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _measurements(history: History) -> Sequence[Sequence[str]]:
