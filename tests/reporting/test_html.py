@@ -46,7 +46,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "FIGURES", ())
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [1, pytest.param(len(html.FIGURES), marks=pytest.mark.slow)])
 def test_a_report_has_figures_and_needs_no_other_file(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = html.FIGURES[1:2] if number == 1 else html.FIGURES
     assert len(figures) == number
