@@ -668,13 +668,14 @@ class InteractionMonitor(Callback):
         players = self.meter.players
         assert players is not None
         groups = [group.inputs for group in probes[TRAINING].groups]
-        names = [players.names(inputs) for inputs in groups]
-        self._player_names = [{"probes": len(inputs), "names": list(own)} for inputs, own in zip(groups, names, strict=True)]
+        with Attempt("InteractionMonitor: naming the players"):  # Only reports need names.
+            self._player_names = [{"probes": len(inputs), "names": list(players.names(inputs))} for inputs in groups]
         explained = self.task.explains if isinstance(self.task, OwnStep) else repr(self.task)
         numbers = " and ".join(f"{len(own)} {NAMES_OF_SPLITS[split]}" for split, own in probes.items())
+        of_players = f"{players.num_players(groups[0])} players ({type(players).__name__})"
         rank_zero_info(
-            f"InteractionMonitor: measures {numbers} inputs of {len(names[0])} players ({type(players).__name__}), masked with "
-            f"{self.meter.baseline!r}; explains {explained}; evidence: {type(self.evidence).__name__}; plans {self._cost}"
+            f"InteractionMonitor: measures {numbers} inputs of {of_players}, masked with {self.meter.baseline!r}; explains "
+            f"{explained}; evidence: {type(self.evidence).__name__}; plans {self._cost}"
         )
 
     def _warn_of_left_out(self, measurement: Measurement) -> None:

@@ -42,9 +42,8 @@ def phases(given: argparse.Namespace) -> int:
     run = read_run(given.run, given.name)
     now = run.history.phases[-1]
     found = run.history.first_detection(3)
-    text = "\n\n".join(str(explain_phase(phase)) for phase in run.history.detections)
-    if now.number != run.history.detections[-1].number or now.notes:
-        text += "".join(f"\n\nNote: {note}." for note in now.notes.values())
+    said = [str(explain_phase(phase)) for phase in run.history.detections]
+    text = "\n\n".join([*said, *(f"Note: {note}." for note in now.notes.values())])
     _say(
         given,
         {
@@ -105,6 +104,8 @@ def replay(given: argparse.Namespace) -> int:
 
     from lightning_interactions.callbacks.replay import find_checkpoints, replay, save_monitors
 
+    # Where a script of the user's would find their modules; a command begins elsewhere.
+    sys.path.insert(0, str(Path.cwd()))
     # Nobody wants to learn only after the measurements that they cannot be written.
     output = Path(given.output)
     if not output.parent.is_dir():

@@ -31,8 +31,9 @@ def healthy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One figure is as good as all of them here."""
+def of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One figure is as good as all of them here; a replay adds to the path of modules."""
+    monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setattr(html, "FIGURES", html.FIGURES[1:2])
 
 
@@ -143,6 +144,7 @@ def test_help_fits_a_terminal(command: str, monkeypatch: pytest.MonkeyPatch, cap
     assert all(name in "\n".join(lines) for name in (COMMANDS if not command else ("--json",)))
 
 
+@pytest.mark.slow
 def test_reading_a_run_needs_no_lightning(run: Path) -> None:
     code = (
         "import sys; from lightning_interactions.cli import main; code = main(sys.argv[1:]); "

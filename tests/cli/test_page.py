@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import cli
@@ -59,6 +60,11 @@ def test_replays_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("run.yaml").write_text(yaml.safe_dump(config(folder)), encoding="utf-8")
     cli.main(["fit", "--config", "run.yaml"])
     shutil.move("saved", "checkpoints")
+    # A module of the user's own, which only this folder has.
+    source = "from modules import CancerClassifier\n\n\nclass Mine(CancerClassifier):\n    pass\n"
+    Path("mine.py").write_text(source, encoding="utf-8")
+    Path("run.yaml").write_text(yaml.safe_dump({**config(folder), "model": {"class_path": "mine.Mine"}}), encoding="utf-8")
+    monkeypatch.setattr("sys.path", list(sys.path))
     for line in REPLAYS:
         assert run(line) == 0
     assert (folder / "replayed.ckpt").is_file()

@@ -60,6 +60,7 @@ def config(folder: Path) -> dict[str, Any]:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, History]:
     """The config of a run in a folder with its checkpoints, and what its monitor has seen."""
     monkeypatch.setattr("sys.argv", ["cli.py"])
+    monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Of Lightning's own use.
     path = tmp_path / "run.yaml"
