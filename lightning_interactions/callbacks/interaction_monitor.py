@@ -314,7 +314,7 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: {len(self.failed)} of {len(self.failed) + len(self.history)} measurements failed and are "
                 "missing in the history; when, is in monitor.failed"
             )
-        if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run:
+        if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run and self.replays is None:
             rank_zero_info(
                 f"InteractionMonitor: measuring took {duration(self._spent)}, {self.overhead:.0%} of the training's wall time; "
                 "schedule=schedules.Planned(measurements=20) measures half as often, fewer probes or players make each cheaper"

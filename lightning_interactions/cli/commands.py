@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ def replay(given: argparse.Namespace) -> int:
     try:
         checkpoints = find_checkpoints(given.checkpoints)
         configs = [part for path in given.config for part in ("--config", path)]
-        made = LightningCLI(args=[*configs, *given.rest], run=False, save_config_callback=None)
+        with warnings.catch_warnings():
+            # It takes them for a script's that has arguments of its own; ours are these.
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            made = LightningCLI(args=[*configs, *given.rest], run=False, save_config_callback=None)
         monitors = replay(made.trainer, made.model, checkpoints, datamodule=made.datamodule)
     except MisconfigurationException as error:
         raise BadRunError(str(error)) from error
