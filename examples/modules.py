@@ -18,6 +18,7 @@ __all__ = [
     "Curve",
     "DigitsClassifier",
     "DigitsData",
+    "FineTunedDigits",
     "cnn",
     "digits",
     "split",
@@ -60,6 +61,42 @@ class DigitsClassifier(Classifier):
 
     def __init__(self, width: int = 32, learning_rate: float = 3e-3) -> None:
         super().__init__(cnn(8, 10, width), learning_rate)
+
+
+class FineTunedDigits(DigitsClassifier):
+    """The same CNN, pretrained: it has learned on the reference part of the digits which of them are even.
+
+    Its last layer is new, and learns alone at first; then all others follow more slowly.
+
+    Args:
+        width: Channels of the first convolution.
+        learning_rate: Of the last layer.
+        frozen_epochs: Epochs in which only the last layer learns; then the others learn with a tenth of its rate.
+        pretraining_steps: Of Adam on all reference digits.
+    """
+
+    def __init__(
+        self, width: int = 32, learning_rate: float = 3e-3, frozen_epochs: int = 5, pretraining_steps: int = 60
+    ) -> None:
+        super().__init__(width, learning_rate)
+        self.frozen_epochs = frozen_epochs
+        *body, _ = self.network
+        inputs, labels = DigitsData().parts["reference"].tensors
+        pretrained = nn.Sequential(*body, nn.Linear(128, 1))
+        optimizer = torch.optim.Adam(pretrained.parameters(), lr=learning_rate)
+        with torch.enable_grad():
+            for _ in range(pretraining_steps):
+                optimizer.zero_grad()
+                binary_cross_entropy_with_logits(pretrained(inputs)[:, 0], 1.0 - labels % 2).backward()
+                optimizer.step()
+        self.network.requires_grad_(True).zero_grad()
+
+    def on_train_epoch_start(self) -> None:
+        self.network[:-1].requires_grad_(self.current_epoch >= self.frozen_epochs)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        slow = {"params": self.network[:-1].parameters(), "lr": self.learning_rate / 10}
+        return torch.optim.Adam([slow, {"params": self.network[-1].parameters()}], lr=self.learning_rate)
 
 
 class CancerClassifier(Classifier):

@@ -3,12 +3,16 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import cli
+import hydra
+import hydra_cli
 import pytest
 import yaml
-from modules import CancerClassifier, CancerData, DigitsClassifier, DigitsData
+from modules import CancerClassifier, CancerData, DigitsClassifier, DigitsData, FineTunedDigits
+from texts import TweetData, TweetNetwork
 
 from lightning_interactions import (
     Extraction,
@@ -16,16 +20,19 @@ from lightning_interactions import (
     HeldOutReferences,
     ImagePatches,
     InteractionMonitor,
+    PhaseEarlyStopping,
     Twins,
 )
 from lightning_interactions.baselines import TrainingMean, Zeros
 from lightning_interactions.evidence import ParameterNoise
+from lightning_interactions.players import Tokens
 from lightning_interactions.references import HoldOutDataModule
-from lightning_interactions.tasks import BinaryClassification, Classification
+from lightning_interactions.tasks import BinaryClassification, Classification, OwnStep
 from tests.helpers.trainers import TINY_SET_UP
 
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
 
 pytestmark = TINY_SET_UP
 
@@ -40,10 +47,10 @@ class Expected:
 
 
 EXPECTED = {
-    "economy": Expected(
-        (DigitsClassifier, DigitsData, ImagePatches, Classification, ParameterNoise, Zeros),
-        Extraction(tolerance=1e-2, batch_size=256),
-        [0, 2],
+    "fine_tuning": Expected(
+        (FineTunedDigits, DigitsData, ImagePatches, OwnStep, Twins, NoneType),
+        Extraction(tolerance=1e-3),
+        [0, 1, 2],
     ),
     "held_out": Expected(
         (DigitsClassifier, HoldOutDataModule, ImagePatches, Classification, HeldOutReferences, Zeros),
@@ -60,6 +67,17 @@ EXPECTED = {
         Extraction(tolerance=1e-3),
         [0, 2],
     ),
+    "text": Expected(
+        (TweetNetwork, TweetData, Tokens, OwnStep, Twins, NoneType),
+        Extraction(tolerance=1e-3),
+        [0, 1, 2],
+    ),
+}
+
+EXPECTED_OF_PRESETS = {
+    "economy": Expected((ParameterNoise,), Extraction(tolerance=1e-2, batch_size=256), [0, 1, 2]),
+    "full": Expected((Twins, PhaseEarlyStopping), Extraction(tolerance=1e-4), [0, 1, 2]),
+    "standard": Expected((Twins, PhaseEarlyStopping), Extraction(tolerance=1e-3), [0, 1, 2]),
 }
 
 
@@ -80,16 +98,20 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     return config["trainer"]["callbacks"][0]["init_args"]
 
 
-def run(name: str, folder: Path) -> cli.LightningCLI:
-    """Run a config on few probes, with reference models of one epoch."""
-    config = read(name)
-    settings = settings_of(config)
+def run(name: str, folder: Path, preset: str | None = None) -> cli.LightningCLI:
+    """Run a config on few probes, with reference models of one epoch; with a preset's callbacks if there is one."""
+    config, callbacks = read(name), {} if preset is None else read(f"presets/{preset}")
+    settings = settings_of(callbacks or config)
     settings["probes"] = {"training": 4, "held_out": 4}
-    if "ParameterNoise" not in settings["evidence"]["class_path"]:
-        settings["evidence"]["init_args"]["training"] = {"max_epochs": 1}
+    evidence = settings["evidence"]
+    if "ParameterNoise" not in str(evidence):
+        path = evidence if isinstance(evidence, str) else evidence["class_path"]
+        own = {} if isinstance(evidence, str) else evidence["init_args"]
+        settings["evidence"] = {"class_path": path, "init_args": {**own, "training": {"max_epochs": 1, "patience": None}}}
     switches = (f"{switch}=false" for switch in ("logger", "enable_progress_bar", "enable_model_summary"))
-    wanted = ("max_epochs=2", "accelerator=cpu", f"default_root_dir={folder}", *switches)
-    return cli.main(["fit", "--config", yaml.safe_dump(config), *(f"--trainer.{one}" for one in wanted)])
+    wanted = ("max_epochs=2", "limit_train_batches=20", "accelerator=cpu", f"default_root_dir={folder}", *switches)
+    configs = [part for one in (config, callbacks) if one for part in ("--config", yaml.safe_dump(one))]
+    return cli.main(["fit", *configs, *(f"--trainer.{one}" for one in wanted)])
 
 
 def printed(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -105,6 +127,7 @@ def plugged_in(found: cli.LightningCLI, monitor: InteractionMonitor) -> tuple[An
 
 def test_each_config_is_expected_here() -> None:
     assert sorted(EXPECTED) == NAMES
+    assert sorted(EXPECTED_OF_PRESETS) == PRESETS
 
 
 @pytest.mark.slow
@@ -116,6 +139,46 @@ def test_a_config_runs_with_what_it_names(name: str, tmp_path: Path) -> None:
     assert all(map(isinstance, plugged_in(found, monitor), expected.classes))
     assert (monitor.extraction, monitor.history.epochs) == (expected.extraction, expected.epochs)
     assert all(bool(measurement.training.measured.all()) for measurement in monitor.history.measurements)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_takes_the_place_of_a_configs_callbacks(preset: str, tmp_path: Path) -> None:
+    found, expected = run("image", tmp_path, preset), EXPECTED_OF_PRESETS[preset]
+    ours = [one for one in found.trainer.callbacks if isinstance(one, (InteractionMonitor, PhaseEarlyStopping))]
+    assert [type(one) for one in ours] == [InteractionMonitor, *expected.classes[1:]]
+    assert isinstance(ours[0].evidence, expected.classes[0])
+    assert (ours[0].extraction, ours[0].history.epochs) == (expected.extraction, expected.epochs)
+
+
+def of_hydra(*overrides: str) -> Any:
+    with hydra.initialize_config_dir(str(FOLDER / "hydra"), version_base=None):
+        return hydra.compose("image", overrides=list(overrides))
+
+
+def test_hydra_makes_the_monitor_of_the_image_config() -> None:
+    monitor = hydra.utils.instantiate(of_hydra("trainer.callbacks.monitor.probes.training=16").trainer.callbacks.monitor)
+    expected = EXPECTED["image"]
+    assert isinstance(monitor.evidence, Twins)
+    assert isinstance(monitor.players, ImagePatches)
+    assert (monitor.extraction, monitor.probes.training) == (expected.extraction, 16)
+    assert monitor.evidence.training.patience == 5
+
+
+@pytest.mark.slow
+def test_a_run_of_hydra_goes_through(tmp_path: Path) -> None:
+    of_monitor = {"probes.training": 4, "probes.held_out": 4, "logging.verbose": "false"}
+    of_training = {"max_epochs": 1, "patience": "null"}
+    switches = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), "false")
+    of_trainer = {"max_epochs": 2, "accelerator": "cpu", "default_root_dir": tmp_path, **switches}
+    values = {
+        **{f"trainer.callbacks.monitor.{name}": value for name, value in of_monitor.items()},
+        **{f"trainer.callbacks.monitor.evidence.training.{name}": value for name, value in of_training.items()},
+        **{f"trainer.{name}": value for name, value in of_trainer.items()},
+    }
+    trainer = hydra_cli.run(of_hydra(*(f"++{name}={value}" for name, value in values.items())))
+    (monitor,) = (callback for callback in trainer.callbacks if isinstance(callback, InteractionMonitor))
+    assert monitor.history.epochs == [0, 1, 2]
 
 
 @pytest.mark.slow

@@ -2,10 +2,11 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.analysis import detect_phases, explain_second_phase, find_label_issues
@@ -43,10 +45,14 @@ from lightning_interactions.records import (
 from lightning_interactions.references import FittedEvidence, Twins
 from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.internals import classes, steps_logged
+from lightning_interactions.references.trainer import progress
+from lightning_interactions.reporting import RunRecord, explain_phase, write_html
 
 __all__ = ["InteractionMonitor"]
 
 STATE_VERSION = 1
+
+NAMES_OF_SPLITS = {TRAINING: "training", HELD_OUT: "held-out"}
 
 MUCH_OVERHEAD = 0.1
 """Part of the wall time above which it is named."""
@@ -89,8 +95,10 @@ class InteractionMonitor(Callback):
         history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
         meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
         failed: When measurements failed and were left out, in the order of time.
+        replays: How many measurements of checkpoints there will be; ``None`` in a training.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
             the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
+        final_weights: How far each of them generalizes, ``[inputs, types, coalitions]`` in [0, 1].
 
     Raises:
         MisconfigurationException: Before training, if loaders, callbacks, or the settings of a run that is gone on with are not
@@ -139,8 +147,11 @@ class InteractionMonitor(Callback):
         self.name = name
         self.history = History()
         self.failed: tuple[TimePoint, ...] = ()
+        self.replays: int | None = None
         self.meter = self._new_meter()
         self.final_interactions: Interactions | None = None
+        self.final_weights: Tensor | None = None
+        self._player_names: list[dict[str, Any]] = []
         self._evidence_is_default = evidence is None
         self._ratings: dict[str, Any] = {}
         self._began = self._spent = 0.0
@@ -306,7 +317,7 @@ class InteractionMonitor(Callback):
                 f"InteractionMonitor: {len(self.failed)} of {len(self.failed) + len(self.history)} measurements failed and are "
                 "missing in the history; when, is in monitor.failed"
             )
-        if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run:
+        if self.overhead > MUCH_OVERHEAD and not trainer.fast_dev_run and self.replays is None:
             rank_zero_info(
                 f"InteractionMonitor: measuring took {duration(self._spent)}, {self.overhead:.0%} of the training's wall time; "
                 "schedule=schedules.Planned(measurements=20) measures half as often, fewer probes or players make each cheaper"
@@ -387,7 +398,8 @@ class InteractionMonitor(Callback):
             "task": self.task.state_dict(),
             "history": self.history.to_dict(),
             "failed": [[time.epoch, time.step] for time in self.failed],
-            "final_interactions": None if final is None else {"effects": final.effects, "offset": final.offset},
+            "final_interactions": None if final is None else self._final_state(final),
+            "player_names": self._player_names,
             "players": self.meter.players.state() if isinstance(self.meter.players, Some) else {},
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
             # A split of the run before may have yet to pass in this one.
@@ -415,6 +427,8 @@ class InteractionMonitor(Callback):
         self.failed = tuple(TimePoint(epoch, step) for epoch, step in state_dict["failed"])
         final = state_dict["final_interactions"]
         self.final_interactions = None if final is None else Interactions(final["effects"], final["offset"])
+        self.final_weights = None if final is None else final["weights"].to(final["effects"].dtype)
+        self._player_names = state_dict["player_names"]
         self.meter.baseline_values = state_dict["baseline"]
         self._ratings = state_dict["ratings"]
         if self._evidence_is_default and state_dict["took_other_evidence"]:
@@ -423,6 +437,24 @@ class InteractionMonitor(Callback):
             self.players.load(state_dict["players"])
         self._timetable.load_state_dict(state_dict)
         self._keeper.load_state_dict(state_dict)
+
+    def _final_state(self, final: Interactions) -> dict[str, Tensor]:
+        """Return the interactions at the onset; how far they generalize in half precision, which is enough to tell."""
+        assert self.final_weights is not None
+        return {"effects": final.effects, "offset": final.offset, "weights": self.final_weights.half()}
+
+    def report(self, path: str | Path) -> None:
+        """Write one HTML file that says all that is known of the run: phases, figures, numbers, cost, label issues.
+
+        Args:
+            path: The file; it is overwritten.
+
+        Raises:
+            ValueError: If nothing was measured yet.
+            OSError: If the file cannot be written.
+        """
+        title = "this run" if self.name is None else self.name
+        write_html(RunRecord.from_state(self.state_dict(), title, self.name), path)
 
     def _new_meter(self, trainer: Trainer | None = None, *, alone: bool = False) -> InteractionMeter:
         """Make a meter with this monitor's settings, for a Trainer's processes or for this one alone."""
@@ -493,7 +525,9 @@ class InteractionMonitor(Callback):
 
     def _forget(self) -> None:
         """Begin anew."""
-        self.history, self.final_interactions, self._saved_task, self._said_left_out = History(), None, {}, set()
+        self.history, self._saved_task, self._said_left_out = History(), {}, set()
+        self.final_interactions = self.final_weights = None
+        self._player_names = []
         self._said_notes, self.failed = set(), ()
         self._ratings = {}
         if self._evidence_is_default:
@@ -543,16 +577,14 @@ class InteractionMonitor(Callback):
             self._fit_evidence(trainer, pl_module)
         if TRAINING in new and TRAINING not in ratings:
             self._recognise(new[TRAINING])
-        with self._precision_named(trainer):
+        with self._precision_named(trainer), self._shown(trainer):
             self.meter.prepare(new, model=pl_module, sample=self._keeper.sample, ratings=ratings)
         length = fit_length(trainer)
-        measurements = self._timetable.plan(length, self.meter.forwards)
+        measurements = self._timetable.plan(length, self.meter.forwards) if self.replays is None else self.replays
         self._cost = MeasuringCost(self.meter.forwards, measurements, length.training_forwards)
-        if TRAINING in new:
-            rank_zero_info(f"InteractionMonitor: plans {self._cost}")
         self._keeper.sample = None  # The baseline values are chosen.
-        if TRAINING in new and not self.history:
-            self._say_what_is_measured(probes[TRAINING])
+        if TRAINING in new:
+            self._say_what_is_measured(probes)
         settings = {**self.meter.settings, "probes": digest(probes[TRAINING])}
         self._check_settings(settings)
         self.history = History(self.history.measurements, self.history.phases, settings)
@@ -574,6 +606,16 @@ class InteractionMonitor(Callback):
                 attempt.raises = True
                 raise
         return not attempt.failed
+
+    @contextmanager
+    def _shown(self, trainer: Trainer) -> Iterator[None]:
+        """Show that the first measurement goes on, where it takes long."""
+        with progress(None, trainer, "Measuring interactions", "input") as bar:
+            self.meter.tick = bar.update
+            try:
+                yield
+            finally:
+                self.meter.tick = None
 
     @contextmanager
     def _restorable(self, trainer: Trainer) -> Iterator[None]:
@@ -624,13 +666,19 @@ class InteractionMonitor(Callback):
             )
             self._forget()
 
-    def _say_what_is_measured(self, probes: Probes) -> None:
-        """Say once what was found out and chosen."""
-        assert self.meter.players is not None
+    def _say_what_is_measured(self, probes: Mapping[str, Probes]) -> None:
+        """Say in one line what was found out and chosen, and what it will cost."""
+        players = self.meter.players
+        assert players is not None
+        groups = [group.inputs for group in probes[TRAINING].groups]
+        with Attempt("InteractionMonitor: naming the players"):  # Only reports need names.
+            self._player_names = [{"probes": len(inputs), "names": list(players.names(inputs))} for inputs in groups]
         explained = self.task.explains if isinstance(self.task, OwnStep) else repr(self.task)
+        numbers = " and ".join(f"{len(own)} {NAMES_OF_SPLITS[split]}" for split, own in probes.items())
+        of_players = f"{players.num_players(groups[0])} players ({type(players).__name__})"
         rank_zero_info(
-            f"InteractionMonitor: explains {explained}. {self.meter.players.summary(probes.groups[0].inputs)}, masked with "
-            f"{self.meter.baseline!r}"
+            f"InteractionMonitor: measures {numbers} inputs of {of_players}, masked with {self.meter.baseline!r}; explains "
+            f"{explained}; evidence: {type(self.evidence).__name__}; plans {self._cost}"
         )
 
     def _warn_of_left_out(self, measurement: Measurement) -> None:
@@ -644,7 +692,9 @@ class InteractionMonitor(Callback):
                 )
 
     def _say_notes(self, phase: Phase) -> None:
-        """Say each kind of note once in a run."""
+        """Say each kind of note once in a run, and that phase 3 was detected."""
+        if phase.number == 3 and phase.detected == self.history.measurements[-1].time:
+            rank_zero_info(f"InteractionMonitor: {explain_phase(phase)}")
         for kind, note in phase.notes.items():
             if kind not in self._said_notes:
                 self._said_notes.add(kind)
@@ -658,6 +708,30 @@ class InteractionMonitor(Callback):
                 "InteractionMonitor: expected the settings of the run that is gone on with, got others, whose measurements "
                 f"cannot be compared: {'; '.join(different)}; go on with the old settings, or begin a new run"
             )
+
+    def measure_checkpoint(self, trainer: Trainer, pl_module: LightningModule, now: TimePoint, *, ends_epoch: bool) -> None:
+        """Measure the module with the weights of a checkpoint; see :func:`~lightning_interactions.callbacks.replay`.
+
+        Args:
+            trainer: The Trainer, after its ``on_train_start``, with the counts of the checkpoint.
+            pl_module: The module with its weights.
+            now: The moment of the run.
+            ends_epoch: Whether this is the end of an epoch.
+
+        Raises:
+            MisconfigurationException: If the training data can only be watched as they pass.
+        """
+        begin = time.perf_counter()
+        if self._is_lazy:
+            self._is_lazy = False
+            self._prepare(trainer, pl_module, self._find_probes)
+        if TRAINING not in self.meter.splits:
+            raise MisconfigurationException(
+                "InteractionMonitor: expected training data of which samples can be loaded by their index, got a stream, of "
+                "which nothing passes here; hand probes in with probes=ProbeSampling(training=(inputs, targets))"
+            )
+        step = max(steps_logged(trainer) - ends_epoch, 0)
+        self._measure(trainer, pl_module, now, step=step, begin=begin, first=True)
 
     def _measure_within_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure if a moment is due and there are probes, and log it at a loggers' step."""
@@ -692,7 +766,8 @@ class InteractionMonitor(Callback):
             )
         what = f"InteractionMonitor: the measurement after epoch {now.epoch}, step {now.step}"
         with Attempt(what, raises=self.on_error == "raise" or first, trainer=trainer) as attempt, self._restorable(trainer):
-            measurement = self.meter.measure(pl_module, now)
+            with nullcontext() if self.history else self._shown(trainer):
+                measurement = self.meter.measure(pl_module, now)
             phases = detect_phases((*self.history.measurements, measurement), alpha=self.alpha)
             history = self.history.append(measurement, phases[-1])
             tags = self._loggers.tags(trainer, history)
@@ -702,6 +777,7 @@ class InteractionMonitor(Callback):
         self._warn_of_left_out(measurement)
         if self.history.onset_epoch(3) is None:
             self.final_interactions = self.meter.interactions[TRAINING].to("cpu")
+            self.final_weights = self.meter.weights[TRAINING].to("cpu")
         self.history = history
         self._timetable.done()
         self._say_notes(phases[-1])
@@ -714,7 +790,7 @@ class InteractionMonitor(Callback):
         self._spent += seconds
         if self._cost is not None and self._cost.seconds is None:
             self._cost = self._cost.timed(seconds)
-            rank_zero_info(f"InteractionMonitor: {self._cost}")
+            rank_zero_info(f"InteractionMonitor: {self._cost.timing}")
         self._loggers.write(trainer, self.history, tags, step, self.overhead)
 
     def _leave_out(self, now: TimePoint) -> None:

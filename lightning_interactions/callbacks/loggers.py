@@ -113,8 +113,7 @@ class Loggers:
             tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
             trainer.callback_metrics.update(tensors)
             trainer.logged_metrics.update(tensors)
-            in_bar = f"{tag_prefix(self.name)}/phase"
-            trainer.progress_bar_metrics[in_bar] = tags[in_bar]
+            trainer.progress_bar_metrics.update({tag: tags[tag] for tag in (f"{prefix}/phase", f"{prefix}/share")})
         self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
         if self.logging.verbose:
             *header, row = history_table(History(history.measurements[-1:], history.phases[-1:])).splitlines()

@@ -44,17 +44,19 @@ class MeasuringCost:
         return replace(self, seconds=seconds)
 
     def __str__(self) -> str:
-        each = f"{self.forwards:,} forwards"
-        if self.seconds is not None:
-            each += f" in {duration(self.seconds)}"
         if self.measurements is None:
-            return f"measurements of {each} each"
-        said = f"{self.measurements} measurements of {each} each"
-        if self.all_seconds is not None:
-            said += f", about {duration(self.all_seconds)} in all"
+            return f"measurements of {self.forwards:,} forwards each"
+        said = f"{self.measurements} measurements of {self.forwards:,} forwards each"
         if self.part_of_training is not None:
-            said += f": {_percent(self.part_of_training)} of the training's forwards, a sample counted as {FORWARDS_OF_SAMPLE}"
+            said += f": {_part(self.part_of_training)} the training's forwards, a sample counted as {FORWARDS_OF_SAMPLE}"
         return said
+
+    @property
+    def timing(self) -> str:
+        """What a measurement takes, and all of them; to be asked once one of them has been timed."""
+        assert self.seconds is not None
+        said = f"a measurement takes {duration(self.seconds)}"
+        return said if self.all_seconds is None else f"{said}, all {self.measurements} about {duration(self.all_seconds)}"
 
 
 def duration(seconds: float) -> str:
@@ -66,5 +68,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _percent(part: float) -> str:
-    return f"{part:.1%}" if part < 0.1 else f"{part:.0%}"
+def _part(part: float) -> str:
+    if part >= 2:
+        return f"{part:.1f} times"
+    return f"{part:.1%} of" if part < 0.1 else f"{part:.0%} of"

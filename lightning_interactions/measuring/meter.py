@@ -59,7 +59,9 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
+        weights: How far each of these interactions generalizes, ``[inputs, types, coalitions]`` in [0, 1].
         left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
+        tick: Is told how many inputs have been extracted, each time that some have; ``None`` if nobody wants to know.
 
     Source:
         He et al. 2025 (arXiv 2505.06993).
@@ -91,7 +93,9 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
+        self.weights: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
+        self.tick: Callable[[int], object] | None = None
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
 
@@ -165,7 +169,7 @@ class InteractionMeter:
                 if shadow is not None:
                     choose_players(game, shadow)
                     game = self._checked(game, shadow, name)
-                split = Split(game, self.extraction, self.ranks, self.chance_level, self.trainer)
+                split = Split(game, self.extraction, self.ranks, self.chance_level, self.trainer, self._tick)
                 saved = (ratings or {}).get(name)
                 self._prepared[name] = self.evidence.prepare(split) if saved is None else self.evidence.from_state(saved)
                 self._splits[name] = split
@@ -214,6 +218,10 @@ class InteractionMeter:
         else:
             with shadowed(model, device, self.seed, self.trainer) as shadow:
                 yield shadow
+
+    def _tick(self, inputs: int) -> None:
+        if self.tick is not None:
+            self.tick(inputs)
 
     def _checked(self, game: Game, model: nn.Module, name: str) -> Game:
         """Find out whether model, task and probes fit, and whether rows may be scored together."""
@@ -265,6 +273,7 @@ class InteractionMeter:
             ratings=ratings,
             counterpart=next((other for key, other in self.interactions.items() if key != name), None),
         )
+        self.weights[name] = weights.weights
         probes, threshold = self._splits[name].probes, self.extraction.threshold
         return facts_of(self.interactions[name], weights, threshold, self.task, probes, exact_losses)
 

@@ -50,9 +50,19 @@ class Split(ProbeGame):
         ranks: The processes that share the probes out.
         chance_level: Whether there are games with other targets.
         trainer: The Trainer of the run, of which the steps of models see a stand-in.
+        tick: Is told how many inputs have been extracted, each time that some have.
     """
 
-    def __init__(self, game: Game, extraction: Extraction, ranks: Ranks, chance_level: bool, trainer: Any = None) -> None:
+    def __init__(
+        self,
+        game: Game,
+        extraction: Extraction,
+        ranks: Ranks,
+        chance_level: bool,
+        trainer: Any = None,
+        tick: Callable[[int], object] | None = None,
+    ) -> None:
+        self.tick = tick
         self.game = game
         self.trainer = trainer
         self.extraction = extraction
@@ -73,7 +83,9 @@ class Split(ProbeGame):
 
     def with_other_targets(self) -> "list[Split]":
         """Return the same with other targets; see :class:`ProbeGame`."""
-        return [Split(game, self.extraction, self.ranks, self.chance_level, self.trainer) for game in self._other_games()]
+        return [
+            Split(game, self.extraction, self.ranks, self.chance_level, self.trainer, self.tick) for game in self._other_games()
+        ]
 
     def interactions_with_targets(self, model: nn.Module, rows: Sequence[int] | None = None) -> list[Interactions]:
         """Evaluate a model once for all targets; see :class:`ProbeGame`."""
@@ -104,6 +116,8 @@ class Split(ProbeGame):
         effects = values.new_full((len(values), 2, values.shape[1]), torch.nan)
         offset = values.new_full((len(values),), torch.nan)
         effects[finite], offset[finite] = found.effects, found.offset
+        if self.tick is not None:
+            self.tick(len(values))
         return Interactions(effects, offset)
 
     def _everybodys(self, own: Sequence[Interactions], rows: Sequence[int] | None) -> list[Interactions]:

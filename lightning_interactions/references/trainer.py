@@ -204,17 +204,17 @@ def with_workers_of_its_own(loaders: Any) -> Any:
     return [with_workers_of_its_own(one) for one in loaders] if type(loaders) in (list, tuple) else loaders
 
 
-def progress(num_epochs: int, run: Trainer | None) -> tqdm:
-    """Make a progress bar that is shown when the trainings take more than some seconds, on a terminal or in a notebook.
+def progress(total: int | None, run: Trainer | None, what: str = "Training reference models", unit: str = "epoch") -> tqdm:
+    """Make a progress bar that is shown when something takes more than some seconds, on a terminal or in a notebook.
 
     Args:
-        num_epochs: Of all trainings, at most.
+        total: How many units there are, at most; ``None`` if that is not known.
         run: The Trainer of the run that is monitored, if it has begun: where it shows no bar, there is none.
+        what: What takes so long.
+        unit: What is counted.
     """
     hidden = True if run is not None and (run.progress_bar_callback is None or not run.is_global_zero) else None
-    return tqdm(
-        total=num_epochs, desc="Training reference models", unit="epoch", delay=SHOWN_AFTER, disable=hidden, leave=False
-    )
+    return tqdm(total=total, desc=what, unit=unit, delay=SHOWN_AFTER, disable=hidden, leave=False)
 
 
 @contextmanager

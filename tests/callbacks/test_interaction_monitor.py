@@ -813,19 +813,21 @@ def test_a_monitor_can_be_pickled_before_and_after_a_run(tmp_path: Path) -> None
     assert pickle.loads(pickle.dumps(monitor)).history.epochs == [0, 1]
 
 
-def test_the_progress_bar_shows_the_phase_and_nothing_else(tmp_path: Path) -> None:
-    trainer = fit(tmp_path, few())
+def test_the_progress_bar_shows_phase_and_share_and_nothing_else(tmp_path: Path) -> None:
+    monitor = few()
+    trainer = fit(tmp_path, monitor)
     ours = {tag: value for tag, value in trainer.progress_bar_metrics.items() if "interactions" in tag}
-    assert ours == {"interactions/phase": 1.0}
+    share = summarise(monitor.history.measurements[-1]).training.share.value
+    assert ours == {"interactions/phase": 1.0, "interactions/share": pytest.approx(share)}
 
 
 def test_the_console_table_has_one_header_and_one_row_a_measurement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         fit(tmp_path, few(verbose=True))
     table = "\n".join(record.getMessage() for record in caplog.records if "lightning" in record.name)
-    assert table.count("training loss") == 1
+    assert table.count("epoch  step") == 1
     rows = [line.split() for line in table.splitlines() if line.strip()[:1].isdigit()]
-    assert [row[0] for row in rows if len(row) == 14] == ["0", "1", "2"]
+    assert [row[0] for row in rows if len(row) == 13] == ["0", "1", "2"]
 
 
 def events(logger: TensorBoardLogger) -> EventAccumulator:

@@ -89,7 +89,9 @@ def test_a_run_says_what_is_explained_and_what_it_will_cost(tmp_path: Path, capl
     (explained,) = (note for note in notes if "explains Classification(" in note)
     assert "the step's own loss" in explained
     assert "Zeros()" in explained
-    planned, timed = (note for note in notes if "3 measurements of 160 forwards" in note)
-    assert "plans" in planned
-    assert " s each" in timed
+    assert "plans 3 measurements of 160 forwards" in explained
+    assert "6 training and 4 held-out inputs of 4 players" in explained
+    assert "\n" not in explained
+    (timed,) = (note for note in notes if "a measurement takes" in note)
+    assert " s, all 3 about " in timed
     assert "overhead" not in "".join(notes)

@@ -125,7 +125,10 @@ class FeatureGroups(AssignedPlayers):
             return self.group_names
         widths = self._widths(inputs)
         of_columns = self.features or [
-            f"{name} {column}" if name else f"feature {column}" for name, width in widths.items() for column in range(width)
+            # The only table of a batch may have a place in a tuple for its name, which says nothing.
+            f"feature {column}" if not name or (name.isdigit() and len(widths) == 1) else f"{name} {column}"
+            for name, width in widths.items()
+            for column in range(width)
         ]
         return tuple(joined_names([of_columns[column] for column in group]) for group in self._groups(widths))
 

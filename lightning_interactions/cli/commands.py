@@ -1,0 +1,208 @@
+"""What each command does; its arguments are read in :mod:`lightning_interactions.cli.main`."""
+
+import argparse
+import json
+import math
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from lightning_interactions.analysis import summarise
+from lightning_interactions.cli.runs import BadRunError, read_run
+from lightning_interactions.records import Estimate, Phase, TimePoint
+from lightning_interactions.reporting import (
+    RunRecord,
+    compare_figure,
+    explain_phase,
+    export_tables,
+    history_table,
+    write_html,
+    write_tables,
+)
+
+__all__ = ["compare", "export", "phases", "replay", "report"]
+
+PHASE_3 = 3
+"""Exit code of ``phases`` where phase 3 was detected."""
+
+
+def report(given: argparse.Namespace) -> int:
+    """Write the HTML report of a run."""
+    run = read_run(given.run, given.name)
+    write_html(run, given.output)
+    _say(given, {"report": str(given.output)}, f"wrote {given.output}")
+    return 0
+
+
+def phases(given: argparse.Namespace) -> int:
+    """Print the phases of a run."""
+    run = read_run(given.run, given.name)
+    now = run.history.phases[-1]
+    found = run.history.first_detection(3)
+    said = [str(explain_phase(phase)) for phase in run.history.detections]
+    text = "\n\n".join([*said, *(f"Note: {note}." for note in now.notes.values())])
+    _say(
+        given,
+        {
+            "run": run.title,
+            "phase": now.number,
+            "phase_3_detected": found is not None,
+            "phases": [_phase(phase) for phase in run.history.detections],
+            "notes": now.notes,
+        },
+        text,
+    )
+    return 0 if found is None else PHASE_3
+
+
+def compare(given: argparse.Namespace) -> int:
+    """Print several runs beside each other."""
+    runs = [read_run(path, given.name) for path in given.runs]
+    names = _short_names([run.title for run in runs])
+    for name, run in zip(names[1:], runs[1:], strict=True):
+        different = runs[0].history.different_settings(run.history.settings)
+        if different:
+            print(
+                f"warning: {names[0]} and {name} were measured in different ways, so that their numbers cannot be compared: "
+                f"{'; '.join(different)}",
+                file=sys.stderr,
+            )
+    rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
+    if given.figure is not None:
+        histories = {name: run.history for name, run in zip(names, runs, strict=True)}
+        try:
+            compare_figure(histories).savefig(given.figure, dpi=150)
+        except ValueError as error:  # Too many runs, or a format that matplotlib does not know.
+            raise BadRunError(str(error)) from error
+    headers = {name: name.replace("held_out", "held-out").replace("_", "\n") for name in rows[0]}
+    text = tabulate([_printed(row) for row in rows], headers=headers, floatfmt=".3f", missingval="-")
+    _say(given, {"runs": rows} | ({} if given.figure is None else {"figure": str(given.figure)}), text)
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """Write a run as tables."""
+    run = read_run(given.run, given.name)
+    tables = export_tables(run)
+    try:
+        files = write_tables(tables, given.output)
+    except ValueError as error:
+        raise BadRunError(str(error)) from error
+    sizes = {name: len(next(iter(table.values()))) for name, table in tables.items()}
+    text = f"wrote {', '.join(map(str, files))}: " + ", ".join(f"{size} {name}" for name, size in sizes.items())
+    _say(given, {"files": [str(path) for path in files], "rows": sizes}, text)
+    return 0
+
+
+def replay(given: argparse.Namespace) -> int:
+    """Measure a finished run from its checkpoints."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.cli import LightningCLI
+
+    from lightning_interactions.callbacks.replay import find_checkpoints, replay, save_monitors
+
+    # Where a script of the user's would find their modules; a command begins elsewhere.
+    sys.path.insert(0, str(Path.cwd()))
+    # Nobody wants to learn only after the measurements that they cannot be written.
+    output = Path(given.output)
+    if not output.parent.is_dir():
+        raise BadRunError(f"expected --output in a folder that exists, got {output}")
+    try:
+        checkpoints = find_checkpoints(given.checkpoints)
+        configs = [part for path in given.config for part in ("--config", path)]
+        with warnings.catch_warnings():
+            # It takes them for a script's that has arguments of its own; ours are these.
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            made = LightningCLI(args=[*configs, *given.rest], run=False, save_config_callback=None)
+        monitors = replay(made.trainer, made.model, checkpoints, datamodule=made.datamodule)
+    except MisconfigurationException as error:
+        raise BadRunError(str(error)) from error
+    if not made.trainer.is_global_zero:
+        return 0
+    save_monitors(monitors, output)
+    text = "\n\n".join(history_table(monitor.history) for monitor in monitors) + f"\n\nwrote {output}"
+    found = {
+        "run": str(output),
+        "checkpoints": [str(path) for path in checkpoints],
+        "monitors": [
+            {
+                "name": monitor.name,
+                "measurements": len(monitor.history),
+                "phases": [_phase(one) for one in monitor.history.detections],
+            }
+            for monitor in monitors
+        ],
+    }
+    _say(given, found, text)
+    return 0
+
+
+def _row(name: str, run: RunRecord) -> dict[str, Any]:
+    """The numbers of a run that are compared."""
+    history = run.history
+    summaries = [summarise(measurement) for measurement in history.measurements]
+    last = summaries[-1]
+    onset = history.first_detection(3)
+    losses = [summary.held_out.loss.value for summary in summaries if summary.held_out is not None]
+    least = min((loss for loss in losses if math.isfinite(loss)), default=None)
+    return {
+        "run": name,
+        "measurements": len(history),
+        "last_epoch": history.epochs[-1],
+        "phase": history.phases[-1].number,
+        "phase_3_since": None if onset is None else onset.onset.epoch,
+        "confidence": None if onset is None else onset.confidence,
+        "share": _number(last.training.share),
+        "share_by_chance": _number(last.training.share_chance),
+        "held_out_loss": None if last.held_out is None else _number(last.held_out.loss),
+        "least_held_out_loss": least,
+        "excess_gap": _number(last.excess_gap),
+        "seconds": sum(measurement.seconds for measurement in history.measurements),
+    }
+
+
+def _printed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What fits a line."""
+    return {name: round(value) if name == "seconds" else value for name, value in row.items() if name != "measurements"}
+
+
+def _number(estimate: Estimate) -> float | None:
+    return estimate.value if math.isfinite(estimate.value) else None
+
+
+def _phase(phase: Phase) -> dict[str, Any]:
+    def moment(time: TimePoint | None) -> dict[str, int] | None:
+        return None if time is None else {"epoch": time.epoch, "step": time.step}
+
+    words = explain_phase(phase)
+    return {
+        "phase": phase.number,
+        "name": words.name,
+        "onset": moment(phase.onset),
+        "earliest": moment(phase.earliest),
+        "latest": moment(phase.latest),
+        "detected": moment(phase.detected),
+        "confidence": phase.confidence if math.isfinite(phase.confidence) else None,
+        "reason": phase.reason,
+        "advice": words.advice,
+    }
+
+
+def _short_names(titles: Sequence[str]) -> list[str]:
+    """Name runs by the end of their paths that tells them apart."""
+    parts = [Path(title).parts for title in titles]
+    for length in range(1, max(map(len, parts)) + 1):
+        short = [str(Path(*own[-length:])) for own in parts]
+        if len(set(short)) == len(set(titles)):
+            break
+    numbered = [f"{name} ({short[: place + 1].count(name)})" for place, name in enumerate(short)]
+    return [name if short.count(name) == 1 else other for name, other in zip(short, numbered, strict=True)]
+
+
+def _say(given: argparse.Namespace, found: Mapping[str, Any], text: str) -> None:
+    """Print what was found, as JSON if that was asked for."""
+    print(json.dumps(found, indent=2, allow_nan=False) if given.json else text)

@@ -1,0 +1,100 @@
+"""What a phase means and what to do about it, in words for somebody who has not read the documentation."""
+
+import math
+from dataclasses import dataclass
+
+from lightning_interactions.records import Phase, TimePoint
+
+__all__ = ["PhaseInWords", "explain_phase"]
+
+NAMES = {1: "simple interactions first", 2: "learning what generalizes", 3: "memorising"}
+
+MEANINGS = {
+    1: "The network gets rid of the noise of its initialisation and learns simple interactions.",
+    2: "The network learns more and more complex interactions, most of which hold on new data.",
+    3: "The network now mainly learns interactions that hold on its training data alone: it memorises.",
+}
+
+ADVICE = {
+    1: "Go on training.",
+    2: "Go on training; what is learned is still worth it.",
+    3: (
+        "Stop, and take the weights of the onset, as PhaseEarlyStopping(phase=3, restore_best=True) does. To get further, look "
+        "for wrong labels (monitor.label_issues), take more data, or regularise more."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PhaseInWords:
+    """A phase in words; each part is one or more sentences.
+
+    Attributes:
+        name: What it is called, such as ``"Phase 3: memorising"``.
+        meaning: What the network does in it.
+        since: When it began, and when that was detected.
+        certainty: How sure that is; empty in the first phase of a run, which needs no evidence.
+        reason: Which numbers say so.
+        advice: What to do.
+    """
+
+    name: str
+    meaning: str
+    since: str
+    certainty: str
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        """Say all of it in one paragraph."""
+        parts = (
+            f"{self.name}.",
+            self.meaning,
+            self.since,
+            self.certainty,
+            f"Why: {self.reason}.",
+            f"What to do: {self.advice}",
+        )
+        return " ".join(part for part in parts if part)
+
+
+def explain_phase(phase: Phase) -> PhaseInWords:
+    """Say what a phase means, since when it lasts, how sure that is, why, and what to do.
+
+    Args:
+        phase: As detected at some measurement.
+    """
+    return PhaseInWords(
+        name=f"Phase {phase.number}: {NAMES[phase.number]}",
+        meaning=MEANINGS[phase.number],
+        since=_since(phase),
+        certainty=_certainty(phase.confidence),
+        reason=phase.reason,
+        advice=ADVICE[phase.number],
+    )
+
+
+def _since(phase: Phase) -> str:
+    if math.isnan(phase.confidence):
+        return f"The run is in it since its first measurement, {_moment(phase.onset, phase.onset)}."
+    said = f"It began at {_moment(phase.onset, phase.detected)}"
+    if phase.earliest is not None and phase.latest is not None and phase.earliest != phase.latest:
+        said += f" (it may be anywhere from {_place(phase.earliest, phase.latest)} to {_place(phase.latest, phase.earliest)})"
+    return f"{said} and was detected at {_moment(phase.detected, phase.onset)}."
+
+
+def _certainty(confidence: float) -> str:
+    if math.isnan(confidence):
+        return ""
+    error = 1 - confidence
+    part = "fewer than 0.1%" if error < 0.001 else f"about {error:.1%}"
+    return f"Without such a change, {part} of all runs would show as much evidence of it."
+
+
+def _moment(time: TimePoint, other: TimePoint) -> str:
+    return f"the end of {_place(time, other)}" if time.epoch != other.epoch or time == other else _place(time, other)
+
+
+def _place(time: TimePoint, other: TimePoint) -> str:
+    """Say a moment by its epoch, or by its step where epochs do not tell it from another one."""
+    return f"step {time.step}" if time.epoch == other.epoch and time != other else f"epoch {time.epoch}"

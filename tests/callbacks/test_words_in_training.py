@@ -1,0 +1,68 @@
+"""What a monitored run says to whoever watches it, and the report that it writes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_interactions import InteractionMonitor
+from lightning_interactions.records import Phase
+from lightning_interactions.reporting import RunRecord, explain_phase
+from lightning_interactions.schedules import EveryNEpochs
+from tests.callbacks.runs import TINY_SET_UP, few, quiet_trainer, script_phases
+from tests.helpers.models import TabularClassifier, tabular_loader
+
+pytestmark = TINY_SET_UP
+
+
+def fit(root: Path, monitor: InteractionMonitor, epochs: int = 1) -> Trainer:
+    trainer = quiet_trainer(root, max_epochs=epochs, callbacks=[monitor])
+    trainer.fit(TabularClassifier(), tabular_loader(24), tabular_loader(12, seed=1))
+    return trainer
+
+
+def test_phase_3_is_said_once_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script_phases(monkeypatch, [1, 2, 3, 3])
+    monitor = few(schedule=EveryNEpochs())
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(tmp_path, monitor, 3)
+    notes = [text for record in caplog.records if "Phase 3: " in (text := record.getMessage())]
+    detected: Phase = monitor.history.phases[2]
+    assert notes == [f"InteractionMonitor: {explain_phase(detected)}"]
+
+
+def test_a_monitor_writes_the_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_interactions.reporting.html.FIGURES", ())
+    monitor = few(name="<b>")
+    with pytest.raises(ValueError, match="at least one measurement"):
+        monitor.report(tmp_path / "report.html")
+    fit(tmp_path, monitor)
+    monitor.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "feature 0" in page
+
+
+def test_what_is_saved_of_a_run_is_what_a_record_needs(tmp_path: Path) -> None:
+    monitor = few()
+    fit(tmp_path, monitor)
+    run = RunRecord.from_state(monitor.state_dict(), "run")
+    assert run.weights is not None
+    assert monitor.final_weights is not None
+    torch.testing.assert_close(run.weights, monitor.final_weights.double(), atol=1e-3, rtol=1e-3)
+    assert run.player_names == (("feature 0", "feature 1", "feature 2", "feature 3"),) * 6
+    assert len(run.indices) == 6
+    assert None not in run.indices
+
+
+def test_a_measurement_tells_how_far_it_is(tmp_path: Path) -> None:
+    monitor = few()
+    fit(tmp_path, monitor)
+    assert monitor.meter.tick is None
+    told: list[int] = []
+    monitor.meter.tick = told.append
+    monitor.meter.measure(TabularClassifier())
+    assert told == [6, 4]

@@ -1,0 +1,124 @@
+"""Runs are read safely, and what is none is refused in words."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_interactions.cli.runs import BadRunError, read_run
+from lightning_interactions.records import History
+from tests.cli.files import state_of, written
+from tests.helpers.run_records import some_history, some_run
+
+
+def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
+    expected = some_run()
+    run = read_run(written(tmp_path / "run.ckpt", None))
+    assert run.history.to_dict()["times"] == expected.history.to_dict()["times"]
+    assert run.interactions is not None
+    assert expected.interactions is not None
+    assert torch.equal(run.interactions.effects, expected.interactions.effects)
+    assert run.weights is not None
+    assert torch.equal(run.weights, torch.as_tensor(expected.weights))
+    assert (run.player_names, run.indices, run.failed) == (expected.player_names, expected.indices, expected.failed)
+    assert list(run.probes) == ["training"]
+
+
+def test_a_history_file_has_a_history(tmp_path: Path) -> None:
+    some_history().save(tmp_path / "history.pt")
+    run = read_run(tmp_path / "history.pt")
+    assert len(run.history) == 4
+    assert run.interactions is None
+    assert run.names_of(0) == ()
+
+
+def test_a_monitor_is_found_by_its_name(tmp_path: Path) -> None:
+    both = written(tmp_path / "both.ckpt", "first", "second")
+    assert read_run(both, "second").name == "second"
+    with pytest.raises(BadRunError, match=r"expected --name.*'first', 'second'"):
+        read_run(both)
+    with pytest.raises(BadRunError, match="named 'third', got 'first', 'second'"):
+        read_run(both, "third")
+    assert read_run(written(tmp_path / "unnamed.ckpt", None, "second")).name is None
+
+
+def test_the_newest_run_of_a_folder_counts(tmp_path: Path) -> None:
+    (tmp_path / "version_0" / "checkpoints").mkdir(parents=True)
+    old, new = tmp_path / "version_0" / "checkpoints" / "old.ckpt", tmp_path / "new.pt"
+    written(old, "old")
+    some_history((1,)).save(new)
+    os.utime(old, (1, 1))
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")  # Newer, and no run.
+    assert read_run(tmp_path).title == str(new)
+    assert read_run(tmp_path / "version_0").name == "old"
+
+
+def test_a_link_out_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+    written(tmp_path / "elsewhere.ckpt", None)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link.ckpt").symlink_to(tmp_path / "elsewhere.ckpt")
+    with pytest.raises(BadRunError, match="found none"):
+        read_run(tmp_path / "folder")
+
+
+class Executed:
+    """Would run code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+BROKEN_STATE = {"version": 1, "history": {"version": 2}, "final_interactions": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read safely"),
+        (b"not a checkpoint", "cannot be read safely"),
+        ([1, 2], "with list"),
+        ({"state_dict": {}, "callbacks": {}}, "without; it was written by a run without monitor"),
+        ({"state_dict": {}}, "without"),
+        ({"callbacks": [1]}, "without"),
+        ({"callbacks": {"InteractionMonitor{'name': None}": BROKEN_STATE}}, "broken one"),
+        ({"version": 1, "settings": {}, "splits": {}, "phases": []}, "version"),
+        (History().to_dict(), "at least one measurement"),
+        (Executed(), "cannot be read safely"),
+    ],
+    ids=["empty", "text", "list", "no monitor", "weights", "list of callbacks", "broken", "old", "nothing measured", "code"],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(BadRunError, match=said):
+        read_run(path)
+    with pytest.raises(BadRunError, match=said):
+        read_run(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("left_out", sorted(state_of(some_run()).keys() - {"version", "task", "digests"}))
+def test_a_state_that_lacks_something_is_refused(tmp_path: Path, left_out: str) -> None:
+    state = state_of(some_run())
+    del state[left_out]
+    torch.save({"callbacks": {"InteractionMonitor{'name': None}": state}}, tmp_path / "bad.ckpt")
+    with pytest.raises(BadRunError):
+        read_run(tmp_path / "bad.ckpt")
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    whole = written(tmp_path / "whole.ckpt", None).read_bytes()
+    for length in range(0, len(whole), len(whole) // 7):
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        with pytest.raises(BadRunError):
+            read_run(tmp_path / "cut.ckpt")
+
+
+def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRunError, match="does not exist"):
+        read_run(tmp_path / "nothing.ckpt")
+    with pytest.raises(BadRunError, match="found none"):
+        read_run(tmp_path)
