@@ -22,7 +22,7 @@ from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.facts import facts_of
 from lightning_interactions.measuring.isolation import preserve_random_state, shadowed
 from lightning_interactions.measuring.split import Ranks, Split, from_columns
-from lightning_interactions.records import Interactions, Measurement, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records import EvidenceWeights, Interactions, Measurement, Probes, SplitMeasurement, TimePoint
 
 __all__ = ["HELD_OUT", "TRAINING", "Extraction", "InteractionMeter", "Ranks"]
 
@@ -59,6 +59,7 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
+        weights: How far evidence took each of them for generalizable.
         left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
 
     Source:
@@ -91,6 +92,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
+        self.weights: dict[str, EvidenceWeights] = {}
         self.left_out: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
@@ -106,6 +108,11 @@ class InteractionMeter:
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are prepared."""
         return tuple(self._splits)
+
+    @property
+    def probes(self) -> dict[str, Probes]:
+        """The probes of each split that is prepared."""
+        return {name: split.probes for name, split in self._splits.items()}
 
     @property
     def forwards(self) -> int:
@@ -194,8 +201,7 @@ class InteractionMeter:
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""
-        probes = {name: split.probes for name, split in self._splits.items()}
-        with self._undisturbed(model, probes) as shadow:
+        with self._undisturbed(model, self.probes) as shadow:
             assert shadow is not None
             self.interactions, *ratings = self._extracted(shadow)
             # Other ranks may have measured what this one could not.
@@ -258,7 +264,7 @@ class InteractionMeter:
         return [{name: next(whole) for name in of_model} for of_model in own]
 
     def _facts(self, name: str, ratings: Sequence[Interactions], exact_losses: Tensor | None) -> SplitMeasurement:
-        weights = self.evidence.weigh(
+        weights = self.weights[name] = self.evidence.weigh(
             self.interactions[name],
             self.extraction.threshold,
             prepared=self._prepared[name],
