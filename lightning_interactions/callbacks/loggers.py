@@ -38,6 +38,7 @@ from lightning_interactions.reporting import (
     theory_figure,
     timeline_figure,
 )
+from lightning_interactions.reporting.scalars import DIAGNOSTICS
 
 __all__ = ["Loggers", "Logging"]
 
@@ -137,8 +138,8 @@ class Loggers:
             step: Where loggers put them.
             overhead: Part of the wall time that measuring took so far.
         """
-        prefix = tag_prefix(self.name)
-        tags = {**tags, f"{prefix}/seconds": history.measurements[-1].seconds, f"{prefix}/overhead": overhead}
+        group = f"{tag_prefix(self.name)}_{DIAGNOSTICS}"
+        tags = {**tags, f"{group}/seconds": history.measurements[-1].seconds, f"{group}/overhead": overhead}
         # The first epoch's end would find the values of the untrained model, and take them for its own.
         if history.measurements[-1].time != TimePoint(0, 0):
             tensors = {tag: torch.tensor(value, device="cpu") for tag, value in tags.items()}
@@ -212,8 +213,9 @@ def _write_hyperparameters(logger: Logger, prefix: str, history: History) -> Non
 def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> None:
     """Draw the last measurement and the history, at the step of their scalars."""
     last = history.measurements[-1]
+    # With the scalars that matter first, so that it is the first picture.
+    _draw_all(logger, prefix, {"phases": lambda: timeline_figure(history)}, step)
     figures: dict[str, Callable[[], Figure]] = {
-        "phases": lambda: timeline_figure(history),
         "strength_by_order": lambda: strength_figure(last),
         "order_and_time": lambda: heat_map_figure(history),
     }

@@ -18,15 +18,18 @@ __all__ = ["layout_summary", "phase_layout"]
 def phase_layout(names: Sequence[str | None] = (None,)) -> Layout:
     """Lay out TensorBoard's page "Custom Scalars": the phase view of each monitor first, then what is behind it.
 
+    TensorBoard draws the charts with margins of a category behind those with lines, whatever their order: so there is a category
+    for either.
+
     Args:
         names: Names of the monitors that log to one run.
 
     Returns:
         A layout. A run has one: TensorBoard reads the last that was written to it.
     """
-    views = [_phase_view(tag_prefix(name)) for name in names]
-    behind = [_behind(tag_prefix(name)) for name in names]
-    return Layout(category=[*views, *behind])
+    prefixes = [tag_prefix(name) for name in names]
+    views = [view for prefix in prefixes for view in (_share_and_gap(prefix), _losses_and_strength(prefix))]
+    return Layout(category=[*views, *map(_behind, prefixes)])
 
 
 def layout_summary(layout: Layout) -> Summary:
@@ -36,43 +39,53 @@ def layout_summary(layout: Layout) -> Summary:
     return Summary(value=[value])
 
 
-def _phase_view(prefix: str) -> Category:
-    further, by_order = f"{prefix}_{DIAGNOSTICS}", f"{prefix}_{BY_ORDER}"
-    share, chance = f"{prefix}/share", f"{prefix}/share_chance"
+def _share_and_gap(prefix: str) -> Category:
+    further = f"{prefix}_{DIAGNOSTICS}"
+    share, chance, gap = f"{prefix}/share", f"{prefix}/share_chance", f"{prefix}/excess_gap"
     return Category(
-        title=f"{prefix}: phase view",
+        title=f"{prefix}: what part of the strength generalizes",
         chart=[
             _margins(
-                "Share of generalizable strength, with 95 % interval, and chance level",
+                "Share of generalizable strength, 95 % interval, and chance level",
                 (share, f"{further}/share_low", f"{further}/share_high"),
                 (chance, chance, chance),
             ),
-            _lines(
-                "Loss: training probes, held-out probes, and the expected test loss",
-                _exactly(f"{prefix}/loss", f"{prefix}/expected_test_loss", f"{prefix}_{HELD_OUT}/loss"),
+            _margins(
+                "Excess gap: what memorised interactions add to the loss gap, 95 % interval",
+                (gap, f"{further}/excess_gap_low", f"{further}/excess_gap_high"),
             ),
+        ],
+    )
+
+
+def _losses_and_strength(prefix: str) -> Category:
+    by_order = re.escape(f"{prefix}_{BY_ORDER}")
+    losses = (f"{prefix}/loss", f"{prefix}/expected_test_loss", f"{prefix}_{HELD_OUT}/loss")
+    return Category(
+        title=f"{prefix}: losses, phase and strength",
+        chart=[
+            _lines("Loss on training and held-out probes, and the expected test loss", _exactly(*losses)),
             _lines("Phase that was detected", _exactly(f"{prefix}/phase")),
-            _lines("Strength of generalizable interactions, by order", f"^{re.escape(by_order)}/generalizable_"),
-            _lines("Strength of non-generalizable interactions, by order", f"^{re.escape(by_order)}/non_generalizable_"),
-            _lines("Strength of both kinds", _exactly(f"{prefix}/generalizable", f"{prefix}/non_generalizable")),
+            _lines("Strength of generalizable interactions by order", f"^{by_order}/generalizable_"),
+            _lines("Strength of non-generalizable interactions by order", f"^{by_order}/non_generalizable_"),
         ],
     )
 
 
 def _behind(prefix: str) -> Category:
     further, held_out = f"{prefix}_{DIAGNOSTICS}", f"{prefix}_{HELD_OUT}"
-    gap, chance = f"{prefix}/excess_gap", f"{held_out}/share_chance"
+    chance = f"{held_out}/share_chance"
     return Category(
         title=f"{prefix}: behind it",
         chart=[
-            _margins("Excess gap, with 95 % interval", (gap, f"{further}/excess_gap_low", f"{further}/excess_gap_high")),
+            _lines("Strength of both kinds", _exactly(f"{prefix}/generalizable", f"{prefix}/non_generalizable")),
+            _lines("Mean order", _exactly(f"{prefix}/mean_order", f"{held_out}/mean_order")),
+            _lines("Part of the wall time that measuring took", _exactly(f"{further}/overhead")),
             _margins(
-                "Share on held-out probes, with 95 % interval, and chance level",
+                "Share on held-out probes, 95 % interval, and chance level",
                 (f"{held_out}/share", f"{held_out}/share_low", f"{held_out}/share_high"),
                 (chance, chance, chance),
             ),
-            _lines("Mean order", _exactly(f"{prefix}/mean_order", f"{held_out}/mean_order")),
-            _lines("Part of the wall time that measuring took", _exactly(f"{further}/overhead")),
         ],
         closed=True,
     )

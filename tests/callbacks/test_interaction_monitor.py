@@ -844,8 +844,8 @@ def test_tensorboard_gets_the_scalars_and_the_figures(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(figures=EveryNEpochs()), logger=logger)
     written = events(logger)
-    names = ("strength_by_order", "decay_and_spindle", "phases", "order_and_time")
-    tags = {f"interactions_figures/{name}" for name in names}
+    names = ("strength_by_order", "decay_and_spindle", "order_and_time")
+    tags = {"interactions/phases", *(f"interactions_figures/{name}" for name in names)}
     at_the_end = {"interactions_figures/theory", *(f"interactions_on_inputs/example_{place}" for place in (1, 2, 3, 4))}
     assert set(written.Tags()["images"]) - at_the_end == tags
     assert [image.step for image in written.Images("interactions_on_inputs/example_1")] == [5]
@@ -911,7 +911,7 @@ def test_figures_stand_at_the_step_of_the_scalars_also_with_two_optimizers(tmp_p
     fit(tmp_path, monitor, model=TwoOptimizers(), val=None, logger=logger)
     written = events(logger)
     steps = [event.step for event in written.Scalars("interactions/share")]
-    assert [image.step for image in written.Images("interactions_figures/phases")] == steps[1:]
+    assert [image.step for image in written.Images("interactions/phases")] == steps[1:]
 
 
 @pytest.mark.parametrize("monitor_first", [pytest.param(True, marks=pytest.mark.slow), False])

@@ -171,9 +171,7 @@ def test_a_theory_of_measurements_within_an_epoch_is_drawn_over_optimizer_steps(
 def test_the_theory_figure_says_what_it_shows() -> None:
     figure = theory_figure(some_second_phase(6, [11.0, 0.5, 0.25, 0.125, 1e-6, 0.0]), some_history(6, [1, 2, 4, 8, 16, 32]))
     *panels, below = figure.axes
-    assert [panel.get_title().split(" = ")[0] for panel in panels] == [
-        f"epoch {epoch}: $R^2$" for epoch in (1, 4, 8, 32)
-    ]
+    assert [panel.get_title().split(" = ")[0] for panel in panels] == [f"epoch {epoch}: $R^2$" for epoch in (1, 4, 8, 32)]
     assert all("$R^2$ = 0." in panel.get_title() for panel in panels)
     assert sorted(legend_labels(figure)) == ["real", "theory"]
     assert below.get_xlabel() == "Completed epochs"

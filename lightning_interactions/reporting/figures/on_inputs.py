@@ -110,7 +110,7 @@ def _outline(axes: Axes, picture: Picture, one: OneInteraction, color: str) -> N
     axes.imshow(picture.pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     inside = torch.isin(picture.owners, torch.tensor(one.players))
     fade = torch.ones(*inside.shape, 4)
-    fade[..., 3] = torch.where(inside, 0.0, 0.45)
+    fade[..., 3] = torch.where(inside, 0.0, 0.4)
     axes.imshow(fade.numpy(), interpolation="nearest")
     # Lines between pixels that belong to different players, one of which is in the interaction.
     owners = torch.where(inside, picture.owners, -2)

@@ -211,7 +211,7 @@ def draw_excess_gap(axes: Axes, history: History) -> None:
 
 
 def _finish_time(axes: Axes, history: History, axis: TimeAxis, title: str, label: str, *, labelled: bool = False) -> None:
-    _draw_bands(axes, history, axis, labelled=labelled)
+    _draw_bands(axes, history, axis, labelled=labelled, size=TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     style(axes, title=title, x=axis.label, y=label)
@@ -305,7 +305,7 @@ def _draw_intervals(axes: Axes, times: Sequence[int], estimates: Sequence[Estima
     axes.fill_between(times, low, high, color=color, alpha=0.2, linewidth=0, label=INTERVAL)
 
 
-def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool) -> None:
+def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool, size: float = 10) -> None:
     """Shade the stretch of each phase, from its onset to the next one's; a dashed line is a detection that came later."""
     times = axis.places(history)
     onsets, detections = [(times[0], history.phases[0].number)], []
@@ -326,7 +326,9 @@ def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool)
         axes.axvspan(begin, end, color=PHASE_BANDS[number], linewidth=0, zorder=0)
         if labelled:
             middle = (begin + end) / 2
-            axes.annotate(f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center")
+            axes.annotate(
+                f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center", fontsize=size
+            )
     if labelled:
-        axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right")
+        axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right", fontsize=size)
     axes.set_xlim(times[0], ends[-1])

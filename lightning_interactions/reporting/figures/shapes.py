@@ -32,6 +32,9 @@ MOST_PANELS = 4
 
 PANELS_A_ROW = 2
 
+NEARLY_ZERO = 1e-6
+"""So small a part of the largest variance is drawn as zero, which the fit comes near by rounding alone."""
+
 MOST_NUMBERS = 4
 """Numbers on a logarithmic axis."""
 
@@ -174,7 +177,9 @@ def _draw_orders(axes: Axes, second_phase: SecondPhase, place: int) -> None:
 
 
 def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int]) -> None:
-    variance = second_phase.variance.tolist()
+    finite = second_phase.variance[second_phase.variance.isfinite()]
+    least = NEARLY_ZERO * float(finite.max()) if len(finite) else 0.0
+    variance = [0.0 if value < least else value for value in second_phase.variance.tolist()]
     inside = [value if 0 < value < math.inf else math.nan for value in variance]
     axes.plot(list(times), inside, color=BLUE, marker=".")
     axes.set_yscale("log")
