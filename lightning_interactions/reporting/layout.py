@@ -18,8 +18,8 @@ __all__ = ["layout_summary", "phase_layout"]
 def phase_layout(names: Sequence[str | None] = (None,)) -> Layout:
     """Lay out TensorBoard's page "Custom Scalars": the phase view of each monitor first, then what is behind it.
 
-    TensorBoard draws the charts with margins of a category behind those with lines, whatever their order: so there is a category
-    for either.
+    TensorBoard draws the charts with margins of a category behind those with lines, whatever their order: so there is a
+    category for either.
 
     Args:
         names: Names of the monitors that log to one run.

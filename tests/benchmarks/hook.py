@@ -5,8 +5,8 @@ python tests/benchmarks/hook.py --quick                              # fewer epo
 
 Trains the network of the digits example with the example's settings, once with each evidence as it is, for the seconds, and
 once under a profiler, for what they go into: cumulative processor times of functions that do not call each other. All on one
-thread. The exit status is the number of claims that are missed: what is logged as ``interactions_diagnostics/seconds`` is the time that the
-hook takes, and the functions named here account for it.
+thread. The exit status is the number of claims that are missed: what is logged as ``interactions_diagnostics/seconds`` is the
+time that the hook takes, and the functions named here account for it.
 """
 
 import argparse

@@ -99,6 +99,26 @@ def opened(page: Page, address: str, picture: str) -> Page:
     return page
 
 
+TEXT_OF_ALL = """() => {
+  const texts = [];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) { texts.push(node.textContent.trim()); return; }
+    if (["STYLE", "SCRIPT", "TEMPLATE"].includes(node.nodeName)) { return; }
+    for (const child of (node.shadowRoot || node).childNodes) { walk(child); }
+    if (node.shadowRoot) { for (const child of node.childNodes) { walk(child); } }
+  };
+  walk(document.body);
+  return texts.filter((text) => text).join("\\n");
+}"""
+"""Most of TensorBoard lies in shadow roots, which the text of the body leaves out."""
+
+
+def shown(page: Page) -> str:
+    """Return all text of a page in the order of the document."""
+    text: str = page.evaluate(TEXT_OF_ALL)
+    return text
+
+
 def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)

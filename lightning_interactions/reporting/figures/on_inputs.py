@@ -128,11 +128,12 @@ def _draw_words(axes: Axes, words: Sequence[tuple[str, int]], found: StrongestIn
     line, place = 0, 0
     for word, player in words:
         shown = textwrap.shorten(word, LETTERS_A_LINE, placeholder="…") or "…"
-        if place + len(shown) > LETTERS_A_LINE:
+        is_last = line == LINES_OF_TEXT - 1
+        if place + len(shown) > LETTERS_A_LINE - 2 * is_last:
+            if is_last:
+                _write(axes, "…", line, place, [])
+                break
             line, place = line + 1, 0
-        if line == LINES_OF_TEXT - 1 and place + len(shown) > LETTERS_A_LINE - 2:
-            _write(axes, "…", line, place, [])
-            break
         _write(axes, shown, line, place, [color for (_, color), own in zip(KINDS, marked, strict=True) if player in own])
         place += len(shown) + 1
 

@@ -157,7 +157,7 @@ def heat_map_figure(history: History) -> Figure:
         A figure with an axis for each kind, on one axis of time and one scale of colours.
     """
     figure = card()
-    draw_heat_map(figure.subplots(2, sharex=True), history)
+    draw_heat_map(list(figure.subplots(2, sharex=True)), history)
     return figure
 
 
