@@ -51,8 +51,8 @@ ROOM_FOR_FIGURES = 256 * 2**20
 INPUTS_DRAWN = 4
 """Probes that the strongest interactions are drawn on."""
 
-FIGURES, ON_INPUTS = "figures", "on_inputs"
-"""Groups of figures."""
+FIGURES = "figures"
+"""Group of all figures but the first."""
 
 COMPARED = ("share", "expected_test_loss", "phase")
 """Scalars that runs are compared by beside their hyperparameters."""
@@ -138,7 +138,7 @@ class Loggers:
             step: Where loggers put them.
             overhead: Part of the wall time that measuring took so far.
         """
-        group = f"{tag_prefix(self.name)}_{DIAGNOSTICS}"
+        group = f"{tag_prefix(self.name)}-{DIAGNOSTICS}"
         tags = {**tags, f"{group}/seconds": history.measurements[-1].seconds, f"{group}/overhead": overhead}
         # The first epoch's end would find the values of the untrained model, and take them for its own.
         if history.measurements[-1].time != TimePoint(0, 0):
@@ -221,7 +221,7 @@ def _write_figures(logger: Logger, prefix: str, history: History, step: int) -> 
     }
     if takes(draw_figure, logger) and shape_of(last) is not None:
         figures["decay_and_spindle"] = lambda: shape_figure(last)
-    _draw_all(logger, f"{prefix}_{FIGURES}", figures, step)
+    _draw_all(logger, f"{prefix}-{FIGURES}", figures, step)
 
 
 def _write_inputs(logger: Logger, prefix: str, meter: InteractionMeter, time: TimePoint, step: int) -> None:
@@ -233,12 +233,12 @@ def _write_inputs(logger: Logger, prefix: str, meter: InteractionMeter, time: Ti
     chosen = telling_inputs(interactions, weights, threshold, INPUTS_DRAWN)
     found = strongest_interactions(interactions, weights, threshold)
     figures = {
-        f"example_{place}": lambda number=number: input_figure(
+        f"on_input_{place}": lambda number=number: input_figure(
             probes.select([number]).to("cpu"), players, found[number], f"Probe {number}, after epoch {time.epoch}"
         )
         for place, number in enumerate(chosen, start=1)
     }
-    _draw_all(logger, f"{prefix}_{ON_INPUTS}", figures, step)
+    _draw_all(logger, f"{prefix}-{FIGURES}", figures, step)
 
 
 def _write_theory(logger: Logger, prefix: str, history: History, final: Interactions, step: int) -> None:
@@ -247,7 +247,7 @@ def _write_theory(logger: Logger, prefix: str, history: History, final: Interact
         return
     second_phase, explained = explain_second_phase(history, final)
     if explained:
-        _draw_all(logger, f"{prefix}_{FIGURES}", {"theory": lambda: theory_figure(second_phase, explained)}, step)
+        _draw_all(logger, f"{prefix}-{FIGURES}", {"theory": lambda: theory_figure(second_phase, explained)}, step)
 
 
 def _draw_all(logger: Logger, group: str, figures: Mapping[str, Callable[[], Figure]], step: int) -> None:

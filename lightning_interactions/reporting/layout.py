@@ -18,8 +18,7 @@ __all__ = ["layout_summary", "phase_layout"]
 def phase_layout(names: Sequence[str | None] = (None,)) -> Layout:
     """Lay out TensorBoard's page "Custom Scalars": the phase view of each monitor first, then what is behind it.
 
-    TensorBoard draws the charts with margins of a category behind those with lines, whatever their order: so there is a
-    category for either.
+    TensorBoard moves the first chart with margins of a category behind all others: so such a chart is alone, or the last.
 
     Args:
         names: Names of the monitors that log to one run.
@@ -28,7 +27,7 @@ def phase_layout(names: Sequence[str | None] = (None,)) -> Layout:
         A layout. A run has one: TensorBoard reads the last that was written to it.
     """
     prefixes = [tag_prefix(name) for name in names]
-    views = [view for prefix in prefixes for view in (_share_and_gap(prefix), _losses_and_strength(prefix))]
+    views = [view for prefix in prefixes for view in (_share(prefix), _losses_and_strength(prefix))]
     return Layout(category=[*views, *map(_behind, prefixes)])
 
 
@@ -39,17 +38,23 @@ def layout_summary(layout: Layout) -> Summary:
     return Summary(value=[value])
 
 
-def _share_and_gap(prefix: str) -> Category:
-    further = f"{prefix}_{DIAGNOSTICS}"
-    share, chance, gap = f"{prefix}/share", f"{prefix}/share_chance", f"{prefix}/excess_gap"
+def _share(prefix: str) -> Category:
+    further, share, chance = f"{prefix}-{DIAGNOSTICS}", f"{prefix}/share", f"{prefix}/share_chance"
+    title = "Share of generalizable strength, 95 % interval, and chance level"
+    margins = _margins(title, (share, f"{further}/share_low", f"{further}/share_high"), (chance, chance, chance))
+    return Category(title=f"{prefix}: what part of the strength generalizes", chart=[margins])
+
+
+def _losses_and_strength(prefix: str) -> Category:
+    further, by_order, gap = f"{prefix}-{DIAGNOSTICS}", re.escape(f"{prefix}-{BY_ORDER}"), f"{prefix}/excess_gap"
+    losses = (f"{prefix}/loss", f"{prefix}/expected_test_loss", f"{prefix}-{HELD_OUT}/loss")
     return Category(
-        title=f"{prefix}: what part of the strength generalizes",
+        title=f"{prefix}: losses, phase and strength",
         chart=[
-            _margins(
-                "Share of generalizable strength, 95 % interval, and chance level",
-                (share, f"{further}/share_low", f"{further}/share_high"),
-                (chance, chance, chance),
-            ),
+            _lines("Loss on training and held-out probes, and the expected test loss", _exactly(*losses)),
+            _lines("Phase that was detected", _exactly(f"{prefix}/phase")),
+            _lines("Strength of generalizable interactions by order", f"^{by_order}/generalizable_"),
+            _lines("Strength of non-generalizable interactions by order", f"^{by_order}/non_generalizable_"),
             _margins(
                 "Excess gap: what memorised interactions add to the loss gap, 95 % interval",
                 (gap, f"{further}/excess_gap_low", f"{further}/excess_gap_high"),
@@ -58,22 +63,8 @@ def _share_and_gap(prefix: str) -> Category:
     )
 
 
-def _losses_and_strength(prefix: str) -> Category:
-    by_order = re.escape(f"{prefix}_{BY_ORDER}")
-    losses = (f"{prefix}/loss", f"{prefix}/expected_test_loss", f"{prefix}_{HELD_OUT}/loss")
-    return Category(
-        title=f"{prefix}: losses, phase and strength",
-        chart=[
-            _lines("Loss on training and held-out probes, and the expected test loss", _exactly(*losses)),
-            _lines("Phase that was detected", _exactly(f"{prefix}/phase")),
-            _lines("Strength of generalizable interactions by order", f"^{by_order}/generalizable_"),
-            _lines("Strength of non-generalizable interactions by order", f"^{by_order}/non_generalizable_"),
-        ],
-    )
-
-
 def _behind(prefix: str) -> Category:
-    further, held_out = f"{prefix}_{DIAGNOSTICS}", f"{prefix}_{HELD_OUT}"
+    further, held_out = f"{prefix}-{DIAGNOSTICS}", f"{prefix}-{HELD_OUT}"
     chance = f"{held_out}/share_chance"
     return Category(
         title=f"{prefix}: behind it",

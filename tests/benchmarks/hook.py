@@ -5,7 +5,7 @@ python tests/benchmarks/hook.py --quick                              # fewer epo
 
 Trains the network of the digits example with the example's settings, once with each evidence as it is, for the seconds, and
 once under a profiler, for what they go into: cumulative processor times of functions that do not call each other. All on one
-thread. The exit status is the number of claims that are missed: what is logged as ``interactions_diagnostics/seconds`` is the
+thread. The exit status is the number of claims that are missed: what is logged as ``interactions-diagnostics/seconds`` is the
 time that the hook takes, and the functions named here account for it.
 """
 
@@ -88,7 +88,7 @@ class ClockedMonitor(InteractionMonitor):
         self.hooks.append(clock() - begin)
         if self.profiled:
             self.parts.append(seconds_of_parts(profile))
-        self.logged.append(float(trainer.callback_metrics["interactions_diagnostics/seconds"]))
+        self.logged.append(float(trainer.callback_metrics["interactions-diagnostics/seconds"]))
 
 
 def seconds_of_parts(profile: cProfile.Profile) -> dict[str, float]:

@@ -79,12 +79,12 @@ def prints(inputs: Tensor) -> set[str]:
 
 
 def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[str]:
-    tags = {f"{prefix}/{name}" for name in FIRST} | {f"{prefix}_diagnostics/{name}" for name in DIAGNOSTICS}
-    tags |= {f"{prefix}_by_order/{kind}_{order:02d}" for kind in KINDS for order in range(1, num_players + 1)}
+    tags = {f"{prefix}/{name}" for name in FIRST} | {f"{prefix}-diagnostics/{name}" for name in DIAGNOSTICS}
+    tags |= {f"{prefix}-by-order/{kind}_{order:02d}" for kind in KINDS for order in range(1, num_players + 1)}
     if held_out:
-        tags |= {f"{prefix}/loss_gap", f"{prefix}/excess_gap", f"{prefix}_diagnostics/remaining_gap"}
-        tags |= {f"{prefix}_diagnostics/excess_gap_low", f"{prefix}_diagnostics/excess_gap_high"}
-        tags |= {f"{prefix}_heldout/{name}" for name in OF_HELD_OUT}
+        tags |= {f"{prefix}/loss_gap", f"{prefix}/excess_gap", f"{prefix}-diagnostics/remaining_gap"}
+        tags |= {f"{prefix}-diagnostics/excess_gap_low", f"{prefix}-diagnostics/excess_gap_high"}
+        tags |= {f"{prefix}-heldout/{name}" for name in OF_HELD_OUT}
     return tags
 
 
@@ -138,16 +138,16 @@ def test_logged_numbers_are_those_of_the_history(tmp_path: Path) -> None:
         by_order = measurement.training.strength.generalizable.sum(dim=(1, 2)).mean(dim=0)
         for tag, value in {
             "/share": summarise(measurement).training.share.value,
-            "_heldout/share": summary.held_out.share.value,
-            "_heldout/loss": summary.held_out.loss.value,
-            "_by_order/generalizable_02": by_order[2].item(),
+            "-heldout/share": summary.held_out.share.value,
+            "-heldout/loss": summary.held_out.loss.value,
+            "-by-order/generalizable_02": by_order[2].item(),
             "/generalizable": by_order.sum().item(),
             "/excess_gap": summarise(measurement).excess_gap.value,
-            "_diagnostics/excess_gap_low": summary.excess_gap.low,
-            "_diagnostics/share_high": summary.training.share.high,
-            "_heldout/share_low": summary.held_out.share.low,
+            "-diagnostics/excess_gap_low": summary.excess_gap.low,
+            "-diagnostics/share_high": summary.training.share.high,
+            "-heldout/share_low": summary.held_out.share.low,
             "/phase": float(phase.number),
-            "_diagnostics/seconds": measurement.seconds,
+            "-diagnostics/seconds": measurement.seconds,
         }.items():
             assert metrics[f"interactions{tag}"] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
 
@@ -537,8 +537,8 @@ def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Pat
         by_order = measurement.training.strength.non_generalizable[~broken].sum(dim=(1, 2, 3))
         assert summarise(measurement).training.non_generalizable.value == pytest.approx(by_order.mean().item())
     untrained = logger.calls[0][1]
-    assert untrained["interactions_diagnostics/left_out"] == broken.sum()
-    assert math.isfinite(untrained["interactions_by_order/generalizable_01"])
+    assert untrained["interactions-diagnostics/left_out"] == broken.sum()
+    assert math.isfinite(untrained["interactions-by-order/generalizable_01"])
 
 
 def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -845,10 +845,10 @@ def test_tensorboard_gets_the_scalars_and_the_figures(tmp_path: Path) -> None:
     fit(tmp_path, few(figures=EveryNEpochs()), logger=logger)
     written = events(logger)
     names = ("strength_by_order", "decay_and_spindle", "order_and_time")
-    tags = {"interactions/phases", *(f"interactions_figures/{name}" for name in names)}
-    at_the_end = {"interactions_figures/theory", *(f"interactions_on_inputs/example_{place}" for place in (1, 2, 3, 4))}
+    tags = {"interactions/phases", *(f"interactions-figures/{name}" for name in names)}
+    at_the_end = {"interactions-figures/theory", *(f"interactions-figures/on_input_{place}" for place in (1, 2, 3, 4))}
     assert set(written.Tags()["images"]) - at_the_end == tags
-    assert [image.step for image in written.Images("interactions_on_inputs/example_1")] == [5]
+    assert [image.step for image in written.Images("interactions-figures/on_input_1")] == [5]
     for tag in tags:
         assert [image.step for image in written.Images(tag)] == [2, 5]
         assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in written.Images(tag))

@@ -27,7 +27,7 @@ from tests.helpers.models import ImageClassifier, TabularClassifier, image_data,
 pytestmark = TINY_SET_UP
 
 LAYOUT = "custom_scalars__config__"
-FIGURES = {"interactions/phases", *(f"interactions_figures/{name}" for name in ("strength_by_order", "order_and_time"))}
+FIGURES = {"interactions/phases", *(f"interactions-figures/{name}" for name in ("strength_by_order", "order_and_time"))}
 
 
 class Bare(L.LightningModule):
@@ -123,8 +123,8 @@ def test_inputs_are_drawn_at_the_detection_of_phase_3_and_at_the_end(tmp_path: P
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(figures=EveryNEpochs(100)), logger=logger, max_epochs=4)
     found = written(logger)
-    examples = [tag for tag in found.Tags()["images"] if "on_inputs" in tag]
-    assert examples == [f"interactions_on_inputs/example_{place}" for place in (1, 2, 3, 4)]
+    examples = [tag for tag in found.Tags()["images"] if "on_input" in tag]
+    assert examples == [f"interactions-figures/on_input_{place}" for place in (1, 2, 3, 4)]
     for tag in examples:
         assert [image.step for image in found.Images(tag)] == [5, 11]
     assert set(found.Tags()["images"]) >= FIGURES
@@ -201,8 +201,8 @@ def test_a_logger_can_be_taught_to_take_figures(tmp_path: Path) -> None:
 
     canvases.draw_figure.register(Drawing, draw)
     fit(tmp_path, few(figures=EveryNEpochs()), logger=Drawing())
-    assert {tag for tag, step in got if step == 2} == {*FIGURES, "interactions_figures/decay_and_spindle"}
-    assert {"interactions_on_inputs/example_1"} <= {tag for tag, step in got if step == 5}
+    assert {tag for tag, step in got if step == 2} == {*FIGURES, "interactions-figures/decay_and_spindle"}
+    assert {"interactions-figures/on_input_1"} <= {tag for tag, step in got if step == 5}
 
 
 def test_no_key_is_step_and_every_tag_is_in_a_group(tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_no_key_is_step_and_every_tag_is_in_a_group(tmp_path: Path) -> None:
     tags = {tag for _, metrics in logger.calls for tag in metrics}
     assert "step" not in tags
     groups = {tag.partition("/")[0] for tag in tags - {"epoch"}}
-    names = ("interactions", "interactions_by_order", "interactions_heldout", "interactions_diagnostics")
-    assert groups == {*names, *(f"other_{name}" for name in names)}
+    names = ("interactions", "interactions-by-order", "interactions-heldout", "interactions-diagnostics")
+    assert groups == {*names, *(f"other-{name}" for name in names)}
 
 
 class Blocking(L.Callback):
@@ -267,11 +267,11 @@ def test_mlflow_gets_scalars_figures_and_texts(tmp_path: Path, monkeypatch: pyte
     client, run = logger.experiment, logger.run_id
     history = client.get_metric_history(run, "interactions/share")
     assert [metric.step for metric in history] == [0, 2, 5]
-    for group in ("interactions_by_order/generalizable_01", "interactions_diagnostics/seconds", "interactions_heldout/loss"):
+    for group in ("interactions-by-order/generalizable_01", "interactions-diagnostics/seconds", "interactions-heldout/loss"):
         assert [metric.step for metric in client.get_metric_history(run, group)] == [0, 2, 5]
     artifacts = {str(path.relative_to(tmp_path)).partition("artifacts/")[2] for path in (tmp_path / "store").rglob("*.*")}
     assert {f"{tag}/step_00000002.png" for tag in FIGURES} <= artifacts
-    assert "interactions_on_inputs/example_1/step_00000005.png" in artifacts
+    assert "interactions-figures/on_input_1/step_00000005.png" in artifacts
     assert "interactions/phase/step_00000005.md" in artifacts
 
 
@@ -291,7 +291,7 @@ def test_wandb_gets_scalars_and_figures_offline(tmp_path: Path, monkeypatch: pyt
     logger.experiment.finish()
     pictures = {str(path.relative_to(tmp_path)).partition("images/")[2].rpartition("_")[0] for path in tmp_path.rglob("*.png")}
     drawn = {name.rpartition("_")[0] for name in pictures}
-    assert {*FIGURES, "interactions_on_inputs/example_1"} <= drawn
+    assert {*FIGURES, "interactions-figures/on_input_1"} <= drawn
 
 
 def test_measured_tensors_are_what_loggers_are_handed(tmp_path: Path) -> None:

@@ -42,29 +42,30 @@ def test_custom_scalars_open_on_the_phase_view(address: str) -> None:
         assert text.index("what part of the strength generalizes") < text.index("losses, phase and strength")
         assert text.index("losses, phase and strength") < text.index("behind it")
         matches = [int(number) for number in re.findall(r"Matches\s*\(\s*(\d+)\s*\)", text)]
-        # Share and gap; losses, phase, and the four orders of both kinds. What is behind it is closed.
-        assert matches[:6] == [2, 1, 3, 1, 4, 4]
+        # Share and chance level; losses, phase, the four orders of both kinds, and the excess gap. What is behind is closed.
+        assert matches[:6] == [2, 3, 1, 4, 4, 1]
         assert page.locator("tf-custom-scalar-margin-chart-card svg path").count() > 0
 
 
 def test_time_series_come_in_groups(address: str) -> None:
     with browser(height=3000) as page:
         opened(page, address, "scalars")
-        page.get_by_text("interactions_diagnostics").first.wait_for()
+        page.get_by_text("interactions-diagnostics").first.wait_for()
         names = page.locator("metrics-card-group-toolbar .group-title, .group-title-text").all_inner_texts()
         groups = [name.split()[0] for name in names if "interactions" in name]
-        expected = ["interactions", "interactions_by_order", "interactions_diagnostics"]
+        expected = ["interactions", "interactions-by-order", "interactions-diagnostics"]
         assert groups[:3] == expected
 
 
 def test_images_hold_cards_of_figures_and_inputs(address: str) -> None:
     with browser(height=3000) as page:
         opened(page, address, "images")
-        page.get_by_text("interactions_on_inputs/example_1").first.wait_for()
+        page.get_by_text("interactions-figures/on_input_1").first.wait_for()
         text = shown(page)
-        assert "interactions/phases" in text
+        # The group that comes first.
+        assert text.index("interactions/phases") < text.index("interactions-figures/")
         for name in ("decay_and_spindle", "order_and_time", "strength_by_order"):
-            assert f"interactions_figures/{name}" in text
+            assert f"interactions-figures/{name}" in text
         pictures = page.locator("tf-image-loader img")
         pictures.first.wait_for()
         sizes = pictures.evaluate_all("images => images.map(image => [image.naturalWidth, image.naturalHeight])")

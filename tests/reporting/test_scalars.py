@@ -15,14 +15,14 @@ FURTHER = ("share_above_chance", "non_salient", "cancellation")
 OF_HELD_OUT = (*KINDS, "share", "share_chance", "loss", "mean_order")
 OF_TRAINING = {
     *(f"interactions/{name}" for name in ("phase", *FIRST)),
-    *(f"interactions_by_order/{kind}_{order}" for kind in KINDS for order in ("01", "02", "03")),
-    *(f"interactions_diagnostics/{name}" for name in (*FURTHER, "share_low", "share_high", "left_out", "seconds")),
+    *(f"interactions-by-order/{kind}_{order}" for kind in KINDS for order in ("01", "02", "03")),
+    *(f"interactions-diagnostics/{name}" for name in (*FURTHER, "share_low", "share_high", "left_out", "seconds")),
 }
-OF_SHAPE = {"interactions_diagnostics/decay_share", "interactions_diagnostics/decay_spindle_fit"}
+OF_SHAPE = {"interactions-diagnostics/decay_share", "interactions-diagnostics/decay_spindle_fit"}
 WITH_HELD_OUT = {
     *("interactions/loss_gap", "interactions/excess_gap"),
-    *(f"interactions_diagnostics/{name}" for name in ("remaining_gap", "excess_gap_low", "excess_gap_high")),
-    *(f"interactions_heldout/{name}" for name in (*OF_HELD_OUT, "share_low", "share_high", "left_out")),
+    *(f"interactions-diagnostics/{name}" for name in ("remaining_gap", "excess_gap_low", "excess_gap_high")),
+    *(f"interactions-heldout/{name}" for name in (*OF_HELD_OUT, "share_low", "share_high", "left_out")),
 }
 
 
@@ -56,7 +56,7 @@ def test_where_nothing_was_measured_there_is_no_shape() -> None:
     found = scalars(measurement, begun(1, 0, math.nan))
     assert set(found) == OF_TRAINING
     assert math.isnan(found["interactions/share"])
-    assert found["interactions_diagnostics/left_out"] == 3
+    assert found["interactions-diagnostics/left_out"] == 3
 
 
 def test_scalars_are_the_numbers_of_the_summary() -> None:
@@ -66,41 +66,41 @@ def test_scalars_are_the_numbers_of_the_summary() -> None:
     assert summary.held_out is not None
     for group, split, names in (
         ("interactions", summary.training, FIRST),
-        ("interactions_diagnostics", summary.training, FURTHER),
-        ("interactions_heldout", summary.held_out, OF_HELD_OUT),
+        ("interactions-diagnostics", summary.training, FURTHER),
+        ("interactions-heldout", summary.held_out, OF_HELD_OUT),
     ):
         for name in names:
             assert found[f"{group}/{name}"] == getattr(split, name).value
     for kind in KINDS:
-        by_order = [found[f"interactions_by_order/{kind}_{order:02d}"] for order in (1, 2, 3)]
+        by_order = [found[f"interactions-by-order/{kind}_{order:02d}"] for order in (1, 2, 3)]
         assert by_order == getattr(summary.training.by_order, kind)[0, 1:].tolist()
         assert sum(by_order) == pytest.approx(found[f"interactions/{kind}"])
-    for group, split in (("interactions_diagnostics", summary.training), ("interactions_heldout", summary.held_out)):
+    for group, split in (("interactions-diagnostics", summary.training), ("interactions-heldout", summary.held_out)):
         assert (found[f"{group}/share_low"], found[f"{group}/share_high"]) == (split.share.low, split.share.high)
         assert found[f"{group}/left_out"] == split.left_out
-    gaps = {"interactions/loss_gap", "interactions_diagnostics/remaining_gap", "interactions/excess_gap"}
+    gaps = {"interactions/loss_gap", "interactions-diagnostics/remaining_gap", "interactions/excess_gap"}
     assert {found[tag] for tag in gaps} == {getattr(summary, tag.split("/")[1]).value for tag in gaps}
-    ends = tuple(found[f"interactions_diagnostics/excess_gap_{end}"] for end in ("low", "high"))
+    ends = tuple(found[f"interactions-diagnostics/excess_gap_{end}"] for end in ("low", "high"))
     assert ends == (summary.excess_gap.low, summary.excess_gap.high)
-    assert tuple(found[f"interactions_diagnostics/decay_{name}"] for name in ("share", "spindle_fit")) == (
+    assert tuple(found[f"interactions-diagnostics/decay_{name}"] for name in ("share", "spindle_fit")) == (
         shape.share,
         shape.r_squared,
     )
-    assert (found["interactions/phase"], found["interactions_diagnostics/seconds"]) == (2.0, 0.5)
+    assert (found["interactions/phase"], found["interactions-diagnostics/seconds"]) == (2.0, 0.5)
 
 
 def test_a_name_stands_before_every_group() -> None:
     assert tag_prefix(None) == "interactions"
-    assert tag_prefix("teacher") == "teacher_interactions"
+    assert tag_prefix("teacher") == "teacher-interactions"
     measurement, phase = some_measurement(), begun(1, 0, math.nan)
     named = scalars(measurement, phase, "teacher")
-    assert list(named) == [f"teacher_{tag}" for tag in scalars(measurement, phase)]
+    assert list(named) == [f"teacher-{tag}" for tag in scalars(measurement, phase)]
 
 
 def test_every_tag_is_in_the_table_of_the_docstring() -> None:
     documented, group = set(), ""
-    for tag in re.findall(r"``([a-zA-Z_/…]+)``", scalars.__doc__ or ""):
+    for tag in re.findall(r"``([a-zA-Z_/…-]+)``", scalars.__doc__ or ""):
         group = tag.split("/")[0] if not tag.startswith("…") else group
         documented.add(tag.replace("…", group))
     tags = {re.sub(r"_0\d$", "_MM", tag) for tag in OF_TRAINING | OF_SHAPE | WITH_HELD_OUT}
-    assert tags == {tag for tag in documented if "/" in tag} - {"interactions_diagnostics/overhead"}
+    assert tags == {tag for tag in documented if "/" in tag} - {"interactions-diagnostics/overhead"}
