@@ -19,7 +19,7 @@ TO_DO = {
     1: "Train on.",
     2: "Train on: what is learned now mostly holds on new data. Phase 3 may follow.",
     3: "Stop, and go back to the weights of {onset}: `PhaseEarlyStopping(phase=3, restore_best=True)` does both. More data, "
-    "cleaner labels (`monitor.label_issues`), augmentation or a smaller network put phase 3 off.",
+    "cleaner labels (`monitor.label_issues`), augmentation or a smaller network may put phase 3 off.",
 }
 
 

@@ -333,7 +333,7 @@ def test_a_name_prefixes_the_tags_and_two_named_monitors_go_side_by_side(tmp_pat
     coarse = few(name="coarse", players=FeatureGroups([[0, 1], [2, 3]]))
     fine = few(name="fine")
     fit(tmp_path, coarse, fine, logger=logger, max_epochs=1)
-    tags = expected_tags("coarse/interactions", 2) | expected_tags("fine/interactions", 4)
+    tags = expected_tags("coarse-interactions", 2) | expected_tags("fine-interactions", 4)
     assert set().union(*(names for step, names in measured_tags(logger.calls) if step == 0)) == tags
     assert set().union(*(names for step, names in measured_tags(logger.calls) if step == BATCHES - 1)) == tags
     assert coarse.state_key != fine.state_key

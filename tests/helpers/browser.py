@@ -35,19 +35,26 @@ PAGES = {
     "scalars": "timeseries",
     "phase_view": "custom_scalars",
     "images": "images",
+    "on_inputs": "images&tagFilter=on_input",
     "text": "text",
     "hparams": "hparams",
 }
 """TensorBoard's page for each picture."""
 
+HEIGHTS = {"phase_view": 1300, "images": 1900}
+"""Pixels of pictures that are not as high as others."""
+
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[str]:
     """Serve a folder of logs as long as the body runs, and yield the address."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder.name, "--host", "127.0.0.1", "--port", "0"]
     # Its data server keeps what was read; a folder is read once here.
     command += ["--load_fast", "false", "--reload_interval", "0", "--samples_per_plugin", "images=100"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # The page shows the path as it is given here.
+    server = subprocess.Popen(
+        command, cwd=folder.resolve().parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield _address(server)
     finally:
@@ -124,6 +131,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tensorboard(folder) as address, browser() as page:
         for picture in PAGES:
+            page.set_viewport_size({"width": 1280, "height": HEIGHTS.get(picture, 1100)})
             opened(page, address, picture)
             page.wait_for_timeout(3000)
             page.screenshot(path=out / f"{picture}.png")

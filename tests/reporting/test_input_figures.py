@@ -107,9 +107,9 @@ def bar_labels(axes: Axes) -> list[str]:
             ImagePatches(2, 2, depth=2),
             torch.zeros(1, 1, 4, 4, 4),
             [
-                "layer 1, row 1, column 1 AND layer 1, row 1, …",
+                "layer 1, row 1, column 1 AND layer 1, row 1, column 2",
                 "layer 1, row 2, column 1",
-                "layer 1, row 1, column 2 OR layer 1, row 2, …",
+                "layer 1, row 1, column 2 OR layer 1, row 2, column 1",
             ],
         ),
     ],

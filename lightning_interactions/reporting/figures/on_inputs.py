@@ -26,12 +26,12 @@ KINDS = (("generalizable", BLUE), ("non-generalizable", VERMILION))
 PICTURES_A_KIND = 2
 BARS_A_KIND = 3
 
-LETTERS_A_LINE = 44
+LETTERS_A_LINE = 54
 """Letters of a monospaced font of 7 points that a card has room for."""
 
 LINES_OF_TEXT = 6
 
-LETTERS_OF_LABEL = 46
+LETTERS_OF_LABEL = 58
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,13 @@ def _draw_bars(axes: Axes, labels: Sequence[str], found: StrongestInteractions) 
         seen.add(kind)
         names = textwrap.shorten(_joined(one, labels), LETTERS_OF_LABEL, placeholder=" …")
         axes.annotate(
-            names, (0, -place + 0.2), xycoords=("axes fraction", "data"), fontsize=TEXT - 1, va="bottom", parse_math=False
+            names,
+            (0, -place + 0.2),
+            xycoords=("axes fraction", "data"),
+            fontsize=TEXT - 1,
+            va="bottom",
+            parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks([])
