@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_interactions.functional.strength import salient_mask
-from lightning_interactions.records import EFFECT_TYPES, EvidenceWeights, Interactions
+from lightning_interactions.records import EFFECT_TYPES, Interactions
 
 __all__ = ["OneInteraction", "StrongestInteractions", "strongest_interactions", "telling_inputs"]
 
@@ -43,13 +43,13 @@ class StrongestInteractions:
 
 
 def strongest_interactions(
-    interactions: Interactions, weights: EvidenceWeights, threshold: float, number: int = 3
+    interactions: Interactions, weights: Float[Tensor, "inputs types coalitions"], threshold: float, number: int = 3
 ) -> tuple[StrongestInteractions, ...]:
     """Find the strongest salient interactions of each input.
 
     Args:
         interactions: What a measurement found.
-        weights: How far evidence takes each for generalizable.
+        weights: How far evidence takes each for generalizable, in [0, 1]; NaN where it cannot be said.
         threshold: Salience threshold ``τ``.
         number: At most so many of each kind.
 
@@ -63,17 +63,19 @@ def strongest_interactions(
         for strength in kinds:
             flat = strength[row].flatten()
             places = flat.argsort(descending=True, stable=True)[:number]
-            of_kinds.append(tuple(_one(effects, weights.weights[row], int(place)) for place in places if flat[place] > 0))
+            of_kinds.append(tuple(_one(effects, weights[row], int(place)) for place in places if flat[place] > 0))
         found.append(StrongestInteractions(*of_kinds))
     return tuple(found)
 
 
-def telling_inputs(interactions: Interactions, weights: EvidenceWeights, threshold: float, number: int = 4) -> list[int]:
+def telling_inputs(
+    interactions: Interactions, weights: Float[Tensor, "inputs types coalitions"], threshold: float, number: int = 4
+) -> list[int]:
     """Choose inputs to look at: in turn those with most generalizable and with most non-generalizable strength.
 
     Args:
         interactions: What a measurement found.
-        weights: How far evidence takes each for generalizable.
+        weights: How far evidence takes each for generalizable, in [0, 1]; NaN where it cannot be said.
         threshold: Salience threshold ``τ``.
         number: At most so many.
 
@@ -92,10 +94,10 @@ def telling_inputs(interactions: Interactions, weights: EvidenceWeights, thresho
 
 
 def _strength_of_kinds(
-    interactions: Interactions, weights: EvidenceWeights, threshold: float
+    interactions: Interactions, weights: Float[Tensor, "inputs types coalitions"], threshold: float
 ) -> tuple[Float[Tensor, "inputs types coalitions"], Float[Tensor, "inputs types coalitions"]]:
     strength = (interactions.effects.abs() * salient_mask(interactions, threshold)).double()
-    generalizable = strength * weights.weights
+    generalizable = strength * weights
     judged = torch.isfinite(generalizable).all(dim=-1).all(dim=-1)[:, None, None] & strength.isfinite()
     zero = torch.zeros_like(strength)
     return torch.where(judged, generalizable, zero), torch.where(judged, strength - generalizable, zero)

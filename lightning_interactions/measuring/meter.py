@@ -22,7 +22,7 @@ from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.facts import facts_of
 from lightning_interactions.measuring.isolation import preserve_random_state, shadowed
 from lightning_interactions.measuring.split import Ranks, Split, from_columns
-from lightning_interactions.records import EvidenceWeights, Interactions, Measurement, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records import Interactions, Measurement, Probes, SplitMeasurement, TimePoint
 
 __all__ = ["HELD_OUT", "TRAINING", "Extraction", "InteractionMeter", "Ranks"]
 
@@ -59,7 +59,7 @@ class InteractionMeter:
     Attributes:
         baseline_values: Baseline value of each masked tensor; ``None`` before the first :meth:`prepare`.
         interactions: What the last measurement found of each split; empty before.
-        weights: How far evidence took each of them for generalizable.
+        weights: How far evidence took each of them for generalizable, ``[inputs, types, coalitions]``.
         left_out: Why all probes of a split were left out of the last measurement, by its name; empty if none were.
 
     Source:
@@ -92,7 +92,7 @@ class InteractionMeter:
         self.seed = seed
         self.baseline_values: dict[str, Tensor] | None = None
         self.interactions: dict[str, Interactions] = {}
-        self.weights: dict[str, EvidenceWeights] = {}
+        self.weights: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
         self._splits: dict[str, Split] = {}
         self._prepared: dict[str, Any] = {}
@@ -264,13 +264,14 @@ class InteractionMeter:
         return [{name: next(whole) for name in of_model} for of_model in own]
 
     def _facts(self, name: str, ratings: Sequence[Interactions], exact_losses: Tensor | None) -> SplitMeasurement:
-        weights = self.weights[name] = self.evidence.weigh(
+        weights = self.evidence.weigh(
             self.interactions[name],
             self.extraction.threshold,
             prepared=self._prepared[name],
             ratings=ratings,
             counterpart=next((other for key, other in self.interactions.items() if key != name), None),
         )
+        self.weights[name] = weights.weights
         probes, threshold = self._splits[name].probes, self.extraction.threshold
         return facts_of(self.interactions[name], weights, threshold, self.task, probes, exact_losses)
 

@@ -144,8 +144,3 @@ class EvidenceWeights:
     weights: Float[Tensor, "inputs types coalitions"]
     chance_weights: Float[Tensor, "inputs types coalitions"]
     rater_score: Float[Tensor, " inputs"] | None = None
-
-    def to(self, device: torch.device | str) -> "EvidenceWeights":
-        """Move to a device."""
-        score = None if self.rater_score is None else self.rater_score.to(device)
-        return EvidenceWeights(self.weights.to(device), self.chance_weights.to(device), score)

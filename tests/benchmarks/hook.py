@@ -49,7 +49,7 @@ PARTS = {
     "statistics": [("reporting/scalars.py", "scalars")],
     "detection": [("analysis/phases/detect.py", "detect_phases")],
     "logging": [("callbacks/loggers.py", "_write_scalars")],
-    "figures": [("callbacks/loggers.py", "_draw")],
+    "figures": [("callbacks/loggers.py", "_draw"), ("callbacks/loggers.py", "_write_inputs")],
 }  # fmt: skip
 """File and name of the functions that do each part; none is called by another one's.
 
