@@ -119,7 +119,8 @@ class Loggers:
             step: Where loggers put them.
         """
         time = history.measurements[-1].time
-        if self._figures is not None and history.phases[-1].number == 3 and history.first_detection(3) is history.phases[-1]:
+        is_detected = [phase.number == 3 for phase in history.phases]
+        if self._figures is not None and is_detected[-1] and sum(is_detected) == 1:
             self._write(trainer, _write_inputs, meter, time, step)
         if self._figures is not None and self._figures.due(time.epoch, time.step) and len(history) > 1:
             self._draw(trainer, history, step)
@@ -149,7 +150,8 @@ class Loggers:
             trainer.progress_bar_metrics[in_bar] = tags[in_bar]
         if self.logging.layout and not self._is_laid_out:
             # The first monitor lays out all of them: a run has one layout.
-            names = [callback.name for callback in trainer.callbacks if isinstance(getattr(callback, "history", None), History)]
+            monitors = [one for one in trainer.callbacks if isinstance(getattr(one, "meter", None), InteractionMeter)]
+            names = [monitor.name for monitor in monitors]
             self._is_laid_out = True
             if self.name == names[0]:
                 self._write(trainer, _write_layout, names)
@@ -231,12 +233,12 @@ def _write_inputs(logger: Logger, prefix: str, meter: InteractionMeter, time: Ti
     players, probes, threshold = meter.players, meter.probes[TRAINING], meter.extraction.threshold
     interactions, weights = meter.interactions[TRAINING].to("cpu"), meter.weights[TRAINING].to("cpu")
     chosen = telling_inputs(interactions, weights, threshold, INPUTS_DRAWN)
-    found = strongest_interactions(interactions, weights, threshold)
+    found = strongest_interactions(interactions.select(chosen), weights[chosen], threshold)
     figures = {
-        f"on_input_{place}": lambda number=number: input_figure(
-            probes.select([number]).to("cpu"), players, found[number], f"Probe {number}, after epoch {time.epoch}"
+        f"on_input_{place}": lambda number=number, own=own: input_figure(
+            probes.select([number]).to("cpu"), players, own, f"Probe {number}, after epoch {time.epoch}"
         )
-        for place, number in enumerate(chosen, start=1)
+        for place, (number, own) in enumerate(zip(chosen, found, strict=True), start=1)
     }
     _draw_all(logger, f"{prefix}-{FIGURES}", figures, step)
 
