@@ -1,7 +1,12 @@
-"""Show how the curves of one run move with every choice that the monitor leaves to you.
+"""Sensitivity: how the curves move with every choice
+==================================================
 
-python examples/02_sensitivity.py            # about ten minutes; also draws sensitivity.png
-python examples/02_sensitivity.py --quick    # seconds: goes through all the code and means nothing
+Show how the curves of one run move with every choice that the monitor leaves to you.
+
+::
+
+    python examples/02_sensitivity.py            # about ten minutes; also draws sensitivity.png
+    python examples/02_sensitivity.py --quick    # seconds: goes through all the code and means nothing
 
 One small CNN is trained on scikit-learn's digits with 20 % of its training labels flipped, under many monitors at once that
 measure the same network at the same moments. Each differs from the base in one thing: number of reference models, draw of

@@ -1,12 +1,25 @@
-"""A table with categories and numbers: 6366 answers to a survey on marriage, which ship in statsmodels.
+"""A table: categories and numbers
+===============================
+
+6366 answers to a survey on marriage, which ship in statsmodels.
 
 Fair's survey of 1974 (Redbook) asks married women for age, years of marriage, children, education, religiousness, how they
 rate their marriage, and both occupations. A network with embeddings learns which of them had an affair; 20 % of the labels
 that it learns from are wrong. Players are the eight columns, of two tensors of a dict batch.
 
-python examples/03_table.py            # trains to the end, and says what stopping at phase three would have given
-python examples/03_table.py --stop     # stops at phase three, with the weights of its onset
+::
+
+    python examples/03_table.py         # to the end; says what stopping would have given
+    python examples/03_table.py --stop  # stops at phase three, with the weights of its onset
 """
+
+# %%
+# .. figure:: /example_table.png
+#    :alt: Phases of the table's run
+#
+#    The whole run. :doc:`/examples` says what it shows.
+
+# sphinx_gallery_thumbnail_path = "example_table.png"
 
 import lightning as L
 import torch

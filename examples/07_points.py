@@ -1,12 +1,25 @@
-"""A point cloud: the dark pixels of scikit-learn's handwritten digits, as points.
+"""A point cloud: dark pixels of digits
+====================================
+
+The dark pixels of scikit-learn's handwritten digits become points.
 
 Each of 1797 digits becomes a cloud of points with two coordinates and the ink there, padded to 64. A PointNet, which sees a
 set of points without order, tells which digit it is; 20 % of the labels that it learns from are wrong. Players are eight
 clusters of neighbouring points.
 
-python examples/07_points.py            # trains to the end, and says what stopping at phase three would have given
-python examples/07_points.py --stop     # stops at phase three, with the weights of its onset
+::
+
+    python examples/07_points.py         # to the end; says what stopping would have given
+    python examples/07_points.py --stop  # stops at phase three, with the weights of its onset
 """
+
+# %%
+# .. figure:: /example_points.png
+#    :alt: Phases of the points' run
+#
+#    The whole run. :doc:`/examples` says what it shows.
+
+# sphinx_gallery_thumbnail_path = "example_points.png"
 
 import lightning as L
 import torch

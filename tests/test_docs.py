@@ -24,11 +24,18 @@ from lightning_interactions.records import Probes
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lightning_interactions.__file__).parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+BUILT = DOCS / "generated"
+"""Pages that Sphinx writes."""
+PAGES = [README, *sorted(page for page in DOCS.rglob("*.md") if BUILT not in page.parents)]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 MOST_LINES = 90
 MOST_EPOCHS = 1
+FEW = (8, 8, 0)
+"""Training probes, held-out probes and the seed of their draw, where a page does not say them."""
+LONG = ("quickstart.md", "images.md")
+"""Pages whose own networks take more than three seconds."""
 LOOSE = {1: 1e-2}
 """Duality gap at which an extraction ends: what the interactions are does not matter here."""
 
@@ -50,9 +57,10 @@ SHORT = re.compile(rf"(?<![\w./])(?:{'|'.join(NAMESPACES)})(?:\.(?!py\b|md\b|pt\
 
 
 def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
-    """Yield the blocks of a language, with the line in front of each."""
-    for found in re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
-        yield page.read_text()[: found.start(1)].count("\n"), found.group(1)
+    """Yield the blocks of a language, those of MyST's directives as well, with the line in front of each."""
+    opening = rf"(?:{language}|\{{code(?:-block)?\}} {language})"
+    for found in re.finditer(rf"^```{opening}\n((?::.*\n)*)(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        yield page.read_text()[: found.start(2)].count("\n"), found.group(2)
 
 
 def without_blocks(text: str) -> str:
@@ -156,6 +164,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch, mpl.rc_context({"backend": "agg"}):
         patch.setattr(L.Trainer, "__init__", short)
         patch.setattr("lightning_interactions.functional.extraction.extract.TOLERANCES", LOOSE)
+        patch.setattr(lightning_interactions.ProbeSampling.__init__, "__defaults__", FEW)
         patch.chdir(tmp_path_factory.mktemp("docs"))
         L.seed_everything(0, verbose=False)
         monitor = lightning_interactions.InteractionMonitor()
@@ -231,8 +240,40 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def tables_of_contents(page: Path) -> list[str]:
+    """List what a page's tables of contents name, in their order, without options."""
+    found = re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for table in found for line in table.splitlines() if line and not line.startswith(":")]
+
+
+def test_every_page_is_in_the_navigation_once_and_linked_for_code_hosts() -> None:
+    index = DOCS / "index.md"
+    named = tables_of_contents(index)
+    pages = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if DOCS in page.parents and page != index}
+    assert sorted(named) == sorted({*pages, "generated/gallery/index"})
+    assert {f"{page}.md" for page in pages} <= set(re.findall(r"\]\((.+?)\)", index.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_fence_is_of_a_kind_that_is_checked(page: Path) -> None:
+    fences = re.findall(r"^[ >]*(?:```|~~~|:::).*$", page.read_text(), re.MULTILINE)
+    known = r"```(?:python|diff|bash|yaml|\{toctree\}|\{eval-rst\}|\{include\} \S+|\{code(?:-block)?\} python)"
+    opened, closed = fences[::2], fences[1::2]
+    assert [fence for fence in opened if not re.fullmatch(known, fence)] == []
+    assert closed == ["```"] * len(opened)
+
+
+def test_the_installation_is_that_of_the_readme() -> None:
+    install, *_ = "".join(text for _, text in blocks(DOCS / "quickstart.md", "bash")).splitlines()
+    assert install in README.read_text()
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("page", [page for page in PAGES if any(code(page))], ids=ids)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES if any(code(page))],
+    ids=ids,
+)
 def test_blocks_run(run: Any, page: Path) -> None:
     run(page)
 

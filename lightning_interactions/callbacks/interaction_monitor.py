@@ -260,7 +260,8 @@ class InteractionMonitor(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first batches of training data that cannot be indexed; make up for a measurement that was interrupted.
 
-        A checkpoint of the last step of an epoch is resumed in the next epoch, without the end of the one before.
+        A checkpoint of the last step of an epoch is resumed in the next epoch, without the end of the one before; the end of
+        training makes up for it if there is none.
         """
         if self._is_lazy:
             return
@@ -299,6 +300,8 @@ class InteractionMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what can be said only now, and say if measuring took much of the time."""
+        if not self._is_lazy:
+            self._measure_within_epoch(trainer, pl_module, max(steps_logged(trainer) - 1, 0))
         if self.failed:
             rank_zero_info(
                 f"InteractionMonitor: {len(self.failed)} of {len(self.failed) + len(self.history)} measurements failed and are "

@@ -182,13 +182,14 @@ class PhaseEarlyStopping(Callback):
         if self._stops:
             self.stopped_epoch = trainer.current_epoch
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the weights of the last measurement, if they may be needed."""
-        self._keeper.write(trainer, pl_module)
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the weights of the onset, when no callback has anything left to do with those of the end."""
-        if self._stops and self.restore_best:
+        """Restore the weights of the onset, when no callback has anything left to do with those of the end.
+
+        Before, the weights of the last measurement are written, if they may be needed.
+        """
+        self._keeper.write(trainer, pl_module)
+        # Without a step to go back to it has been said why.
+        if self._stops and self.restore_best and self._keeper.best_step is not None:
             self._keeper.restore(trainer, pl_module)
         send_home(trainer, self, self._address)
 

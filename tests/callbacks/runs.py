@@ -1,7 +1,7 @@
 """What the tests of the callbacks share: monitors of few probes, loggers, scripted phases, comparing histories."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -200,6 +200,24 @@ def assert_same_history(actual: History, expected: History, tolerance: float) ->
     assert actual.epochs == expected.epochs
     states = [{**history.to_dict(), "seconds": None} for history in (actual, expected)]
     _assert_close(*states, tolerance, "")
+
+
+def largest_difference(actual: History, expected: History) -> float:
+    """Return the largest difference of two histories' numbers but the seconds, of themselves where they are larger than 1."""
+    states = ({**history.to_dict(), "seconds": None} for history in (actual, expected))
+    numbers, others = (torch.tensor(list(_numbers(state)), dtype=torch.float64) for state in states)
+    assert torch.equal(numbers.isnan(), others.isnan())
+    return float(((numbers - others).abs() / others.abs().clamp(min=1)).nan_to_num(0).max())
+
+
+def _numbers(state: Any) -> Iterator[float]:
+    if isinstance(state, (dict, list)):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _numbers(part)
+    elif isinstance(state, Tensor):
+        yield from state.double().flatten().tolist()
+    elif isinstance(state, (int, float)):
+        yield float(state)
 
 
 def _assert_close(actual: Any, expected: Any, tolerance: float, where: str) -> None:

@@ -1,6 +1,6 @@
-"""Two processes with gloo on the CPU, in one spawn; every scenario is also run in one process and compared.
+"""Several processes with gloo on the CPU, in one spawn; every scenario is also run in one process and compared.
 
-The rows are dealt out in turns and the batches of a process are half as large, so both trainings take the same batches; in
+The rows are dealt out in turns and the batches of a process are as much smaller, so both trainings take the same batches; in
 float64 without batch norm or dropout they differ by rounding. (Lightning's own sampler always shuffles the training data
 over the ranks, so the scenario that leaves the sampler to it compares the probes and the untrained model only.)
 """
@@ -251,8 +251,8 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
     }
 
 
-def run_some(rank: int, folder: str, names: Sequence[str]) -> None:
-    """Run some scenarios as one of two processes, and write what came of it to a file for each."""
+def run_some(rank: int, folder: str, names: Sequence[str], world_size: int) -> None:
+    """Run some scenarios as one of several processes, and write what came of it to a file for each."""
     # Gloo would look for the network interface of the machine's name, which may not have one.
     os.environ.update({"LOCAL_RANK": str(rank), "NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"})
     for position, name in enumerate(names):
@@ -260,23 +260,23 @@ def run_some(rank: int, folder: str, names: Sequence[str]) -> None:
             "gloo",
             init_method=f"file://{folder}/meeting-{position}",
             rank=rank,
-            world_size=WORLD_SIZE,
+            world_size=world_size,
             timeout=timedelta(seconds=40),
         )
         try:
-            outcome = run(SCENARIOS[name], Path(folder), rank, WORLD_SIZE)
+            outcome = run(SCENARIOS[name], Path(folder), rank, world_size)
         except Exception:
             outcome = {"error": traceback.format_exc()}
         torch.save(outcome, Path(folder) / f"{name}-{rank}.pt")
         torch.distributed.destroy_process_group()
 
 
-def on_two_processes(folder: Path, names: Sequence[str]) -> Callable[[str], list[dict[str, Any]]]:
+def on_processes(folder: Path, names: Sequence[str], world_size: int = WORLD_SIZE) -> Callable[[str], list[dict[str, Any]]]:
     """Run scenarios, and give what came of one on each rank."""
-    torch.multiprocessing.spawn(run_some, args=(str(folder), names), nprocs=WORLD_SIZE)
+    torch.multiprocessing.spawn(run_some, args=(str(folder), names, world_size), nprocs=world_size)
 
     def load(name: str) -> list[dict[str, Any]]:
-        loaded = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+        loaded = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(world_size)]
         for rank, outcome in enumerate(loaded):
             assert "error" not in outcome or SCENARIOS[name].shorter, f"rank {rank}: {outcome['error']}"
         return loaded
@@ -287,7 +287,7 @@ def on_two_processes(folder: Path, names: Sequence[str]) -> Callable[[str], list
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
     """Give what came of any scenario on each rank."""
-    return on_two_processes(tmp_path_factory.mktemp("ranks"), list(SCENARIOS))
+    return on_processes(tmp_path_factory.mktemp("ranks"), list(SCENARIOS))
 
 
 def run_alone(name: str, root: Path) -> dict[str, Any]:
@@ -325,6 +325,16 @@ def test_two_processes_have_the_history_of_one(
         for split, probes in alone["states"][monitor]["probes"].items():
             assert torch.equal(inputs_of(outcome["states"][monitor]["probes"][split]), inputs_of(probes))
         assert outcome["stopping"] == alone["stopping"]
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_history_of_one(tmp_path: Path) -> None:
+    name = "both evidences"
+    alone, (first, *others) = run_alone(name, tmp_path), on_processes(tmp_path, [name], world_size=4)(name)
+    for monitor in ("noise", "references"):
+        assert_same_history(history_of(first, monitor), history_of(alone, monitor), TOLERANCE)
+        for outcome in others:
+            assert_same_history(history_of(outcome, monitor), history_of(first, monitor), 0)
 
 
 @pytest.mark.slow
@@ -494,7 +504,7 @@ def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
 @pytest.mark.slow
 def test_two_processes_measure_and_stop_as_one_does(tmp_path: Path) -> None:
     name, alone = "stopped", run_alone("stopped", tmp_path / "alone")
-    outcomes = on_two_processes(tmp_path, [name])(name)
+    outcomes = on_processes(tmp_path, [name])(name)
     for outcome in outcomes:
         assert_same_history(history_of(outcome, "None"), history_of(alone, "None"), TOLERANCE)
         assert outcome["stopping"] == alone["stopping"]

@@ -27,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_interactions import CrossFitted, InteractionMonitor, PhaseEarlyStopping
+from lightning_interactions import InteractionMonitor, PhaseEarlyStopping, Twins
 from lightning_interactions.evidence import ParameterNoise
 from lightning_interactions.players import FeatureGroups
 from lightning_interactions.records import Interactions
@@ -567,7 +567,7 @@ def test_a_later_batch_of_a_stream_that_cannot_be_kept_is_left_out(tmp_path: Pat
         (None, RuntimeError("no training"), None),
         (None, torch.OutOfMemoryError("out of memory"), None),
         (None, FULL_DISK, None),
-        (CrossFitted, RuntimeError("no training"), RuntimeError),
+        (Twins, RuntimeError("no training"), RuntimeError),
         (None, KeyboardInterrupt(), SystemExit),
     ],
     ids=str,

@@ -133,6 +133,20 @@ def test_a_run_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_history
         assert torch.equal(measurement.training.full_score, expected.training.full_score)
 
 
+def test_a_run_interrupted_after_its_last_step_gets_its_last_measurement_when_it_is_resumed(tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
+            if trainer.global_step == 6:
+                trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    whole, resumed = few(), few()
+    fit(tmp_path, 2, whole, Saves())
+    assert whole.history.steps == [0, 3, 6]
+    # The checkpoint was written before the end of the epoch, which Lightning never comes to again.
+    fit(tmp_path, 2, resumed, resume=tmp_path / "last.ckpt")
+    assert_same_history(resumed.history, whole.history, TOLERANCE)
+
+
 def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(tmp_path: Path) -> None:
     first, resumed = few(), few(seed=9)
     fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")

@@ -327,7 +327,7 @@ def test_a_dataset_that_is_asked_for_whole_batches_is_asked_for_ours() -> None:
             return {"x": torch.tensor(index)}
 
     loader: DataLoader[Any] = DataLoader(Table(6), batch_size=None, sampler=BatchSampler(RandomSampler(range(6)), 4, False))
-    assert sampled_indices(loader, math.inf) == list(range(6))
+    assert listed(loader, math.inf) == list(range(6))
     assert [batch["x"].tolist() for batch in load_batches(loader, [[5, 1], [2]])] == [[5, 1], [2]]
 
 
@@ -343,25 +343,21 @@ def test_a_sampler_of_the_data_behind_a_subset_does_not_copy_them() -> None:
             self.parts = [inner]
 
     inner = Numbered(4)
-    assert sampled_indices(DataLoader(Wrapped(inner), sampler=Behind(inner)), math.inf) == [0, 1, 2, 3]
+    assert listed(DataLoader(Wrapped(inner), sampler=Behind(inner)), math.inf) == [0, 1, 2, 3]
 
 
 def test_datasets_that_load_many_at_once_are_asked_once_a_batch() -> None:
     class Bulk(Numbered):
-        def __init__(self) -> None:
-            super().__init__()
-            self.asked: list[list[int]] = []
-
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             raise AssertionError("asked one by one")
 
         def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-            self.asked.append(indices)
+            asked.append(indices)
             return [(torch.tensor([float(index)]), index) for index in indices]
 
-    dataset = Bulk()
-    load_batches(DataLoader(dataset, batch_size=2), [[7, 0], [3]])
-    assert dataset.asked == [[7, 0], [3]]
+    asked: list[list[int]] = []
+    load_batches(DataLoader(Bulk(), batch_size=2), [[7, 0], [3]])
+    assert asked == [[7, 0], [3]]
 
 
 @pytest.mark.slow

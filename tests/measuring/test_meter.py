@@ -49,6 +49,10 @@ class Watched(Evidence):
         self.prepared: list[ProbeGame] = []
         self.told: list[dict[str, Any]] = []
 
+    @property
+    def models_beside(self) -> int:
+        return 1
+
     def prepare(self, game: ProbeGame) -> Any:
         self.prepared.append(game)
         return len(self.prepared)

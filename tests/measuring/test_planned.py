@@ -165,6 +165,7 @@ def test_a_resumed_run_goes_on_with_the_plan() -> None:
         first.begin(0, 0)
         first.plan(length)
         before = [epoch for epoch in range(stopped + 1) if first.due(epoch, 10 * epoch)]
+        first.done()
         second = Timetable(Planned())
         second.load_state_dict(first.state_dict())
         second.begin(stopped, 10 * stopped)

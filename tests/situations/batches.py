@@ -59,7 +59,7 @@ class Stepped(Base):
         raise NotImplementedError
 
 
-@situation("nested dicts with names and numbers of rows", slow=True)
+@situation("nested dicts with names and numbers of rows")
 def nested_dicts() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Pair(NamedTuple):
     y: Tensor
 
 
-@situation("named tuples with the target in a column of a table", slow=True)
+@situation("named tuples with the target in a column of a table")
 def named_tuple() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -114,7 +114,7 @@ def named_tuple() -> Case:
     return Case(Module(), **of_rows(lambda i: Pair(normal(4, seed=i), normal(3, seed=i + 300))), oracle=oracle)
 
 
-@situation("a list of number, row and label", slow=True)
+@situation("a list of number, row and label")
 def with_index() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -131,7 +131,7 @@ def with_index() -> Case:
     return Case(Module(), **of_rows(lambda i: (i, *table()[i % 16])), oracle=oracle, empty=zero(1))
 
 
-@situation("categorical and continuous features in one dict", slow=True)
+@situation("categorical and continuous features in one dict")
 def categorical_and_continuous() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -181,7 +181,7 @@ def two_tables() -> Case:
     return Case(Module(), **of_rows(row), oracle=oracle, monitor={"players": both})
 
 
-@situation("the label is a column of the only tensor", slow=True)
+@situation("the label is a column of the only tensor")
 def label_column() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -233,7 +233,7 @@ def packed() -> Case:
     return Case(Module(), **of_rows(series, padded), oracle=oracle, empty=zero(0))
 
 
-@situation("key_padding_mask in a transformer, batches of different lengths", slow=True)
+@situation("key_padding_mask in a transformer, batches of different lengths")
 def key_padding_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -260,7 +260,7 @@ def key_padding_mask() -> Case:
     return Case(Module(), **data, oracle=oracle)
 
 
-@situation("time first, the batch on the second axis", slow=True)
+@situation("time first, the batch on the second axis")
 def time_first() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -282,7 +282,7 @@ def time_first() -> Case:
     return Case(Module(), **of_rows(lambda i: (normal(6, 2, seed=i), i % 3), collate), oracle=oracle, empty=zero("x"))
 
 
-@situation("signals with channels, one label", slow=True)
+@situation("signals with channels, one label")
 def signals() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -317,7 +317,7 @@ def masked_mean() -> Case:
     return Case(Module(), **of_rows(labelled_steps), oracle=oracle, empty=zero(0), step_loss=over_steps, means_only=True)
 
 
-@situation("a label for each step of a series, logits[mask]", slow=True)
+@situation("a label for each step of a series, logits[mask]")
 def logits_of_mask() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -347,7 +347,7 @@ def over_steps(module: Any, batch: Any) -> Tensor:
     return (losses * mask).sum() / mask.sum()
 
 
-@situation("labels as floats [rows, 1] in a dataclass", slow=True)
+@situation("labels as floats [rows, 1] in a dataclass")
 def in_dataclass() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

@@ -44,7 +44,7 @@ def pictures(**options: Any) -> dict[str, Any]:
     return loaders(images(**options), images(8, seed=1, **options))
 
 
-@situation("images flattened in the step", slow=True)
+@situation("images flattened in the step")
 def flattened_images() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -67,7 +67,7 @@ def flattened_images() -> Case:
     return Case(Module(), **pictures(), oracle=oracle, empty=zero(0))
 
 
-@situation("channels last, permuted in forward", slow=True)
+@situation("channels last, permuted in forward")
 def channels_last() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -84,7 +84,7 @@ def channels_last() -> Case:
     return Case(Module(), **of_rows(row), oracle=oracle, empty=zero(0))
 
 
-@situation("bytes, divided by 255 in the step", slow=True)
+@situation("bytes, divided by 255 in the step")
 def bytes_in_step() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -125,7 +125,7 @@ def transfer_hook() -> Case:
     return Case(Module(), **pictures(), oracle=oracle)
 
 
-@situation("noise in the step while training", slow=True)
+@situation("noise in the step while training")
 def noise_in_step() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def segmentation() -> Case:
     return Case(Segmenter(), **masks(), oracle=oracle, empty=zero("image"))
 
 
-@situation("segmentation with pixels of no class, 255", slow=True)
+@situation("segmentation with pixels of no class, 255")
 def segmentation_with_void() -> Case:
     def oracle(module: Any, batch: Any) -> Answer:
         return tokens(of_pixels(module, batch), batch["mask"], ignored=255)
@@ -192,7 +192,7 @@ def segmentation_with_void() -> Case:
     return Case(module, **masks(void=True), oracle=oracle, empty=zero("image"), step_loss=total, means_only=True)
 
 
-@situation("segmentation of one class, BCE of [rows, 1, height, width]", slow=True)
+@situation("segmentation of one class, BCE of [rows, 1, height, width]")
 def binary_segmentation() -> Case:
     class Module(Segmenter):
         def step(self, batch: Any) -> Tensor:
@@ -205,7 +205,7 @@ def binary_segmentation() -> Case:
     return Case(Module(classes=1), **masks(), oracle=oracle, empty=zero("image"))
 
 
-@situation("crops in training, whole images in validation", slow=True)
+@situation("crops in training, whole images in validation")
 def crops() -> Case:
     class Crops(Rows):
         def __getitem__(self, index: int) -> Any:
@@ -228,7 +228,7 @@ def crops() -> Case:
     )
 
 
-@situation("rotations predicted without labels, made in the step", slow=True)
+@situation("rotations predicted without labels, made in the step")
 def rotations() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -253,7 +253,7 @@ def rotations() -> Case:
     return Case(Module(), **pictures(), oracle=oracle, empty=zero(0))
 
 
-@situation("a vision transformer of Hugging Face", slow=True)
+@situation("a vision transformer of Hugging Face")
 def vision_transformer() -> Case:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -302,7 +302,7 @@ def feature_map() -> Case:
     return Case(module, **pictures(), oracle=oracle, monitor={"players": inner})
 
 
-@situation("a point cloud", slow=True)
+@situation("a point cloud")
 def point_cloud() -> Case:
     class Module(Net):
         def __init__(self) -> None:

@@ -216,10 +216,10 @@ def quantised() -> Case:
             super().__init__()
             self.net = nn.Sequential(FakeQuantise(), nn.Linear(4, 8), nn.Tanh(), FakeQuantise(), nn.Linear(8, 3))
 
-    return unasked(Module())
+    return unasked(Module(), warned="outputs of a row depend on the other rows")
 
 
-@situation("quantisation-aware training of torch", slow=True)
+@situation("quantisation-aware training of torch")
 def torch_quantised() -> Case:
     from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver
 
@@ -271,7 +271,7 @@ def all_hooks() -> Case:
             self.counts = dict.fromkeys(("before", "after", "backward", "gradient", "saved"), 0)
             self.net[0].register_forward_pre_hook(lambda _module, _args: self.count("before"))
             self.net[0].register_forward_hook(lambda _module, _args, _output: self.count("after"), always_call=True)
-            self.net[0].register_full_backward_hook(lambda _module, _inputs, _outputs: self.count("backward"))
+            self.net[2].register_full_backward_hook(lambda _module, _inputs, _outputs: self.count("backward"))
             self.net[2].weight.register_hook(lambda _gradient: self.count("gradient"))
             self.net[2].weight.register_post_accumulate_grad_hook(lambda _parameter: self.count("gradient"))
             self.net.register_state_dict_post_hook(lambda _module, _state, _prefix, _local: self.count("saved"))
@@ -282,7 +282,7 @@ def all_hooks() -> Case:
     return plain(Module())
 
 
-@situation("a compiled part", slow=True)
+@situation("a compiled part")
 def compiled_part() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -292,7 +292,7 @@ def compiled_part() -> Case:
     return plain(Module())
 
 
-@situation("a compiled module", slow=True)
+@situation("a compiled module")
 def compiled_module() -> Case:
     return plain(torch.compile(Net(), backend="eager"), oracle=lambda module, batch: by_logits(module._orig_mod, batch))
 
@@ -371,7 +371,7 @@ def thawed() -> Case:
     return plain(Module(), callbacks=[Thaw()])
 
 
-@situation("pruning, accumulation that changes, and a search for the rate by callbacks", slow=True)
+@situation("pruning, accumulation that changes, and a search for the rate by callbacks")
 def more_callbacks() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -478,7 +478,7 @@ class Rich(pl.Callback):
         self.norms: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.norms.append(float(pl_module.net[0].weight.norm()))
+        self.norms.append(float(pl_module.net[0].weight.detach().norm()))
         pl_module.log("norm", self.norms[-1])
         with torch.no_grad():
             pl_module.net[0].weight.mul_(0.99)

@@ -38,7 +38,7 @@ def held_out(**options: Any) -> DataLoader[Any]:
     return DataLoader(table(8, seed=1), batch_size=8, **options)
 
 
-@situation("a file that is opened lazily, read by two workers", slow=True)
+@situation("a file that is opened lazily, read by two workers")
 def lazy_file() -> Case:
     train, val = LazyFile(table()), LazyFile(table(8, seed=1))
     return case(
@@ -47,7 +47,7 @@ def lazy_file() -> Case:
     )
 
 
-@situation("a file that is opened in worker_init_fn", slow=True)
+@situation("a file that is opened in worker_init_fn")
 def opened_in_workers() -> Case:
     options: dict[str, Any] = {"batch_size": 8, "num_workers": 2, "worker_init_fn": open_file}
     train, val = LazyFile(table(), in_workers=True), LazyFile(table(8, seed=1), in_workers=True)
@@ -66,7 +66,7 @@ def training_rows_in_validation() -> Case:
     return case(DataLoader(data, batch_size=8, shuffle=True), loaders, Module(), step_loss=None)
 
 
-@situation("a dict of validation loaders", slow=True)
+@situation("a dict of validation loaders")
 def dict_of_validation() -> Case:
     class Module(Net):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -107,7 +107,7 @@ def of_both(module: Any, batch: Any) -> Answer:
     return classified(module.net(x), y)
 
 
-@situation("a dict of training loaders", slow=True)
+@situation("a dict of training loaders")
 def dict_of_training() -> Case:
     return Case(Both(), two_loaders(), of_both, held_out())
 
@@ -152,7 +152,7 @@ class Buckets(IterableDataset[Any]):
             yield normal(4, 6 + number % 2, 2, seed=self.seed + number), torch.arange(4) % 3
 
 
-@situation("a stream of batches of different lengths", slow=True)
+@situation("a stream of batches of different lengths")
 def stream_of_lengths() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -169,7 +169,7 @@ def stream_of_lengths() -> Case:
     return Case(Module(), train, oracle, val, empty=zero(0), epochs=(1, 2))
 
 
-@situation("a data module that splits and normalises", slow=True)
+@situation("a data module that splits and normalises")
 def data_module() -> Case:
     class Data(pl.LightningDataModule):
         def __init__(self, batch_size: int = 8) -> None:
@@ -195,12 +195,12 @@ def data_module() -> Case:
     return Case(Net(), Data(), by_logits)
 
 
-@situation("no validation loader, and a validation step", slow=True)
+@situation("no validation loader, and a validation step")
 def no_validation() -> Case:
     return case(DataLoader(table(), batch_size=8, shuffle=True), None, warned="no validation loader")
 
 
-@situation("a weighted sampler and rows left over", slow=True)
+@situation("a weighted sampler and rows left over")
 def weighted_sampler() -> Case:
     sampler = WeightedRandomSampler(torch.rand(21).tolist(), 21, generator=torch.Generator().manual_seed(2))
     return case(DataLoader(table(21), batch_size=8, sampler=sampler), held_out())
@@ -221,12 +221,12 @@ class Balanced(Sampler[list[int]]):
             yield [2 * index + odd for index in torch.randperm(8).tolist()]
 
 
-@situation("a batch sampler that counts its epochs", slow=True)
+@situation("a batch sampler that counts its epochs")
 def batch_sampler() -> Case:
     return case(DataLoader(table(), batch_sampler=Balanced()), held_out())
 
 
-@situation("one row a batch", slow=True)
+@situation("one row a batch")
 def one_row() -> Case:
     return case(DataLoader(table(8), batch_size=1, shuffle=True), held_out())
 
@@ -249,7 +249,7 @@ class ByLists(Dataset[Any]):
         return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
 
 
-@situation("a dataset that gives whole batches for lists of numbers", slow=True)
+@situation("a dataset that gives whole batches for lists of numbers")
 def by_lists() -> Case:
     data = ByLists(Subset(ConcatDataset([table(12), table(12, seed=3)]), list(range(4, 20))))
     train = DataLoader(data, sampler=BatchSampler(RandomSampler(data), 8, drop_last=False), batch_size=None)

@@ -18,7 +18,7 @@ def plain(module: Any, **options: Any) -> Case:
     return Case(module, **tables(), oracle=by_logits, empty=zero(0), **options)
 
 
-@situation("a step that returns a dict, and its outputs kept", slow=True)
+@situation("a step that returns a dict, and its outputs kept")
 def returns_dict() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def training_step_alone() -> Case:
     )
 
 
-@situation("the logged loss has another name, and is on top of a dict", slow=True)
+@situation("the logged loss has another name, and is on top of a dict")
 def other_name() -> Case:
     class Module(Net):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -67,7 +67,7 @@ def other_name() -> Case:
     return plain(Module(), step_loss=None)
 
 
-@situation("some training steps are skipped", slow=True)
+@situation("some training steps are skipped")
 def skipped_steps() -> Case:
     class Module(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # type: ignore[override]
@@ -76,7 +76,7 @@ def skipped_steps() -> Case:
     return plain(Module())
 
 
-@situation("manual optimisation with one optimizer and a schedule", slow=True)
+@situation("manual optimisation with one optimizer and a schedule")
 def manual() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -100,7 +100,7 @@ def manual() -> Case:
     return plain(Module())
 
 
-@situation("manual optimisation without a validation step", slow=True)
+@situation("manual optimisation without a validation step")
 def manual_training_alone() -> Case:
     class Module(Base):
         def __init__(self) -> None:
@@ -118,7 +118,7 @@ def manual_training_alone() -> Case:
     return Case(Module(), DataLoader(table(), batch_size=8), by_logits, empty=zero(0), warned="no validation loader")
 
 
-@situation("sharpness-aware steps: two passes with a closure", slow=True)
+@situation("sharpness-aware steps: two passes with a closure")
 def two_passes() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -188,7 +188,7 @@ def adversarial() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("a weight of a term that grows with the epoch", slow=True)
+@situation("a weight of a term that grows with the epoch")
 def annealed() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -235,7 +235,7 @@ def two_fits() -> Case:
     return plain(Net(), then=another_trainer, warned="another run")
 
 
-@situation("the same Trainer goes on for more epochs", slow=True)
+@situation("the same Trainer goes on for more epochs")
 def more_epochs() -> Case:
     def go_on(case: Case, trainer: Any, _new_trainer: Any) -> Any:
         trainer.fit_loop.max_epochs += 1
@@ -245,7 +245,7 @@ def more_epochs() -> Case:
     return plain(Net(), then=go_on, epochs=(0, 1, 2, 3))
 
 
-@situation("folds of one dataset, a module and a Trainer each, one monitor", slow=True)
+@situation("folds of one dataset, a module and a Trainer each, one monitor")
 def folds() -> Case:
     data = table(24)
 
@@ -264,7 +264,7 @@ def folds() -> Case:
     return Case(Net(), train, by_logits, val, empty=zero(0), then=next_fold, warned="another run")
 
 
-@situation("one fold of a dataset", slow=True)
+@situation("one fold of a dataset")
 def fold() -> Case:
     data = table(24)
     train, val = (DataLoader(Subset(data, rows), batch_size=8) for rows in (list(range(16)), list(range(16, 24))))
@@ -296,7 +296,7 @@ def other_package() -> Case:
     return plain(Old(), framework=pytorch_lightning)
 
 
-@situation("accumulated gradients, clipping and a schedule of steps", slow=True)
+@situation("accumulated gradients, clipping and a schedule of steps")
 def accumulated() -> Case:
     class Module(Net):
         def configure_optimizers(self) -> Any:
@@ -309,7 +309,7 @@ def accumulated() -> Case:
     return plain(Module(), trainer={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5})
 
 
-@situation("a closure that is called several times a step", slow=True)
+@situation("a closure that is called several times a step")
 def closure() -> Case:
     class Module(Net):
         def configure_optimizers(self) -> Any:

@@ -65,7 +65,7 @@ def softmax_in_forward() -> Case:
     return Case(Module(), **tables(), oracle=lambda m, b: probable(m.net(b[0]).softmax(1), b[1]), empty=zero(0))
 
 
-@situation("softmax in forward, NLL of its logarithm clamped from below", slow=True)
+@situation("softmax in forward, NLL of its logarithm clamped from below")
 def softmax_with_epsilon() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -91,7 +91,7 @@ def sigmoid_in_forward() -> Case:
     return Case(Module(out=1), **tables(classes=2), oracle=lambda m, b: binary(m.net(b[0]), b[1]), empty=zero(0))
 
 
-@situation("log_softmax in forward, NLL", slow=True)
+@situation("log_softmax in forward, NLL")
 def log_softmax() -> Case:
     class Module(Net):
         def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def log_softmax() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0))
 
 
-@situation("class weights", slow=True)
+@situation("class weights")
 def class_weights() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -151,7 +151,7 @@ def pos_weight() -> Case:
     return Case(Module(), **tables(classes=2), oracle=oracle, empty=zero(0))
 
 
-@situation("additive margin in training and validation", slow=True)
+@situation("additive margin in training and validation")
 def margin_everywhere() -> Case:
     return _margin(only_in_training=False)
 
@@ -196,7 +196,7 @@ def one_hot() -> Case:
     return Case(Net(), **loaders(hot(16, 0), hot(8, 1)), oracle=oracle, empty=zero(0))
 
 
-@situation("soft targets, several opinions a row", slow=True)
+@situation("soft targets, several opinions a row")
 def soft_targets() -> Case:
     def opinions(rows: int, seed: int) -> TensorDataset:
         return TensorDataset(normal(rows, 4, seed=seed), (2 * normal(rows, 3, seed=seed + 7)).softmax(1))
@@ -255,7 +255,7 @@ def several_logits() -> Case:
     return Case(Module(out=5), **loaders(labels(16, 0), labels(8, 1)), oracle=oracle, empty=zero(0))
 
 
-@situation("several labels, probabilities, sum over labels", slow=True)
+@situation("several labels, probabilities, sum over labels")
 def several_probabilities() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def several_probabilities() -> Case:
     return Case(Module(out=5), **loaders(labels(16, 0), labels(8, 1)), oracle=oracle, empty=zero(0), step_loss=summed)
 
 
-@situation("sum over rows instead of the mean", slow=True)
+@situation("sum over rows instead of the mean")
 def reduction_sum() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:

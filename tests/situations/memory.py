@@ -20,6 +20,9 @@ from tests.situations.situation import Case, Situations, table
 
 SITUATIONS = situation = Situations()
 
+SHUFFLED = "shuffling enabled"
+"""What Lightning says of validation data that are shuffled."""
+
 
 class Zipped(Dataset[Any]):
     """Rows in an archive that is opened by whoever reads first, and not to be read by another process than that."""
@@ -49,7 +52,7 @@ def halves(data: Any) -> tuple[Any, Any]:
     return Subset(data, range(16)), Subset(data, range(16, len(data)))
 
 
-@situation("an archive that is opened lazily, read by two workers", slow=True)
+@situation("an archive that is opened lazily, read by two workers")
 def archive() -> Case:
     train, val = halves(Zipped())
     options: dict[str, Any] = {"batch_size": 8, "num_workers": 2}
@@ -64,7 +67,7 @@ def archive_in_both() -> Case:
     return case(DataLoader(train, batch_size=8, num_workers=1), DataLoader(val, batch_size=8), trainer=options)
 
 
-@situation("a file that is opened lazily, read by a spawned worker", slow=True)
+@situation("a file that is opened lazily, read by a spawned worker")
 def spawned() -> Case:
     # Once it is open it cannot be pickled.
     options: dict[str, Any] = {"batch_size": 8, "num_workers": 1, "multiprocessing_context": "spawn"}
@@ -163,16 +166,16 @@ class Noisy(Dataset[Any]):
 def one_generator() -> Case:
     data = Noisy()
     loader = DataLoader(data, batch_size=8, sampler=OneGenerator(data), generator=torch.Generator().manual_seed(5))
-    return case(loader, held_out(shuffle=True))
+    return case(loader, held_out(shuffle=True), warned=SHUFFLED)
 
 
-@situation("noise from all generators in two workers", slow=True)
+@situation("noise from all generators in two workers")
 def noise_in_workers() -> Case:
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=2)
     return case(loader, held_out(num_workers=2))
 
 
-@situation("noise from all generators in workers that persist", slow=True)
+@situation("noise from all generators in workers that persist")
 def noise_in_persistent_workers() -> Case:
     loader = DataLoader(Noisy(), batch_size=8, shuffle=True, num_workers=2, persistent_workers=True)
     return case(loader, held_out(num_workers=1, persistent_workers=True))
@@ -218,7 +221,7 @@ class Sharded(IterableDataset[Any]):
         yield from (self.data[index] for index in range(first, len(self.data), step))
 
 
-@situation("a stream that workers share out", slow=True)
+@situation("a stream that workers share out")
 def sharded() -> Case:
     train, val = (DataLoader(Sharded(rows), batch_size=4, num_workers=2) for rows in (16, 8))
     return case(train, val, epochs=(1, 2))
@@ -330,13 +333,13 @@ def counted_transfer() -> Case:
 def limits() -> Case:
     options = {"limit_train_batches": 3, "limit_val_batches": 1, "val_check_interval": 1}
     val = DataLoader(table(16, seed=1), batch_size=8, shuffle=True)
-    return case(DataLoader(table(32), batch_size=8, shuffle=True), val, trainer=options)
+    return case(DataLoader(table(32), batch_size=8, shuffle=True), val, trainer=options, warned=SHUFFLED)
 
 
 @situation("validation every second epoch, no sanity check")
 def rare_validation() -> Case:
     options = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": 2}
-    return case(DataLoader(Noisy(), batch_size=8, shuffle=True), held_out(shuffle=True), trainer=options)
+    return case(DataLoader(Noisy(), batch_size=8, shuffle=True), held_out(shuffle=True), trainer=options, warned=SHUFFLED)
 
 
 @situation("one batch is overfitted")

@@ -35,7 +35,7 @@ def focal_by_hand() -> Case:
     return refused(Module(), "Task")
 
 
-@situation("a quantile loss by hand", slow=True)
+@situation("a quantile loss by hand")
 def quantile_by_hand() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def quantile_by_hand() -> Case:
     return regression(Module(), unknown, step_loss=None, refused=(ERRORS, "Task"))
 
 
-@situation("a Dice loss by hand", slow=True)
+@situation("a Dice loss by hand")
 def dice_by_hand() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def contrastive() -> Case:
     return refused(Module(), "row|batch")
 
 
-@situation("a contrastive loss over two directions of pairs", slow=True)
+@situation("a contrastive loss over two directions of pairs")
 def pairs() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -117,7 +117,7 @@ def no_running_statistics() -> Case:
     return refused(Module(), "row|batch")
 
 
-@situation("attention over the rows of a batch", slow=True)
+@situation("attention over the rows of a batch")
 def attention_over_rows() -> Case:
     class Module(Net):
         def __init__(self) -> None:

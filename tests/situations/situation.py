@@ -77,20 +77,18 @@ class Situation:
     Attributes:
         name: What is special.
         build: Makes module and data, the same ones after the same seed.
-        slow: Whether it takes long.
     """
 
     name: str
     build: Callable[[], Case]
-    slow: bool = False
 
 
 class Situations(list[Situation]):
     """Collects the situations of a file."""
 
-    def __call__(self, name: str, slow: bool = False) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
+    def __call__(self, name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
         def added(build: Callable[[], Case]) -> Callable[[], Case]:
-            self.append(Situation(name, build, slow))
+            self.append(Situation(name, build))
             return build
 
         return added

@@ -56,7 +56,7 @@ def logging_forward() -> Case:
     return plain(Module())
 
 
-@situation("collections of metrics, computed and reset by hand", slow=True)
+@situation("collections of metrics, computed and reset by hand")
 def metrics_by_hand() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def past_outputs() -> Case:
     return plain(Module())
 
 
-@situation("a queue of past features in the step", slow=True)
+@situation("a queue of past features in the step")
 def queue_of_features() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -126,7 +126,7 @@ def queue_of_features() -> Case:
     return plain(Module())
 
 
-@situation("a hidden state that is carried over batches of training", slow=True)
+@situation("a hidden state that is carried over batches of training")
 def carried_state() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -150,7 +150,7 @@ def carried_state() -> Case:
     return Case(Module(), **of_rows(lambda i: (normal(6, 2, seed=i), i % 3)), oracle=oracle, empty=zero(0))
 
 
-@situation("generators of its own, of torch and NumPy", slow=True)
+@situation("generators of its own, of torch and NumPy")
 def own_generators() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -218,7 +218,7 @@ def lazy_layers() -> Case:
     return plain(Module(), trainer={"num_sanity_val_steps": 0})
 
 
-@situation("an average of the weights is validated", slow=True)
+@situation("an average of the weights is validated")
 def averaged_weights() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -262,7 +262,7 @@ def swapped_weights() -> Case:
     return plain(Module(), step_loss=None)
 
 
-@situation("attributes that cannot be copied", slow=True)
+@situation("attributes that cannot be copied")
 def not_copied() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -317,7 +317,7 @@ def merged_adapter() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("batch norm with running statistics, dropout, frozen parts", slow=True)
+@situation("batch norm with running statistics, dropout, frozen parts")
 def usual_layers() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -335,7 +335,7 @@ def usual_layers() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("threshold of the loss is a plain attribute changed by the step", slow=True)
+@situation("threshold of the loss is a plain attribute changed by the step")
 def warm_up() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -356,7 +356,7 @@ def warm_up() -> Case:
     return Case(Module(), **tables(), oracle=oracle, empty=zero(0))
 
 
-@situation("a memory of how often each row was seen", slow=True)
+@situation("a memory of how often each row was seen")
 def memory() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:

@@ -50,7 +50,7 @@ def squared_error() -> Case:
     return regression(Module(out=1), oracle, empty=zero(0))
 
 
-@situation("absolute error of one number, targets [rows, 1]", slow=True)
+@situation("absolute error of one number, targets [rows, 1]")
 def absolute_error() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -67,7 +67,7 @@ def absolute_error() -> Case:
     return regression(Module(), oracle, outputs=1, empty=zero(0))
 
 
-@situation("Huber loss", slow=True)
+@situation("Huber loss")
 def huber() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def huber() -> Case:
     return regression(Module(out=1), oracle, empty=zero(0))
 
 
-@situation("targets are standardised in the step", slow=True)
+@situation("targets are standardised in the step")
 def standardised_targets() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -99,7 +99,7 @@ def standardised_targets() -> Case:
     return regression(Module(), oracle, empty=zero(0))
 
 
-@situation("several outputs, smooth L1", slow=True)
+@situation("several outputs, smooth L1")
 def several_outputs() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def no_forward() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0))
 
 
-@situation("inputs are standardised in the step", slow=True)
+@situation("inputs are standardised in the step")
 def standardised_inputs() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -198,7 +198,7 @@ def auxiliary() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0), step_loss=total)
 
 
-@situation("two heads, the second one at a tenth", slow=True)
+@situation("two heads, the second one at a tenth")
 def two_heads() -> Case:
     class Module(Base):
         def __init__(self) -> None:
@@ -231,7 +231,7 @@ def two_heads() -> Case:
     return Case(Module(), **loaders(rows(16, 0), rows(8, 1)), oracle=oracle, empty=zero("x"), step_loss=total)
 
 
-@situation("a penalty on the weights", slow=True)
+@situation("a penalty on the weights")
 def penalty() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def variational() -> Case:
     return Case(Module(), **loaders(*data), oracle=oracle, step_loss=total)
 
 
-@situation("distilled from a frozen teacher", slow=True)
+@situation("distilled from a frozen teacher")
 def distilled() -> Case:
     class Module(Net):
         def __init__(self) -> None:
@@ -295,7 +295,7 @@ def distilled() -> Case:
     return Case(Module(), **tables(), oracle=by_logits, empty=zero(0), step_loss=total)
 
 
-@situation("focal loss on top of an unreduced cross-entropy", slow=True)
+@situation("focal loss on top of an unreduced cross-entropy")
 def focal() -> Case:
     class Module(Net):
         def loss(self, x: Tensor, y: Tensor) -> Tensor:

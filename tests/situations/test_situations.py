@@ -31,9 +31,7 @@ pytestmark = [
 
 FILES = (losses, tables, batches, text, images, state, layers, loaders, memory, loops, refused)
 ALL = [situation for file in FILES for situation in file.SITUATIONS]
-PARAMETERS = [
-    pytest.param(situation, id=situation.name, marks=[pytest.mark.slow] if situation.slow else []) for situation in ALL
-]
+PARAMETERS = [pytest.param(situation, id=situation.name) for situation in ALL]
 
 
 @dataclasses.dataclass
@@ -138,6 +136,7 @@ def test_the_oracle_agrees_with_the_step(situation: Situation, tmp_path: Path) -
     assert [float(loss) for loss in expected] == pytest.approx(returned, rel=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("situation", PARAMETERS)
 def test_situation(situation: Situation, tmp_path: Path) -> None:
     case = situation.build()

@@ -104,7 +104,7 @@ def sequence_classification() -> Case:
     return Case(Finetuned(model), **sentences(0, lambda _words, i: i % 3), oracle=oracle)
 
 
-@situation("logits of a transformer, the loss in the step, another padding id", slow=True)
+@situation("logits of a transformer, the loss in the step, another padding id")
 def other_padding() -> Case:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -124,7 +124,7 @@ def other_padding() -> Case:
     return Case(Module(), **sentences(1, lambda _words, i: i % 2), oracle=oracle)
 
 
-@situation("several labels inside DistilBERT", slow=True)
+@situation("several labels inside DistilBERT")
 def several_labels_of_text() -> Case:
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -143,7 +143,7 @@ def several_labels_of_text() -> Case:
     return Case(module, **sentences(0, label), oracle=oracle)
 
 
-@situation("token classification inside BERT, -100 at padding", slow=True)
+@situation("token classification inside BERT, -100 at padding")
 def token_classification() -> Case:
     from transformers import BertConfig, BertForTokenClassification
 
@@ -161,7 +161,7 @@ def token_classification() -> Case:
     return Case(Finetuned(model), **sentences(0, label), oracle=oracle, step_loss=total, means_only=True)
 
 
-@situation("causal language model inside GPT-2, -100 at padding", slow=True)
+@situation("causal language model inside GPT-2, -100 at padding")
 def causal() -> Case:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -180,7 +180,7 @@ def causal() -> Case:
     return Case(module, **sentences(0, lambda words, _i: list(words)), oracle=oracle, step_loss=total, means_only=True)
 
 
-@situation("next tokens by hand, flattened with view(-1, V)", slow=True)
+@situation("next tokens by hand, flattened with view(-1, V)")
 def next_tokens() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -206,7 +206,7 @@ def next_tokens() -> Case:
     )
 
 
-@situation("tags of words, time first and flattened", slow=True)
+@situation("tags of words, time first and flattened")
 def tags_time_first() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -233,7 +233,7 @@ def tags_time_first() -> Case:
     return Case(Module(), **of_rows(row, collate), oracle=lambda m, b: tokens(*by_rows(m, b)))
 
 
-@situation("bags of words with offsets", slow=True)
+@situation("bags of words with offsets")
 def bags() -> Case:
     class Module(Stepped):
         def __init__(self) -> None:
@@ -255,7 +255,7 @@ def bags() -> Case:
     return Case(Module(), **of_rows(row, collate), oracle=lambda _m, _b: (None, None), step_loss=None, refused=refusal)
 
 
-@situation("mean of embeddings over a mask, ids and mask apart", slow=True)
+@situation("mean of embeddings over a mask, ids and mask apart")
 def masked_embeddings() -> Case:
     class Module(Net):
         def __init__(self) -> None:

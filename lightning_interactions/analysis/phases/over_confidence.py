@@ -22,6 +22,9 @@ __all__ = ["calibrated_losses"]
 HALVINGS = 10
 """Of the interval of the inverse temperature, which is then known to 1e-3; the loss is flat around the best one."""
 
+MOST_LEVEL = 700.0
+"""Logarithm of the number of other classes, at most."""
+
 _NODES, _WEIGHTS = torch.tensor(NORMAL_NODES, dtype=torch.float64).unbind(dim=1)
 
 
@@ -55,7 +58,8 @@ def calibrated_losses(
     if not bool(known.any()) or not torch.allclose(plain, losses, rtol=1e-4, atol=1e-9, equal_nan=True):
         return losses, math.inf
     first = scores[int(known.int().argmax()), counted].nanmean().item()
-    others = max(1.0, math.exp(-first))
+    # A network of infinite weights may be as far off as a float64 goes.
+    others = math.exp(min(max(0.0, -first), MOST_LEVEL))
     level = math.log(others)
     leads = raw >= -level
     # Of the target if it leads, else of the other one that does: log(exp(-raw) - (others - 1)).

@@ -24,14 +24,16 @@ TOKEN_IDS = (torch.int16, torch.int32, torch.int64)
 def default_players(inputs: Rows) -> Players:
     """Choose players by the shapes and dtypes of the inputs, where only one choice makes sense.
 
-    | tensor | players |
-    |---|---|
-    | floating-point or uint8 images, 4 axes | 3x3 patches |
-    | floating-point or uint8 volumes, 5 axes | 2x2x2 patches |
-    | floating-point table, 2 axes | features, or 10 groups of them |
-    | the same beside a table of integers | features of both |
-    | integers, 2 axes | 10 words of token ids |
-    | floating-point series, 3 axes, one at least twice as long | 10 segments |
+    =========================================================  ==============================
+    tensor                                                     players
+    =========================================================  ==============================
+    floating-point or uint8 images, 4 axes                     3x3 patches
+    floating-point or uint8 volumes, 5 axes                    2x2x2 patches
+    floating-point table, 2 axes                               features, or 10 groups of them
+    the same beside a table of integers                        features of both
+    integers, 2 axes                                           10 words of token ids
+    floating-point series, 3 axes, one at least twice as long  10 segments
+    =========================================================  ==============================
 
     Masks of padding, lengths, token types and positions are no candidates: known by their names, or because everything that
     they leave out is equal.

@@ -83,7 +83,8 @@ def test_inputs_and_measurements_that_are_left_out_stay_out() -> None:
     assert most == math.inf
 
 
-def test_large_scores_are_no_trouble() -> None:
-    scores = torch.tensor([[-2.0], [-5000.0], [5000.0]], dtype=torch.float64).expand(3, 200)
+@pytest.mark.parametrize("first", [[-2.0], [-1e5]])
+def test_large_scores_are_no_trouble(first: list[float]) -> None:
+    scores = torch.tensor([first, [-5000.0], [5000.0]], dtype=torch.float64).expand(3, 200)
     found, _ = calibrated_losses(softplus(-scores), scores, torch.zeros_like(scores), EVERY)
     assert bool(found.isfinite().all())
