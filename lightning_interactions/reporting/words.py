@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from lightning_interactions.analysis import summarise
 from lightning_interactions.records import History, Phase, PhaseTest, TimePoint
 
 __all__ = ["phase_text", "settings_text"]
@@ -18,7 +19,8 @@ NAMES = {
 TO_DO = {
     1: "Train on.",
     2: "Train on: what is learned now mostly holds on new data. Phase 3 may follow.",
-    3: "Stop, and go back to the weights of {onset}: `PhaseEarlyStopping(phase=3, restore_best=True)` does both. More data, "
+    3: "Unless validation still improves, stop and go back to the weights of {onset}: "
+    "`PhaseEarlyStopping(phase=3, restore_best=True)` does both. More data, "
     "cleaner labels (`monitor.label_issues`), augmentation or a smaller network may put phase 3 off.",
 }
 
@@ -44,6 +46,7 @@ def phase_text(history: History) -> str:
         ("How sure", _how_sure(phase)),
         ("Why", escaped(phase.reason)),
         ("What to do", TO_DO[phase.number].format(onset=_moment(phase.onset))),
+        *_near_chance(history),
         *((f"Note: {kind.replace('_', ' ')}", escaped(note)) for kind, note in phase.notes.items()),
         *(("Speaks for phase " + str(test.phase), _test(test.p_value, test.reason)) for test in _others(phase)),
     ]
@@ -58,6 +61,19 @@ def settings_text(history: History) -> str:
 def escaped(text: str) -> str:
     """Escape text for Markdown in HTML, and for a cell of a table."""
     return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(" ".join(text.split())))
+
+
+def _near_chance(history: History) -> list[tuple[str, str]]:
+    """Warn where the share is not above its chance level, which makes all that is said of phases worth little."""
+    training = summarise(history.measurements[-1]).training
+    if not training.share.low <= training.share_chance.value:
+        return []
+    words = (
+        f"the share ({training.share.value:.2f}, from {training.share.low:.2f}) is not above its chance level "
+        f"({training.share_chance.value:.2f}): the evidence sees nothing that generalizes here, so do not trust the phases; "
+        "choose other evidence, or other players"
+    )
+    return [("Note: near chance", escaped(words))]
 
 
 def _since(phase: Phase) -> str:

@@ -3,13 +3,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_interactions.records import History, Phase, PhaseTest, TimePoint
 from lightning_interactions.reporting import phase_text, settings_text
 from lightning_interactions.reporting.words import escaped
-from tests.helpers.histories import FALL, with_phases
+from tests.helpers.histories import FALL, history_from_strengths, with_phases
 from tests.reporting.test_figures import some_measurements
 
 PROPERTY = settings(max_examples=50, deadline=None, derandomize=True)
@@ -43,6 +44,15 @@ def test_detection_interval_tests_and_notes_are_there() -> None:
         assert moment in found["Since"]
     assert "0.25" in found["Speaks for phase 3"]
     assert "50%" in found["Note: over confidence"]
+
+
+@pytest.mark.parametrize(("chance", "said"), [(0.1, False), (0.9, True)])
+def test_a_share_at_its_chance_level_is_a_note(chance: float, said: bool) -> None:
+    ones = torch.ones(2, 6) + 0.1 * torch.arange(6)
+    history = with_phases(history_from_strengths(ones, ones, chance=chance), [1, 1])
+    found = cells(phase_text(history))
+    assert ("Note: near chance" in found) == said
+    assert not said or "0.90" in found["Note: near chance"]
 
 
 def test_nothing_measured_is_refused() -> None:
