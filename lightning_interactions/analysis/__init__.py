@@ -7,11 +7,19 @@ from lightning_interactions.analysis.label_issues import find_label_issues
 from lightning_interactions.analysis.loss_gap import explained_growth
 from lightning_interactions.analysis.phases import detect_phases, segment_phases
 from lightning_interactions.analysis.second_phase import explain_second_phase
+from lightning_interactions.analysis.strongest import (
+    OneInteraction,
+    StrongestInteractions,
+    strongest_interactions,
+    telling_inputs,
+)
 from lightning_interactions.analysis.summary import SplitSummary, StrengthByOrder, Summary, shape_of, summarise
 
 __all__ = [
+    "OneInteraction",
     "SplitSummary",
     "StrengthByOrder",
+    "StrongestInteractions",
     "Summary",
     "detect_phases",
     "explain_second_phase",
@@ -19,5 +27,7 @@ __all__ = [
     "find_label_issues",
     "segment_phases",
     "shape_of",
+    "strongest_interactions",
     "summarise",
+    "telling_inputs",
 ]

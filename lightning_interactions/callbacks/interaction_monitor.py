@@ -38,6 +38,7 @@ from lightning_interactions.records import (
     LabelIssues,
     Measurement,
     Phase,
+    PlotKind,
     Probes,
     SecondPhase,
     TimePoint,
@@ -323,7 +324,8 @@ class InteractionMonitor(Callback):
                 "schedule=schedules.Planned(measurements=20) measures half as often, fewer probes or players make each cheaper"
             )
         if self.final_interactions is not None:
-            self._loggers.finish(trainer, self.history, self.final_interactions, max(steps_logged(trainer) - 1, 0))
+            step = max(steps_logged(trainer) - 1, 0)
+            self._loggers.finish(trainer, self.history, self.final_interactions, self.meter, step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the history to the process that the user looks at, if it is another one."""
@@ -334,6 +336,14 @@ class InteractionMonitor(Callback):
         if self._before is not None:
             self._before.restore()
             self._before = None
+
+    def plot(self, kind: PlotKind = "phases", ax: Any = None) -> tuple[Any, Any]:
+        """Plot the history; see :meth:`~lightning_interactions.records.History.plot`.
+
+        Raises:
+            ValueError: If nothing was measured yet, there is no such kind, or the number of axes is another one.
+        """
+        return self.history.plot(kind, ax)
 
     def second_phase(self) -> tuple[SecondPhase, History]:
         """Fit the theory of learning under parameter noise; see :func:`~lightning_interactions.analysis.explain_second_phase`.
@@ -781,7 +791,7 @@ class InteractionMonitor(Callback):
         self.history = history
         self._timetable.done()
         self._say_notes(phases[-1])
-        self._loggers.draw_if_due(trainer, self.history, step)
+        self._loggers.draw_if_due(trainer, self.history, self.meter, step)
         for callback in trainer.callbacks:
             if notify := getattr(callback, "on_interactions_measured", None):
                 notify(trainer, pl_module, self)

@@ -112,6 +112,11 @@ class InteractionMeter:
         return tuple(self._splits)
 
     @property
+    def probes(self) -> dict[str, Probes]:
+        """The probes of each split that is prepared."""
+        return {name: split.probes for name, split in self._splits.items()}
+
+    @property
     def forwards(self) -> int:
         """Forwards of one measurement at most, of all processes; equal masked versions of an input are evaluated once."""
         of_one_model = sum(len(split.probes) << split.game.num_players for split in self._splits.values())
@@ -198,8 +203,7 @@ class InteractionMeter:
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""
-        probes = {name: split.probes for name, split in self._splits.items()}
-        with self._undisturbed(model, probes) as shadow:
+        with self._undisturbed(model, self.probes) as shadow:
             assert shadow is not None
             self.interactions, *ratings = self._extracted(shadow)
             # Other ranks may have measured what this one could not.

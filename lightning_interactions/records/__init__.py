@@ -5,7 +5,7 @@ what follows from its own contents.
 """
 
 from lightning_interactions.records.fits import DecaySpindle, ExplainedGrowth, SecondPhase
-from lightning_interactions.records.history import History
+from lightning_interactions.records.history import History, PlotKind
 from lightning_interactions.records.inputs import ProbeGroup, Probes, Rows, fingerprints
 from lightning_interactions.records.interactions import (
     EFFECT_TYPES,
@@ -35,6 +35,7 @@ __all__ = [
     "OrderStrength",
     "Phase",
     "PhaseTest",
+    "PlotKind",
     "ProbeGroup",
     "Probes",
     "Rows",

@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from torch import Tensor
 from lightning_interactions.records.measurement import INPUT_FIELDS, Measurement, OrderStrength, SplitMeasurement, TimePoint
 from lightning_interactions.records.phases import Phase, phase_from_dict, phase_to_dict
 
-__all__ = ["History"]
+__all__ = ["History", "PlotKind"]
+
+PlotKind = Literal["phases", "losses", "share", "excess_gap", "strength", "heat_map", "decay_and_spindle"]
+"""What a history can be plotted as; ``"phases"`` are losses, share and excess gap together."""
 
 VERSION = 2
 """Version of the state; another one is refused."""
@@ -53,8 +56,25 @@ class History:
 
     def __str__(self) -> str:
         """Print one row a measurement; see :func:`lightning_interactions.reporting.history_table`."""
-        table: str = importlib.import_module("lightning_interactions.reporting").history_table(self)
+        table: str = _reporting().history_table(self)
         return table
+
+    def plot(self, kind: PlotKind = "phases", ax: Any = None) -> tuple[Any, Any]:
+        """Plot the history, in a notebook say; see :func:`lightning_interactions.reporting.plot`.
+
+        Args:
+            kind: ``"losses"``, ``"share"``, ``"excess_gap"``, or the three together as ``"phases"``; ``"strength"``,
+                ``"decay_and_spindle"``, ``"heat_map"``.
+            ax: Where to draw; a new figure of pyplot if left out.
+
+        Returns:
+            The figure of matplotlib, and its axes: a list where there are several.
+
+        Raises:
+            ValueError: If nothing was measured, there is no such kind, or the number of axes is another one.
+        """
+        drawn: tuple[Any, Any] = _reporting().plot(self, kind, ax)
+        return drawn
 
     @property
     def epochs(self) -> list[int]:
@@ -175,6 +195,11 @@ class History:
         if not isinstance(state, dict):
             raise ValueError(f"History: expected a file written by History.save at {path}, got {type(state).__name__}")
         return cls.from_dict(state)
+
+
+def _reporting() -> Any:
+    """Return the room that draws and prints, which is to the right of this one: only when it is asked for."""
+    return importlib.import_module("lightning_interactions.reporting")
 
 
 def _condensed(measurement: Measurement) -> Measurement:

@@ -15,7 +15,13 @@ from matplotlib.image import imsave
 
 from lightning_interactions.analysis import explain_second_phase, find_label_issues, shape_of, summarise
 from lightning_interactions.records import Estimate, History, Interactions, ProbeGroup
-from lightning_interactions.reporting.figures import phase_figure, shape_figure, strength_figure, theory_figure
+from lightning_interactions.reporting.figures import (
+    heat_map_figure,
+    phase_figure,
+    shape_figure,
+    strength_figure,
+    theory_figure,
+)
 from lightning_interactions.reporting.run_record import RunRecord
 from lightning_interactions.reporting.words import explain_phase
 
@@ -77,6 +83,12 @@ FIGURES: tuple[FigureOfRun, ...] = (
         "Strength by order, last measurement",
         "How strong interactions of 1, 2, 3 … players are: above the axis what generalizes, below what does not.",
         lambda run: strength_figure(run.history.measurements[-1]),
+    ),
+    FigureOfRun(
+        "Strength by order over time",
+        "The same numbers at every measurement: the darker, the stronger. In phase 3 mainly the map of what does not generalize "
+        "gets darker.",
+        lambda run: heat_map_figure(run.history),
     ),
     FigureOfRun(
         "Decay and spindle, last measurement",

@@ -19,8 +19,9 @@ ADVICE = {
     1: "Go on training.",
     2: "Go on training; what is learned is still worth it.",
     3: (
-        "Stop, and take the weights of the onset, as PhaseEarlyStopping(phase=3, restore_best=True) does. To get further, look "
-        "for wrong labels (monitor.label_issues), take more data, or regularise more."
+        "Unless validation still improves, stop, and take the weights of the onset, as "
+        "PhaseEarlyStopping(phase=3, restore_best=True) does. To get further, look for wrong labels (monitor.label_issues), "
+        "take more data, or regularise more."
     ),
 }
 

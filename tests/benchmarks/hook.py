@@ -5,8 +5,8 @@ python tests/benchmarks/hook.py --quick                              # fewer epo
 
 Trains the network of the digits example with the example's settings, once with each evidence as it is, for the seconds, and
 once under a profiler, for what they go into: cumulative processor times of functions that do not call each other. All on one
-thread. The exit status is the number of claims that are missed: what is logged as ``interactions/seconds`` is the time that the
-hook takes, and the functions named here account for it.
+thread. The exit status is the number of claims that are missed: what is logged as ``interactions-diagnostics/seconds`` is the
+time that the hook takes, and the functions named here account for it.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PARTS = {
     "statistics": [("reporting/scalars.py", "scalars")],
     "detection": [("analysis/phases/detect.py", "detect_phases")],
     "logging": [("callbacks/loggers.py", "_write_scalars")],
-    "figures": [("callbacks/loggers.py", "_draw")],
+    "figures": [("callbacks/loggers.py", "_draw"), ("callbacks/loggers.py", "_write_inputs")],
 }  # fmt: skip
 """File and name of the functions that do each part; none is called by another one's.
 
@@ -88,7 +88,7 @@ class ClockedMonitor(InteractionMonitor):
         self.hooks.append(clock() - begin)
         if self.profiled:
             self.parts.append(seconds_of_parts(profile))
-        self.logged.append(float(trainer.callback_metrics["interactions/seconds"]))
+        self.logged.append(float(trainer.callback_metrics["interactions-diagnostics/seconds"]))
 
 
 def seconds_of_parts(profile: cProfile.Profile) -> dict[str, float]:

@@ -494,11 +494,11 @@ def test_only_the_first_rank_logs_and_it_logs_what_is_in_the_history(
     first, second = outcomes("both evidences")
     assert second["logged"] == []
     for monitor in ("noise", "references"):
-        calls = [(step, metrics) for step, metrics in first["logged"] if f"{monitor}/interactions/share" in metrics]
+        calls = [(step, metrics) for step, metrics in first["logged"] if f"{monitor}-interactions/share" in metrics]
         assert [step for step, _ in calls] == [0, 2, 5]
         for (_, metrics), measurement in zip(calls[1:], history_of(first, monitor).measurements[1:], strict=True):
             share = summarise(measurement).training.share.value
-            assert metrics[f"{monitor}/interactions/share"] == pytest.approx(share, rel=1e-5)
+            assert metrics[f"{monitor}-interactions/share"] == pytest.approx(share, rel=1e-5)
 
 
 @pytest.mark.slow

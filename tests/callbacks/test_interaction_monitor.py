@@ -47,8 +47,13 @@ from tests.helpers.models import (
 pytestmark = TINY_SET_UP
 
 BATCHES = 3
-SHARES = ("share", "share_low", "share_high", "share_chance", "share_above_chance")
-SPLIT_FIELDS = ("loss", "expected_test_loss", *SHARES, "mean_order", "cancellation", "left_out")
+KINDS = ("generalizable", "non_generalizable")
+FIRST = ("phase", "share", "share_chance", "loss", "expected_test_loss", *KINDS, "mean_order")
+DIAGNOSTICS = (
+    *("share_low", "share_high", "share_above_chance", "non_salient", "cancellation", "left_out"),
+    *("decay_share", "decay_spindle_fit", "seconds", "overhead"),
+)
+OF_HELD_OUT = (*KINDS, "share", "share_low", "share_high", "share_chance", "loss", "mean_order", "left_out")
 
 
 def fit(
@@ -74,13 +79,13 @@ def prints(inputs: Tensor) -> set[str]:
 
 
 def expected_tags(prefix: str, num_players: int, held_out: bool = True) -> set[str]:
-    tags = {f"{prefix}/{name}" for name in ("phase", "seconds", "overhead", "decay_share", "decay_spindle_fit")}
-    for split in (prefix, f"{prefix}/heldout") if held_out else (prefix,):
-        for kind in ("generalizable", "non_generalizable", "non_salient"):
-            tags |= {f"{split}/{kind}/order_{order:02d}" for order in range(1, num_players + 1)} | {f"{split}/{kind}/total"}
-        tags |= {f"{split}/{field}" for field in SPLIT_FIELDS}
-    gaps = {f"{prefix}/{name}" for name in ("loss_gap", "remaining_gap", "excess_gap", "excess_gap_low", "excess_gap_high")}
-    return tags | (gaps if held_out else set())
+    tags = {f"{prefix}/{name}" for name in FIRST} | {f"{prefix}-diagnostics/{name}" for name in DIAGNOSTICS}
+    tags |= {f"{prefix}-by-order/{kind}_{order:02d}" for kind in KINDS for order in range(1, num_players + 1)}
+    if held_out:
+        tags |= {f"{prefix}/loss_gap", f"{prefix}/excess_gap", f"{prefix}-diagnostics/remaining_gap"}
+        tags |= {f"{prefix}-diagnostics/excess_gap_low", f"{prefix}-diagnostics/excess_gap_high"}
+        tags |= {f"{prefix}-heldout/{name}" for name in OF_HELD_OUT}
+    return tags
 
 
 def measured_tags(calls: list[tuple[int | None, dict[str, float]]]) -> list[tuple[int | None, set[str]]]:
@@ -117,7 +122,7 @@ def test_every_tag_of_five_players_is_logged_before_training_and_after_each_epoc
         max_epochs=3,
     )
     tags = expected_tags("interactions", num_players=5)
-    assert len(tags) == 66
+    assert len(tags) == 42
     assert measured_tags(logger.calls) == [(0, tags), *[(BATCHES * epoch - 1, tags) for epoch in (1, 2, 3)]]
 
 
@@ -132,19 +137,19 @@ def test_logged_numbers_are_those_of_the_history(tmp_path: Path) -> None:
         assert summary.held_out is not None
         by_order = measurement.training.strength.generalizable.sum(dim=(1, 2)).mean(dim=0)
         for tag, value in {
-            "share": summarise(measurement).training.share.value,
-            "heldout/share": summary.held_out.share.value,
-            "heldout/loss": summary.held_out.loss.value,
-            "generalizable/order_02": by_order[2].item(),
-            "generalizable/total": by_order.sum().item(),
-            "excess_gap": summarise(measurement).excess_gap.value,
-            "excess_gap_low": summary.excess_gap.low,
-            "share_high": summary.training.share.high,
-            "heldout/share_low": summary.held_out.share.low,
-            "phase": float(phase.number),
-            "seconds": measurement.seconds,
+            "/share": summarise(measurement).training.share.value,
+            "-heldout/share": summary.held_out.share.value,
+            "-heldout/loss": summary.held_out.loss.value,
+            "-by-order/generalizable_02": by_order[2].item(),
+            "/generalizable": by_order.sum().item(),
+            "/excess_gap": summarise(measurement).excess_gap.value,
+            "-diagnostics/excess_gap_low": summary.excess_gap.low,
+            "-diagnostics/share_high": summary.training.share.high,
+            "-heldout/share_low": summary.held_out.share.low,
+            "/phase": float(phase.number),
+            "-diagnostics/seconds": measurement.seconds,
         }.items():
-            assert metrics[f"interactions/{tag}"] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
+            assert metrics[f"interactions{tag}"] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
 
 
 def test_the_history_counts_completed_epochs_and_optimizer_steps(tmp_path: Path) -> None:
@@ -328,7 +333,7 @@ def test_a_name_prefixes_the_tags_and_two_named_monitors_go_side_by_side(tmp_pat
     coarse = few(name="coarse", players=FeatureGroups([[0, 1], [2, 3]]))
     fine = few(name="fine")
     fit(tmp_path, coarse, fine, logger=logger, max_epochs=1)
-    tags = expected_tags("coarse/interactions", 2) | expected_tags("fine/interactions", 4)
+    tags = expected_tags("coarse-interactions", 2) | expected_tags("fine-interactions", 4)
     assert set().union(*(names for step, names in measured_tags(logger.calls) if step == 0)) == tags
     assert set().union(*(names for step, names in measured_tags(logger.calls) if step == BATCHES - 1)) == tags
     assert coarse.state_key != fine.state_key
@@ -532,8 +537,8 @@ def test_an_input_with_nan_outputs_is_left_out_and_the_run_goes_on(tmp_path: Pat
         by_order = measurement.training.strength.non_generalizable[~broken].sum(dim=(1, 2, 3))
         assert summarise(measurement).training.non_generalizable.value == pytest.approx(by_order.mean().item())
     untrained = logger.calls[0][1]
-    assert untrained["interactions/left_out"] == broken.sum()
-    assert math.isfinite(untrained["interactions/generalizable/order_01"])
+    assert untrained["interactions-diagnostics/left_out"] == broken.sum()
+    assert math.isfinite(untrained["interactions-by-order/generalizable_01"])
 
 
 def test_a_model_that_gives_only_nan_is_measured_as_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -841,8 +846,11 @@ def test_tensorboard_gets_the_scalars_and_the_figures(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(figures=EveryNEpochs()), logger=logger)
     written = events(logger)
-    tags = {f"interactions/{name}" for name in ("strength_by_order", "decay_and_spindle", "phases")}
-    assert set(written.Tags()["images"]) - {"interactions/theory"} == tags
+    names = ("strength_by_order", "decay_and_spindle", "order_and_time")
+    tags = {"interactions/phases", *(f"interactions-figures/{name}" for name in names)}
+    at_the_end = {"interactions-figures/theory", *(f"interactions-figures/on_input_{place}" for place in (1, 2, 3, 4))}
+    assert set(written.Tags()["images"]) - at_the_end == tags
+    assert [image.step for image in written.Images("interactions-figures/on_input_1")] == [5]
     for tag in tags:
         assert [image.step for image in written.Images(tag)] == [2, 5]
         assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in written.Images(tag))

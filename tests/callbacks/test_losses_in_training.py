@@ -111,8 +111,9 @@ def test_a_regression_is_measured_with_its_squared_error(
     assert summarise(last).loss_gap.value == pytest.approx(summary.held_out.loss.value - summarise(last).training.loss.value)
     assert history.settings["loss_unit"] == "target units²"
     logged = logger.calls[-1][1]
+    further = "interactions-diagnostics/excess_gap"
     assert logged["interactions/loss"] == pytest.approx(summarise(last).training.loss.value, rel=1e-5)
-    assert logged["interactions/excess_gap_low"] < logged["interactions/excess_gap"] < logged["interactions/excess_gap_high"]
+    assert logged[f"{further}_low"] < logged["interactions/excess_gap"] < logged[f"{further}_high"]
 
 
 def test_the_chance_level_of_a_regression_is_not_its_share(

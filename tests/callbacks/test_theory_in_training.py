@@ -60,7 +60,7 @@ def test_the_theory_is_drawn_when_the_training_is_over(tmp_path: Path, monkeypat
     fit(tmp_path, few(figures=EveryNEpochs()), logger=logger, max_epochs=3)
     accumulator = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
     accumulator.Reload()
-    assert [image.step for image in accumulator.Images("interactions/theory")] == [8]
+    assert [image.step for image in accumulator.Images("interactions-figures/theory")] == [8]
 
 
 # Noise tolerance

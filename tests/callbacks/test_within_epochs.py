@@ -250,8 +250,9 @@ def test_tensorboard_gets_figures_at_the_steps_of_the_scalars(tmp_path: Path) ->
     logger.experiment.flush()
     written = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0})
     written.Reload()
-    for tag in ("strength_by_order", "decay_and_spindle", "phases"):
-        assert [image.step for image in written.Images(f"interactions/{tag}")] == [3, 7, 11]
+    names = ("strength_by_order", "decay_and_spindle", "order_and_time")
+    for tag in ("interactions/phases", *(f"interactions-figures/{name}" for name in names)):
+        assert [image.step for image in written.Images(tag)] == [3, 7, 11]
     assert [event.step for event in written.Scalars("interactions/share")] == [0, 3, 7, 11]
 
 

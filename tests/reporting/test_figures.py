@@ -67,11 +67,11 @@ def test_bars_are_as_high_as_the_measured_strength(left_out: bool) -> None:
         "non-generalizable": mean_by_sign(strength.non_generalizable, measured),
     }
     containers = {container.get_label(): container for container in axes.containers}
-    assert list(containers) == [f"{kind}, {sign} effect" for kind in expected for sign in ("positive", "negative")]
+    assert list(containers) == [f"{kind} ({sign})" for kind in expected for sign in "+–"]
     for kind, direction in (("generalizable", 1), ("non-generalizable", -1)):
         base = torch.zeros(3, dtype=torch.float64)
-        for sign, name in enumerate(("positive", "negative")):
-            bars = containers[f"{kind}, {name} effect"]
+        for sign, name in enumerate("+–"):
+            bars = containers[f"{kind} ({name})"]
             centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
             assert centres == pytest.approx([1, 2, 3])
             assert [bar.get_height() for bar in bars] == pytest.approx((direction * expected[kind][sign]).tolist())
@@ -85,15 +85,12 @@ def test_the_strength_figure_says_what_it_shows() -> None:
     measurement = some_measurements(left_out=True, epochs=[0, 5, 10, 15, 20, 25])[3]
     figure = strength_figure(measurement)
     (axes,) = figure.axes
-    assert axes.get_xlabel() == "Order (number of players in the interaction)"
-    assert axes.get_ylabel() == "Strength (score units, mean per input)"
-    assert axes.get_title() == "Strength by order after epoch 15, step 30 (3 training probes)"
-    assert legend_labels(axes) == [
-        "95 % interval (draw of probes)",
-        "generalizable, positive effect",
-        "generalizable, negative effect",
-        "non-generalizable, positive effect",
-        "non-generalizable, negative effect",
+    assert axes.get_xlabel() == "Order (players in the interaction)"
+    assert axes.get_ylabel() == "Strength (score units)"
+    assert axes.get_title() == "Strength by order\nafter epoch 15, step 30 (3 probes)"
+    assert legend_labels(figure) == [
+        "95 % interval",
+        *("generalizable (+)", "generalizable (–)", "non-generalizable (+)", "non-generalizable (–)"),
     ]
     assert len(rendered(figure)) > 1000
 
@@ -135,13 +132,13 @@ def test_a_condensed_measurement_is_drawn_without_intervals() -> None:
     assert not any(isinstance(collection, LineCollection) for collection in axes.collections)
     for bars, others in zip(axes.containers, expected.containers, strict=True):
         assert [bar.get_height() for bar in bars] == pytest.approx([bar.get_height() for bar in others])
-    assert "95 % interval (draw of probes)" not in legend_labels(axes)
+    assert "95 % interval" not in legend_labels(strength_figure(condensed))
 
 
 def test_a_measurement_of_nothing_is_drawn_empty() -> None:
     nothing = torch.full((1, 3), torch.nan)
     figure = strength_figure(history_from_strengths(nothing, nothing)[0])
-    assert "(0 training probes)" in figure.axes[0].get_title()
+    assert "(0 probes)" in figure.axes[0].get_title()
     assert len(rendered(figure)) > 1000
 
 
@@ -183,8 +180,8 @@ def test_the_phase_figure_says_what_it_shows() -> None:
     assert gaps.get_ylabel() == "Excess gap (nats)"
     assert gaps.get_xlabel() == "Completed epochs"
     assert legend_labels(losses) == ["training probes", "held-out probes", "expected test loss"]
-    assert legend_labels(shares) == ["training probes", "95 % interval (draw of probes)", "chance level"]
-    assert legend_labels(gaps) == ["95 % interval (draw of probes)"]
+    assert legend_labels(shares) == ["training probes", "95 % interval", "chance level"]
+    assert legend_labels(gaps) == ["95 % interval"]
     assert shares.get_ylim() == (0, 1)
 
 

@@ -79,7 +79,7 @@ def test_the_same_fit_is_drawn_over_what_generalizes() -> None:
     decay, spindle = lines(beside)
     assert decay == pytest.approx(shape.decay.sum(dim=0)[1:].tolist())
     assert spindle == pytest.approx((-2 * shape.spindle[1:]).tolist())
-    assert [text.get_text() for text in beside.texts] == ["generalizable", "non-\ngeneralizable"]
+    assert [text.get_text() for text in beside.texts] == ["general-\nizable", "non-gener-\nalizable"]
 
 
 def test_a_condensed_measurement_has_the_same_shape_figure() -> None:
@@ -95,13 +95,13 @@ def test_a_condensed_measurement_has_the_same_shape_figure() -> None:
 def test_the_shape_figure_says_what_it_shows() -> None:
     measurement = some_measurement()
     shape, figure = measured_shape(measurement), shape_figure(measurement)
-    axes, _ = figure.axes
-    assert axes.get_title() == "Decay and spindle after epoch 3, step 70"
-    assert axes.get_xlabel() == "Order (number of players in the interaction)"
-    assert axes.get_ylabel() == "Strength (score units, mean per input)"
+    axes, below = figure.axes
+    assert figure.get_suptitle() == "Decay and spindle after epoch 3, step 70"
+    assert below.get_xlabel() == "Order (players in the interaction)"
+    assert axes.get_ylabel() == "Strength (score)"
     assert legend_labels(figure) == [
         f"decay ({shape.share:.0%} of the fit)",
-        "spindle, the same for both signs",
+        "spindle",
         f"their sum ($R^2$ = {shape.r_squared:.2g})",
         "measured",
     ]
@@ -141,10 +141,9 @@ def test_where_nothing_was_measured_the_shape_figure_says_so() -> None:
         (1, [0]),
         (2, [0, 1]),
         (4, [0, 1, 2, 3]),
-        (5, [0, 1, 2, 3, 4]),
-        (6, [0, 1, 2, 3, 4, 5]),
-        (11, [0, 2, 4, 6, 8, 10]),
-        (16, [0, 3, 6, 9, 12, 15]),
+        (5, [0, 1, 3, 4]),
+        (7, [0, 2, 4, 6]),
+        (16, [0, 5, 10, 15]),
     ],
 )
 def test_evenly_spread_measurements_are_drawn(times: int, drawn: list[int]) -> None:
@@ -172,18 +171,9 @@ def test_a_theory_of_measurements_within_an_epoch_is_drawn_over_optimizer_steps(
 def test_the_theory_figure_says_what_it_shows() -> None:
     figure = theory_figure(some_second_phase(6, [11.0, 0.5, 0.25, 0.125, 1e-6, 0.0]), some_history(6, [1, 2, 4, 8, 16, 32]))
     *panels, below = figure.axes
-    assert [panel.get_title().split(",")[0] for panel in panels] == [
-        "epoch 1: $\\sigma^2$ = 11",
-        "epoch 2: $\\sigma^2$ = 0.5",
-        "epoch 4: $\\sigma^2$ = 0.25",
-        "epoch 8: $\\sigma^2$ = 0.12",
-        "epoch 16: $\\sigma^2$ = 1e-06",
-        "epoch 32: $\\sigma^2$ = 0",
-    ]
+    assert [panel.get_title().split(" = ")[0] for panel in panels] == [f"epoch {epoch}: $R^2$" for epoch in (1, 4, 8, 32)]
     assert all("$R^2$ = 0." in panel.get_title() for panel in panels)
     assert sorted(legend_labels(figure)) == ["real", "theory"]
-    assert panels[0].get_ylabel() == "Strength\n(score units)"
-    assert panels[3].get_xlabel() == "Order"
     assert below.get_xlabel() == "Completed epochs"
     assert below.get_ylabel() == "Noise variance $\\sigma^2$"
     assert below.get_yscale() == "log"
@@ -204,7 +194,6 @@ def test_limits_of_the_variance_are_marked_at_the_edges() -> None:
     assert (list(zero.get_xdata()), list(zero.get_ydata())) == ([3], [0])
     assert (list(infinite.get_xdata()), list(infinite.get_ydata())) == ([0], [1])
     assert legend_labels(below) == ["variance is 0", "variance is infinite"]
-    assert "$\\sigma^2$ = ∞" in figure.axes[0].get_title()
     assert len(rendered(figure)) > 1000
 
 

@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-OWN_TAGS = "interactions/"
-"""What the monitor logs, after its name if it has one, and a run without it does not."""
+OWN_TAGS = "interactions"
+"""In all tags that the monitor logs; a run without it has none."""
 
 NOT_THE_USERS = {"_trainer", "_fabric", "_current_fx_name", "_log_hyperparams", "_torchdynamo_wrapper_id"}
 """Attributes by which Lightning ties a module to its Trainer, which is another one in another run, and addresses."""

@@ -99,6 +99,10 @@ class Players(ABC):
         """Name the players for reports, in their order."""
         return tuple(f"player {player}" for player in range(self.num_players(inputs)))
 
+    def labels(self, inputs: Rows) -> list[tuple[str, ...]]:
+        """Say what the players of each row are, for pictures of it: their names unless overridden; ``""`` for empty players."""
+        return [self.names(inputs)] * len(inputs)
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return what masked players of this kind are replaced with if nobody says it."""
         return Zeros()

@@ -136,6 +136,15 @@ class Some(AssignedPlayers):
                 )
         return super().names(inputs)
 
+    def labels(self, inputs: Rows) -> list[tuple[str, ...]]:
+        """Say what the chosen players of each row are; see :class:`~lightning_interactions.players.Players`."""
+        many = self.players.assignments(inputs)
+        chosen = self._chosen_of(many, inputs).expand(len(inputs), -1)
+        return [
+            tuple(label for label, own in zip(labels, row, strict=True) if own) + ("",) * (self.number - sum(row))
+            for labels, row in zip(self.players.labels(inputs), chosen.tolist(), strict=True)
+        ]
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return the default of the many players."""
         return self.players.default_baseline(inputs)
@@ -171,11 +180,14 @@ class Some(AssignedPlayers):
     def assignments(self, inputs: Rows) -> dict[str, Int[Tensor, "..."]]:
         """Say which chosen player each entry belongs to; see :class:`~lightning_interactions.players.Players`."""
         many = self.players.assignments(inputs)
-        chosen = self._chosen.recall(inputs, self._unknown) if self.needs_scores else self._choose_by_place(many, inputs)
+        chosen = self._chosen_of(many, inputs)
         numbers = torch.where(chosen, chosen.cumsum(dim=1) - 1, NOBODY)
         # What belonged to nobody has the index -1: the column behind the last player.
         numbers = torch.cat([numbers, numbers.new_full((len(numbers), 1), NOBODY)], dim=1)
         return {name: _renumbered(own.to(numbers.device), numbers) for name, own in many.items()}
+
+    def _chosen_of(self, many: dict[str, Tensor], inputs: Rows) -> Bool[Tensor, "rows players"]:
+        return self._chosen.recall(inputs, self._unknown) if self.needs_scores else self._choose_by_place(many, inputs)
 
     def _choose_by_place(self, many: dict[str, Tensor], inputs: Rows) -> Bool[Tensor, "rows players"]:
         return self.choice.chosen(_present(many, self.players.num_players(inputs), inputs), self.number, None)

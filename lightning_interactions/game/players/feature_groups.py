@@ -132,6 +132,17 @@ class FeatureGroups(AssignedPlayers):
         ]
         return tuple(joined_names([of_columns[column] for column in group]) for group in self._groups(widths))
 
+    def labels(self, inputs: Rows) -> list[tuple[str, ...]]:
+        """Name the groups, with the value of a feature that is alone; see :class:`~lightning_interactions.players.Players`."""
+        table = torch.cat([inputs.leaves[name].double() for name in self.leaves(inputs)], dim=1).tolist()
+        groups, names = self._groups(self._widths(inputs)), self.names(inputs)
+        return [
+            tuple(
+                f"{name} = {row[group[0]]:.3g}" if len(group) == 1 else name for name, group in zip(names, groups, strict=True)
+            )
+            for row in table
+        ]
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return zeros for numbers, the most frequent category for integers."""
         numbers = all(inputs.leaves[name].is_floating_point() for name in self.leaves(inputs))

@@ -75,6 +75,29 @@ class Words(OneLeaf):
         """Number the words from 1 on; see :class:`~lightning_interactions.players.Players`."""
         return tuple(f"word {place}" for place in range(1, self.num_players(inputs) + 1))
 
+    def labels(self, inputs: Rows) -> list[tuple[str, ...]]:
+        """Write the words of each row; see :class:`~lightning_interactions.players.Players`.
+
+        Ids where there is no tokenizer, and numbers where there are embeddings.
+        """
+        (name,) = self.leaves(inputs)
+        tokens = inputs.leaves[name]
+        if tokens.is_floating_point():
+            return super().labels(inputs)
+        labels = []
+        for ids, own in zip(tokens.tolist(), self.assignments(inputs)[name].tolist(), strict=True):
+            of_words: list[list[int]] = [[] for _ in ids]
+            for token, word in zip(ids, own, strict=True):
+                if word != NOBODY:
+                    of_words[word].append(token)
+            labels.append(tuple(self._written(word) for word in of_words))
+        return labels
+
+    def _written(self, ids: Sequence[int]) -> str:
+        if not ids:
+            return ""
+        return f"id {'+'.join(map(str, ids))}" if self._vocabulary is None else self._vocabulary.write(ids)
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return the token that the tokenizer has for it, else that of padding; zeros for embeddings."""
         if self.tensor(inputs).is_floating_point():

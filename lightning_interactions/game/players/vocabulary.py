@@ -31,6 +31,7 @@ class Vocabulary:
         stop_words: Ids of the stop words.
         padding: Id of padding.
         replacement: Id of the token that stands for a missing one: mask, padding or unknown, the first that there is.
+        words: How each token is written, with ``##`` before the later tokens of a word in WordPiece.
     """
 
     begin: Bool[Tensor, " ids"]
@@ -39,6 +40,7 @@ class Vocabulary:
     stop_words: tuple[int, ...]
     padding: int | None
     replacement: int | None
+    words: tuple[str, ...] = ()
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
@@ -74,7 +76,13 @@ class Vocabulary:
             tuple(position for position, text in enumerate(texts) if text in wanted),
             known[1],
             next((one for one in known if one is not None), None),
+            tuple(_written(token) for token in tokens),
         )
+
+    def write(self, ids: Sequence[int]) -> str:
+        """Write the tokens of one word."""
+        known = [self.words[one] if 0 <= one < len(self.words) else f"id {one}" for one in ids]
+        return "".join(token.removeprefix(CONTINUES) if place else token for place, token in enumerate(known))
 
     def begins(self, ids: Int[Tensor, "rows positions"]) -> Bool[Tensor, "rows positions"]:
         """Find out which tokens begin a word."""
@@ -101,4 +109,8 @@ def _edges(tokens: Sequence[str]) -> tuple[list[bool], list[bool]]:
 
 
 def _text(token: str) -> str:
-    return token.removesuffix(ENDS).lstrip("".join(BEGINS)).lower()
+    return _written(token).lower()
+
+
+def _written(token: str) -> str:
+    return token.removesuffix(ENDS).lstrip("".join(BEGINS))

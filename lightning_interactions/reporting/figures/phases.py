@@ -1,5 +1,6 @@
 """Figures of a run over time, and of the strength at one moment."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +8,39 @@ from dataclasses import dataclass
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from lightning_interactions.analysis import Summary, summarise
-from lightning_interactions.records import SIGNS, Estimate, History, Measurement, TimePoint
+from lightning_interactions.records import Estimate, History, Measurement, TimePoint
+from lightning_interactions.reporting.figures.cards import (
+    TEXT,
+    TITLE,
+    card,
+    finish_orders,
+    finish_strength,
+    small_legend,
+    style,
+)
 
-__all__ = ["BLUE", "GREY", "VERMILION", "TimeAxis", "phase_figure", "strength_figure"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "VERMILION",
+    "TimeAxis",
+    "draw_excess_gap",
+    "draw_heat_map",
+    "draw_losses",
+    "draw_share",
+    "draw_strength",
+    "heat_map_figure",
+    "phase_figure",
+    "strength_figure",
+    "timeline_figure",
+]
 
 # Colours that stay apart in every common kind of colour blindness (Okabe & Ito 2008).
 BLUE, SKY, VERMILION, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#6E6E6E"
-INTERVAL = "95 % interval (draw of probes)"
+INTERVAL = "95 % interval"
 PHASE_BANDS = {1: "#EAF3FA", 2: "#FDF3DC", 3: "#FBE3D6"}
 
 
@@ -55,7 +79,7 @@ class TimeAxis:
 
 
 def strength_figure(measurement: Measurement) -> Figure:
-    """Draw the strength of interactions by order, generalizable above the axis and non-generalizable below.
+    """Draw the strength of interactions by order, generalizable above the axis and non-generalizable below; for a card.
 
     Args:
         measurement: Drawn for its training probes, mean over the inputs that were measured.
@@ -63,8 +87,15 @@ def strength_figure(measurement: Measurement) -> Figure:
     Returns:
         A figure with one axis; positive and negative effects are stacked in two tones, with 95 % intervals for their sums.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = card()
     axes = figure.add_subplot()
+    draw_strength(axes, measurement)
+    small_legend(figure, columns=2, place="outside lower center")
+    return figure
+
+
+def draw_strength(axes: Axes, measurement: Measurement) -> None:
+    """Draw what :func:`strength_figure` shows, without its legend."""
     strength = measurement.training.strength
     for by_input, direction, tones, kind in (
         (strength.generalizable, 1, (BLUE, SKY), "generalizable"),
@@ -73,15 +104,8 @@ def strength_figure(measurement: Measurement) -> Figure:
         by_sign = by_input.sum(dim=1).nanmean(dim=0)[:, 1:]
         orders = list(range(1, by_sign.shape[1] + 1))
         base = torch.zeros(by_sign.shape[1], dtype=by_sign.dtype)
-        for sign, tone, part in zip(SIGNS, tones, by_sign, strict=True):
-            axes.bar(
-                orders,
-                (direction * part).tolist(),
-                bottom=base.tolist(),
-                color=tone,
-                width=0.8,
-                label=f"{kind}, {sign} effect",
-            )
+        for sign, tone, part in zip(("+", "–"), tones, by_sign, strict=True):
+            axes.bar(orders, (direction * part).tolist(), bottom=base.tolist(), color=tone, width=0.8, label=f"{kind} ({sign})")
             base = base + direction * part
     by_order = summarise(measurement).training.by_order
     for (low, high), direction, label in (
@@ -91,18 +115,113 @@ def strength_figure(measurement: Measurement) -> Figure:
         if bool(low.isfinite().any()):
             ends = (direction * low).tolist(), (direction * high).tolist()
             axes.vlines(range(1, len(low) + 1), *ends, color="black", linewidth=1.2, label=label)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
-    axes.set_xlabel("Order (number of players in the interaction)")
-    axes.set_ylabel("Strength (score units, mean per input)")
-    axes.set_title(
-        f"Strength by order after epoch {measurement.time.epoch}, step {measurement.time.step} "
-        f"({int(measurement.training.measured.sum())} training probes)"
+    finish_orders(axes)
+    finish_strength(axes)
+    time, probes = measurement.time, int(measurement.training.measured.sum())
+    style(
+        axes,
+        title=f"Strength by order\nafter epoch {time.epoch}, step {time.step} ({probes} probes)",
+        x="Order (players in the interaction)",
+        y="Strength (score units)",
     )
-    axes.legend(frameon=False, fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+
+
+def timeline_figure(history: History) -> Figure:
+    """Draw losses and share over time, and the phases as bands from onset to onset; :func:`phase_figure` for a card.
+
+    Args:
+        history: At least one measurement; its setting ``loss_unit`` is the unit of the loss.
+
+    Returns:
+        A figure with two axes on one axis of time.
+    """
+    figure = card()
+    losses, shares = figure.subplots(2, sharex=True)
+    draw_losses(losses, history)
+    draw_share(shares, history)
+    losses.set_xlabel("")
+    losses.set_title("")
+    shares.set_title("")
+    phase, axis = history.phases[-1], TimeAxis.of(history)
+    figure.suptitle(f"Phase {phase.number}, since {axis.name} {axis.place(phase.onset)}", fontsize=TITLE)
     return figure
+
+
+def heat_map_figure(history: History) -> Figure:
+    """Draw the strength of both kinds of interactions as maps of order and time; for a card.
+
+    Args:
+        history: At least one measurement.
+
+    Returns:
+        A figure with an axis for each kind, on one axis of time and one scale of colours.
+    """
+    figure = card()
+    draw_heat_map(list(figure.subplots(2, sharex=True)), history)
+    return figure
+
+
+def draw_heat_map(panels: Sequence[Axes], history: History) -> None:
+    """Draw generalizable strength into the first axes, and non-generalizable strength into the second."""
+    axis = TimeAxis.of(history)
+    times = axis.places(history)
+    edges = [times[0] - 0.5, *((a + b) / 2 for a, b in itertools.pairwise(times)), times[-1] + 0.5]
+    summaries = [summarise(measurement).training.by_order for measurement in history.measurements]
+    maps = [
+        torch.stack([getattr(summary, kind)[0, 1:] for summary in summaries]).T.nan_to_num(nan=0.0)
+        for kind in ("generalizable", "non_generalizable")
+    ]
+    most = max(float(torch.stack(maps).max()), 1e-12)
+    for panel, strengths, kind in zip(panels, maps, ("generalizable", "non-generalizable"), strict=True):
+        orders = [order + 0.5 for order in range(len(strengths) + 1)]
+        mesh = panel.pcolormesh(edges, orders, strengths.numpy(), cmap="cividis", vmin=0, vmax=most)
+        panel.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for phase in history.detections[1:]:
+            panel.axvline(axis.place(phase.onset), color="white", linewidth=1.2)
+            panel.axvline(axis.place(phase.onset), color="black", linewidth=1.2, linestyle=":")
+        style(panel, title=f"{kind}", y="Order")
+        panel.set_xlim(edges[0], edges[-1])
+    style(panels[-1], x=f"{axis.label} (dotted: onset of a phase)")
+    figure = panels[0].figure
+    bar = figure.colorbar(mesh, ax=list(panels), pad=0.02, aspect=30)
+    bar.set_label("Strength (score units)", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT, length=2.5, pad=2)
+
+
+def draw_losses(axes: Axes, history: History) -> None:
+    """Draw losses over time, with the phases, and a legend."""
+    axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
+    _draw_losses(axes, axis.places(history), summaries)
+    _finish_time(axes, history, axis, "Losses", f"Loss{_in_unit(history)}", labelled=True)
+
+
+def draw_share(axes: Axes, history: History) -> None:
+    """Draw the share over time with its interval and its chance level, with the phases, and a legend."""
+    axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
+    _draw_share(axes, axis.places(history), summaries)
+    _finish_time(axes, history, axis, "What part of the strength generalizes", "Generalizable share")
+
+
+def draw_excess_gap(axes: Axes, history: History) -> None:
+    """Draw the excess gap over time with its interval, with the phases, and a legend."""
+    axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
+    _draw_gaps(axes, axis.places(history), summaries)
+    _finish_time(axes, history, axis, "What memorised interactions add to the gap", f"Excess gap{_in_unit(history)}")
+
+
+def _finish_time(axes: Axes, history: History, axis: TimeAxis, title: str, label: str, *, labelled: bool = False) -> None:
+    _draw_bands(axes, history, axis, labelled=labelled, size=TEXT)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    style(axes, title=title, x=axis.label, y=label)
+    if axes.get_legend_handles_labels()[0]:
+        small_legend(axes)
+
+
+def _in_unit(history: History) -> str:
+    unit = history.settings.get("loss_unit", "")
+    return f" ({unit})" if unit else ""
 
 
 def phase_figure(history: History) -> Figure:
@@ -122,19 +241,13 @@ def phase_figure(history: History) -> Figure:
     losses, shares, gaps = figure.subplots(3, sharex=True)
     axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
     times = axis.places(history)
-    unit = history.settings.get("loss_unit", "")
-    in_unit = f" ({unit})" if unit else ""
+    in_unit = _in_unit(history)
 
     _draw_losses(losses, times, summaries)
     losses.set_ylabel(f"Loss{in_unit}")
 
-    training = [summary.training for summary in summaries]
-    share = [one.share for one in training]
-    shares.plot(times, [one.value for one in share], color=BLUE, marker=".", label="training probes")
-    _draw_intervals(shares, times, share, BLUE)
-    shares.plot(times, [one.share_chance.value for one in training], color=GREY, linestyle=":", label="chance level")
+    _draw_share(shares, times, summaries)
     shares.set_ylabel("Share of generalizable\nstrength")
-    shares.set_ylim(0, 1)
 
     _draw_gaps(gaps, times, summaries)
     gaps.set_ylabel(f"Excess gap{in_unit}")
@@ -167,6 +280,15 @@ def _draw_losses(axes: Axes, times: Sequence[int], summaries: Sequence[Summary])
         axes.text(0.5, 0.5, "no loss is known", transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
+def _draw_share(axes: Axes, times: Sequence[int], summaries: Sequence[Summary]) -> None:
+    training = [summary.training for summary in summaries]
+    share = [one.share for one in training]
+    axes.plot(times, [one.value for one in share], color=BLUE, marker=".", label="training probes")
+    _draw_intervals(axes, times, share, BLUE)
+    axes.plot(times, [one.share_chance.value for one in training], color=GREY, linestyle=":", label="chance level")
+    axes.set_ylim(0, 1)
+
+
 def _draw_gaps(axes: Axes, times: Sequence[int], summaries: Sequence[Summary]) -> None:
     if all(summary.held_out is None for summary in summaries):
         axes.text(0.5, 0.5, "no held-out probes", transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -183,7 +305,7 @@ def _draw_intervals(axes: Axes, times: Sequence[int], estimates: Sequence[Estima
     axes.fill_between(times, low, high, color=color, alpha=0.2, linewidth=0, label=INTERVAL)
 
 
-def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool) -> None:
+def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool, size: float = 10) -> None:
     """Shade the stretch of each phase, from its onset to the next one's; a dashed line is a detection that came later."""
     times = axis.places(history)
     onsets, detections = [(times[0], history.phases[0].number)], []
@@ -204,7 +326,9 @@ def _draw_bands(axes: Axes, history: History, axis: TimeAxis, *, labelled: bool)
         axes.axvspan(begin, end, color=PHASE_BANDS[number], linewidth=0, zorder=0)
         if labelled:
             middle = (begin + end) / 2
-            axes.annotate(f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center")
+            axes.annotate(
+                f"{number}", (middle, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center", fontsize=size
+            )
     if labelled:
-        axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right")
+        axes.annotate("phase", (0, 1), (-6, 3), "axes fraction", "offset points", ha="right", fontsize=size)
     axes.set_xlim(times[0], ends[-1])

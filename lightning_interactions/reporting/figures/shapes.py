@@ -6,27 +6,41 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
 from lightning_interactions.analysis import shape_of, summarise
 from lightning_interactions.functional.decay_spindle import strength_by_sign
 from lightning_interactions.records import SIGNS, DecaySpindle, History, Measurement, SecondPhase
+from lightning_interactions.reporting.figures.cards import (
+    TEXT,
+    TITLE,
+    card,
+    finish_orders,
+    finish_strength,
+    small_legend,
+    style,
+)
 from lightning_interactions.reporting.figures.phases import BLUE, GREY, VERMILION, TimeAxis
 
-__all__ = ["shape_figure", "theory_figure"]
+__all__ = ["draw_shape", "shape_figure", "theory_figure"]
 
 MEASURED = "#C9C9C9"
 
-MOST_PANELS = 6
+MOST_PANELS = 4
 """At most so many measurements are drawn with all their orders."""
 
-PANELS_A_ROW = 3
-"""With more panels there are two rows."""
+PANELS_A_ROW = 2
+
+NEARLY_ZERO = 1e-6
+"""So small a part of the largest variance is drawn as zero, which the fit comes near by rounding alone."""
+
+MOST_NUMBERS = 4
+"""Numbers on a logarithmic axis."""
 
 
 def shape_figure(measurement: Measurement) -> Figure:
-    """Draw one measurement's strength by order with the decays and the spindle that were fitted to it.
+    """Draw one measurement's strength by order with the decays and the spindle that were fitted to it; for a card.
 
     Args:
         measurement: Drawn for its training probes, mean over the inputs that were measured.
@@ -35,16 +49,31 @@ def shape_figure(measurement: Measurement) -> Figure:
         A figure with two axes: positive effects above and negative ones below; generalizable strength above and
         non-generalizable below, with the decays of both signs and twice the spindle.
     """
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    axes, beside = figure.subplots(1, 2)
-    shape = shape_of(measurement)
-    axes.set_title(f"Decay and spindle after epoch {measurement.time.epoch}, step {measurement.time.step}")
-    beside.set_title("The same fit, both signs together, over what generalizes")
-    if shape is None:
-        for empty in (axes, beside):
+    figure = card()
+    axes, below = figure.subplots(2, sharex=True)
+    time = measurement.time
+    figure.suptitle(f"Decay and spindle after epoch {time.epoch}, step {time.step}", fontsize=TITLE)
+    if shape_of(measurement) is None:
+        for empty in (axes, below):
             empty.text(0.5, 0.5, "nothing was measured", transform=empty.transAxes, ha="center", va="center", color=GREY)
             empty.set_axis_off()
         return figure
+    draw_shape((axes, below), measurement)
+    # Strength may lie anywhere over the orders: the legend is kept off the axes.
+    small_legend(figure, columns=2, place="outside lower center")
+    return figure
+
+
+def draw_shape(panels: Sequence[Axes], measurement: Measurement) -> None:
+    """Draw what :func:`shape_figure` shows into two axes, without its legend.
+
+    Raises:
+        ValueError: If nothing was measured.
+    """
+    axes, below = panels
+    shape = shape_of(measurement)
+    if shape is None:
+        raise ValueError("decay and spindle: expected a measurement with finite outputs, got one of which nothing was measured")
     _draw_fit(axes, strength_by_sign(measurement.training.strength), shape)
     by_order = summarise(measurement).training.by_order
     orders = list(range(1, shape.spindle.shape[0]))
@@ -52,17 +81,16 @@ def shape_figure(measurement: Measurement) -> Figure:
         (by_order.generalizable[0], shape.decay.sum(dim=0), BLUE, "o", 1),
         (by_order.non_generalizable[0], 2 * shape.spindle, VERMILION, "s", -1),
     ):
-        beside.bar(orders, (direction * strength[1:]).tolist(), color=MEASURED, width=0.8)
-        beside.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=4.5)
-    _finish_orders(axes, [f"{sign}\neffects" for sign in SIGNS])
-    _finish_orders(beside, ["generalizable", "non-\ngeneralizable"])
-    # Strength may lie anywhere over the orders: the legend is kept off the axes.
-    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
-    return figure
+        below.bar(orders, (direction * strength[1:]).tolist(), color=MEASURED, width=0.8)
+        below.plot(orders, (direction * fitted[1:]).tolist(), color=color, marker=marker, markersize=3.5, linewidth=1.2)
+    _finish_sides(axes, [f"{sign}\neffects" for sign in SIGNS])
+    _finish_sides(below, ["general-\nizable", "non-gener-\nalizable"])
+    axes.set_xlabel("")
+    below.set_xlabel("Order (players in the interaction)", fontsize=TEXT)
 
 
 def theory_figure(second_phase: SecondPhase, explained: History) -> Figure:
-    """Draw real and predicted strength by order at up to six measurements, and the noise variance over time.
+    """Draw real and predicted strength by order at up to four measurements, and the noise variance over time; for a card.
 
     Args:
         second_phase: The fit of the theory to at least one measurement.
@@ -83,31 +111,25 @@ def theory_figure(second_phase: SecondPhase, explained: History) -> Figure:
             f"{len(times)}; fit the theory to measurements of the second phase"
         )
     places = _evenly_spread(len(times), MOST_PANELS)
-    rows = 1 if len(places) <= PANELS_A_ROW else 2
-    columns = -(-len(places) // rows)
-    figure = Figure(figsize=(7.5, 2.2 * rows + 2.4), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns)
+    columns = min(len(places), PANELS_A_ROW)
+    rows = -(-len(places) // columns)
+    figure = card()
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.0] * rows + [1.25])
     first: Axes | None = None
     for number, place in enumerate(places):
         row, column = divmod(number, columns)
         panel = figure.add_subplot(grid[row, column], sharex=first, sharey=first)
         first = first or panel
         _draw_orders(panel, second_phase, place)
-        panel.set_title(
-            f"{axis.name} {times[place]}: $\\sigma^2$ = {_number(float(second_phase.variance[place]))}, "
-            f"$R^2$ = {_number(float(second_phase.r_squared[place]))}",
-            fontsize="small",
-        )
+        style(panel)
+        panel.set_title(f"{axis.name} {times[place]}: $R^2$ = {_number(float(second_phase.r_squared[place]))}", fontsize=TEXT)
         panel.tick_params(labelbottom=number + columns >= len(places), labelleft=column == 0)
-        if column == 0:
-            panel.set_ylabel("Strength\n(score units)")
-        if number + columns >= len(places):
-            panel.set_xlabel("Order")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside upper right", ncols=2)
+    figure.legend(handles, labels, fontsize=TEXT - 1, loc="outside lower center", ncols=2, frameon=False, borderpad=0.1)
+    figure.suptitle("Strength (score units) by order, and theory", fontsize=TITLE)
     below = figure.add_subplot(grid[rows, :])
     _draw_variance(below, second_phase, times)
-    below.set_xlabel(axis.label)
+    style(below, x=axis.label, y="Noise variance $\\sigma^2$")
     return figure
 
 
@@ -116,55 +138,55 @@ def _draw_fit(axes: Axes, strength: Float[Tensor, "signs orders"], shape: DecayS
     orders = list(range(1, strength.shape[1]))
     parts = (
         (shape.decay, BLUE, "o", "-", f"decay ({_percent(shape.share)} of the fit)"),
-        (shape.spindle.expand_as(shape.decay), VERMILION, "s", "-", "spindle, the same for both signs"),
+        (shape.spindle.expand_as(shape.decay), VERMILION, "s", "-", "spindle"),
         (shape.total, "black", "", ":", f"their sum ($R^2$ = {_number(shape.r_squared)})"),
     )
     for row, direction in enumerate((1, -1)):
         labelled = row == 0
         height = (direction * strength[row, 1:]).tolist()
         axes.bar(orders, height, color=MEASURED, width=0.8, label="measured" if labelled else None)
-        for part, color, marker, style, label in parts:
+        for part, color, marker, style_of_line, label in parts:
             axes.plot(
-                orders, (direction * part[row, 1:]).tolist(),
-                color=color, marker=marker, markersize=4.5, linestyle=style, label=label if labelled else None,
+                orders, (direction * part[row, 1:]).tolist(), color=color, marker=marker, markersize=3.5, linewidth=1.2,
+                linestyle=style_of_line, label=label if labelled else None,
             )  # fmt: skip
 
 
-def _finish_orders(axes: Axes, sides: Sequence[str]) -> None:
+def _finish_sides(axes: Axes, sides: Sequence[str]) -> None:
     """Label axes of orders, with what is above and what is below zero."""
-    axes.axhline(0, color="black", linewidth=0.8)
+    finish_orders(axes)
+    finish_strength(axes)
     axes.margins(y=0.08)
     if not any(bar.get_height() for bars in axes.containers for bar in bars):
         axes.set_ylim(-1, 1)
     for side, place, alignment in zip(sides, (0.03, -0.03), ("bottom", "top"), strict=True):
         # Beside the bars, where no strength is drawn.
         axes.annotate(
-            side, (1.01, _zero_height(axes) + place), xycoords="axes fraction", va=alignment, fontsize="small", color=GREY
+            side, (1.01, _zero_height(axes) + place), xycoords="axes fraction", va=alignment, fontsize=TEXT - 1, color=GREY
         )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
-    axes.set_xlabel("Order (number of players in the interaction)")
-    axes.set_ylabel("Strength (score units, mean per input)")
-    axes.spines[["top", "right"]].set_visible(False)
+    style(axes, y="Strength (score)")
 
 
 def _draw_orders(axes: Axes, second_phase: SecondPhase, place: int) -> None:
     real, predicted = second_phase.strength[place, 1:].tolist(), second_phase.predicted[place, 1:].tolist()
     orders = list(range(1, len(real) + 1))
     axes.bar(orders, real, color=MEASURED, width=0.8, label="real")
-    axes.plot(orders, predicted, color=BLUE, marker="o", markersize=3.5, linewidth=1.2, label="theory")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.plot(orders, predicted, color=BLUE, marker="o", markersize=2.5, linewidth=1, label="theory")
+    finish_orders(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
 def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int]) -> None:
-    variance = second_phase.variance.tolist()
+    finite = second_phase.variance[second_phase.variance.isfinite()]
+    least = NEARLY_ZERO * float(finite.max()) if len(finite) else 0.0
+    variance = [0.0 if value < least else value for value in second_phase.variance.tolist()]
     inside = [value if 0 < value < math.inf else math.nan for value in variance]
     axes.plot(list(times), inside, color=BLUE, marker=".")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    ticks = _numbers_around([value for value in inside if not math.isnan(value)])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(ticks[0] / 1.1, ticks[-1] * 1.1)
     for limit, height, marker, label in ((0.0, 0.0, "v", "0"), (math.inf, 1.0, "^", "infinite")):
         at_limit = [time for time, value in zip(times, variance, strict=True) if value == limit]
         if at_limit:
@@ -172,10 +194,22 @@ def _draw_variance(axes: Axes, second_phase: SecondPhase, times: Sequence[int]) 
                 at_limit, [height] * len(at_limit), color=VERMILION, marker=marker, linestyle="", clip_on=False,
                 transform=axes.get_xaxis_transform(), label=f"variance is {label}",
             )  # fmt: skip
-            axes.legend(frameon=False, fontsize="small", loc="upper right")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("Noise variance $\\sigma^2$")
-    axes.spines[["top", "right"]].set_visible(False)
+            small_legend(axes, place="upper right")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _numbers_around(values: Sequence[float]) -> list[float]:
+    """Choose two to four numbers to write on a logarithmic axis: 1, 2 and 5 times powers of ten, from below to above."""
+    low, high = (min(values), max(values)) if values else (0.1, 1.0)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+    begin = max(place for place, step in enumerate(steps) if step <= low * (1 + 1e-9))
+    end = min(place for place, step in enumerate(steps) if step >= high * (1 - 1e-9))
+    around = steps[begin : max(end, begin + 1) + 1]
+    if len(around) <= MOST_NUMBERS:
+        return around
+    powers = [10.0**power for power in range(first, last + 1)]
+    return [powers[place] for place in _evenly_spread(len(powers), MOST_NUMBERS)]
 
 
 def _evenly_spread(count: int, most: int) -> list[int]:

@@ -1,0 +1,107 @@
+"""What loggers take besides scalars: figures, texts, a layout, settings. A logger that nobody has taught takes nothing.
+
+Each is a function that dispatches on the class of the logger, and can be taught another one::
+
+    @draw_figure.register
+    def _(logger: MyLogger, tag: str, figure: Figure, step: int) -> None:
+        logger.upload(tag, figure, step)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch.utils.tensorboard.summary import hparams
+
+from lightning_interactions.references.internals import classes
+from lightning_interactions.reporting.layout import layout_summary, phase_layout
+
+__all__ = ["draw_figure", "lay_out", "takes", "teach_known_loggers", "write_settings", "write_text"]
+
+
+@singledispatch
+def draw_figure(logger: object, tag: str, figure: Figure, step: int) -> None:
+    """Log a figure; nothing unless the logger is known."""
+
+
+@singledispatch
+def write_text(logger: object, tag: str, text: str, step: int) -> None:
+    """Log a text in Markdown; nothing unless the logger is known."""
+
+
+@singledispatch
+def lay_out(logger: object, names: Sequence[str | None]) -> None:
+    """Lay out the scalars of the monitors of these names; nothing unless the logger is known."""
+
+
+@singledispatch
+def write_settings(logger: object, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Log the settings of a monitor as hyperparameters, with tags to compare runs by; nothing unless the logger is known."""
+
+
+def takes(function: Any, logger: object) -> bool:
+    """Say whether a logger takes what one of these functions hands over."""
+    return function.dispatch(type(logger)) is not function.dispatch(object)
+
+
+def teach_known_loggers() -> None:
+    """Register the loggers of those packages of Lightning that are loaded."""
+    for name, functions in KNOWN.items():
+        for kind in classes(name, "loggers"):
+            for function, own in functions.items():
+                if kind not in function.registry:
+                    function.register(kind, own)
+
+
+def _draw_for_tensorboard(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.add_figure(tag, figure, step)
+
+
+def _write_for_tensorboard(logger: Any, tag: str, text: str, step: int) -> None:
+    logger.experiment.add_text(tag, text, step)
+
+
+def _lay_out_for_tensorboard(logger: Any, names: Sequence[str | None]) -> None:
+    logger.experiment.file_writer.add_summary(layout_summary(phase_layout(names)))
+
+
+def _write_settings_for_tensorboard(logger: Any, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write hyperparameters into the run's own folder, if the run has none.
+
+    TensorBoard reads those of a run that were written first, so ours would hide others that come later.
+    """
+    if logger.hparams:
+        return
+    values = {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in settings.items()}
+    for summary in hparams(values, dict(metrics)):
+        logger.experiment.file_writer.add_summary(summary)
+
+
+def _draw_for_wandb(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    logger.log_image(tag, [np.asarray(canvas.buffer_rgba())[..., :3]], step=step)
+
+
+def _draw_for_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.log_figure(logger.run_id, figure, f"{tag}/step_{step:08d}.png")
+
+
+def _write_for_mlflow(logger: Any, tag: str, text: str, step: int) -> None:
+    logger.experiment.log_text(logger.run_id, text, f"{tag}/step_{step:08d}.md")
+
+
+KNOWN: dict[str, dict[Any, Callable[..., None]]] = {
+    "TensorBoardLogger": {
+        draw_figure: _draw_for_tensorboard,
+        write_text: _write_for_tensorboard,
+        lay_out: _lay_out_for_tensorboard,
+        write_settings: _write_settings_for_tensorboard,
+    },
+    "WandbLogger": {draw_figure: _draw_for_wandb},
+    "MLFlowLogger": {draw_figure: _draw_for_mlflow, write_text: _write_for_mlflow},
+}
+"""What the loggers of Lightning take."""

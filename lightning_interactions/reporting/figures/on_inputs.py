@@ -1,0 +1,244 @@
+"""Interactions on the input that they are of: patches outlined, words marked, features named."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from lightning_interactions.analysis import OneInteraction, StrongestInteractions
+from lightning_interactions.game.axes import axis_of_channels
+from lightning_interactions.game.players import AssignedPlayers, FeatureMapPatches, Players, Some, Words
+from lightning_interactions.records import Probes, Rows
+from lightning_interactions.reporting.figures.cards import TEXT, TITLE, card, style
+from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
+
+__all__ = ["input_figure"]
+
+KINDS = (("generalizable", BLUE), ("non-generalizable", VERMILION))
+
+PICTURES_A_KIND = 2
+BARS_A_KIND = 3
+
+LETTERS_A_LINE = 54
+"""Letters of a monospaced font of 7 points that a card has room for."""
+
+LINES_OF_TEXT = 6
+
+LETTERS_OF_LABEL = 58
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, and whose each pixel is.
+
+    Attributes:
+        pixels: ``[height, width]`` or ``[height, width, 3]``, in [0, 1].
+        owners: ``[height, width]``; the player of each pixel, -1 for nobody.
+    """
+
+    pixels: Tensor
+    owners: Int[Tensor, "height width"]
+
+
+def input_figure(probe: Probes, players: Players, found: StrongestInteractions, title: str = "") -> Figure:
+    """Draw the strongest interactions of both kinds on their input; for a card.
+
+    Args:
+        probe: The input, a single probe.
+        players: The input variables.
+        found: Its strongest interactions, of :func:`~lightning_interactions.analysis.strongest_interactions`.
+        title: Which input it is; its target is added if that is one number.
+
+    Returns:
+        Of an image two pictures of each kind, in which the patches of an interaction are outlined; of other inputs bars with
+        the names of the players, and above them of a text its words, those of the strongest interaction of each kind marked.
+
+    Raises:
+        ValueError: If it is not a single probe.
+    """
+    if len(probe) != 1:
+        raise ValueError(f"input_figure: expected a single probe, got {len(probe)}; select one")
+    inputs = probe.groups[0].inputs
+    figure = card()
+    target = _target(probe)
+    figure.suptitle(f"{title}{', ' if title and target else ''}{target}", fontsize=TITLE, parse_math=False)
+    picture = _picture(players, inputs)
+    if picture is not None:
+        _draw_pictures(figure, picture, found)
+        return figure
+    words = _words(players, inputs)
+    if words is None:
+        _draw_bars(figure.add_subplot(), players.labels(inputs)[0], found)
+        return figure
+    text, bars = figure.subplots(2, height_ratios=[1, 1.6])
+    _draw_words(text, words, found)
+    _draw_bars(bars, players.labels(inputs)[0], found)
+    return figure
+
+
+def _target(probe: Probes) -> str:
+    targets = [leaf for leaf in probe.groups[0].targets.tensors.values() if leaf.numel() == 1]
+    return f"target {targets[0].item():.4g}" if len(targets) == 1 else ""
+
+
+def _draw_pictures(figure: Figure, picture: Picture, found: StrongestInteractions) -> None:
+    panels = figure.subplots(PICTURES_A_KIND, len(KINDS))
+    for column, ((kind, color), interactions) in enumerate(zip(KINDS, _of_kinds(found), strict=True)):
+        for row in range(PICTURES_A_KIND):
+            axes = panels[row][column]
+            axes.set_axis_off()
+            if row >= len(interactions):
+                axes.text(
+                    0.5, 0.5, "none" if row == 0 else "", ha="center", va="center", fontsize=TEXT, transform=axes.transAxes
+                )
+            else:
+                _outline(axes, picture, interactions[row], color)
+            heading = f"{kind}\n" if row == 0 else ""
+            effect = _effect(interactions[row]) if row < len(interactions) else ""
+            axes.set_title(f"{heading}{effect}", fontsize=TEXT, color=color, pad=2)
+
+
+def _outline(axes: Axes, picture: Picture, one: OneInteraction, color: str) -> None:
+    """Outline the patches of an interaction, and fade the rest."""
+    axes.imshow(picture.pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    inside = torch.isin(picture.owners, torch.tensor(one.players))
+    fade = torch.ones(*inside.shape, 4)
+    fade[..., 3] = torch.where(inside, 0.0, 0.4)
+    axes.imshow(fade.numpy(), interpolation="nearest")
+    # Lines between pixels that belong to different players, one of which is in the interaction.
+    owners = torch.where(inside, picture.owners, -2)
+    padded = torch.nn.functional.pad(owners, (1, 1, 1, 1), value=-2)
+    across, along = padded[1:-1, :-1] != padded[1:-1, 1:], padded[:-1, 1:-1] != padded[1:, 1:-1]
+    lines = [[(x - 0.5, y - 0.5), (x - 0.5, y + 0.5)] for y, x in across.nonzero().tolist()]
+    lines += [[(x - 0.5, y - 0.5), (x + 0.5, y - 0.5)] for y, x in along.nonzero().tolist()]
+    axes.add_collection(LineCollection(lines, colors=color, linewidths=2.2, capstyle="projecting", clip_on=False))
+
+
+def _draw_words(axes: Axes, words: Sequence[tuple[str, int]], found: StrongestInteractions) -> None:
+    """Write the text, and mark the words of the strongest interaction of each kind."""
+    axes.set_axis_off()
+    marked = [set(one[0].players) if one else set() for one in _of_kinds(found)]
+    line, place = 0, 0
+    for word, player in words:
+        shown = textwrap.shorten(word, LETTERS_A_LINE, placeholder="…") or "…"
+        is_last = line == LINES_OF_TEXT - 1
+        if place + len(shown) > LETTERS_A_LINE - 2 * is_last:
+            if is_last:
+                _write(axes, "…", line, place, [])
+                break
+            line, place = line + 1, 0
+        _write(axes, shown, line, place, [color for (_, color), own in zip(KINDS, marked, strict=True) if player in own])
+        place += len(shown) + 1
+
+
+def _write(axes: Axes, word: str, line: int, place: int, colors: Sequence[str]) -> None:
+    """Write a word at its line and column: bold on its colour, underlined by the second if it has two."""
+    x, y = place / LETTERS_A_LINE, 1 - (line + 0.5) / LINES_OF_TEXT
+    axes.text(
+        x, y, word, family="monospace", fontsize=7, va="center", transform=axes.transAxes, parse_math=False,
+        color="white" if colors else "black", weight="bold" if colors else "normal",
+        bbox={"facecolor": colors[0], "edgecolor": colors[-1], "pad": 1.2, "linewidth": 1.6} if colors else None,
+    )  # fmt: skip
+
+
+def _draw_bars(axes: Axes, labels: Sequence[str], found: StrongestInteractions) -> None:
+    """Draw effects as bars, with the players of each above it."""
+    drawn = [
+        (one, kind, color) for (kind, color), own in zip(KINDS, _of_kinds(found), strict=True) for one in own[:BARS_A_KIND]
+    ]
+    seen: set[str] = set()
+    for place, (one, kind, color) in enumerate(drawn):
+        axes.barh(-place, one.effect, height=0.3, color=color, label=f"_{kind}" if kind in seen else kind)
+        seen.add(kind)
+        names = textwrap.shorten(_joined(one, labels), LETTERS_OF_LABEL, placeholder=" …")
+        axes.annotate(
+            names,
+            (0, -place + 0.2),
+            xycoords=("axes fraction", "data"),
+            fontsize=TEXT - 1,
+            va="bottom",
+            parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks([])
+    axes.set_ylim(-max(len(drawn), 1) + 0.6, 0.85)
+    axes.spines[["left"]].set_visible(False)
+    axes.xaxis.set_major_locator(_few())
+    style(axes, x="Effect (score units)")
+    if drawn:
+        axes.legend(
+            fontsize=TEXT - 1, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, borderpad=0.1,
+            handlelength=1.2, columnspacing=1.0,
+        )  # fmt: skip
+    else:
+        axes.text(0.5, 0.5, "no salient interaction", transform=axes.transAxes, ha="center", va="center", fontsize=TEXT)
+
+
+def _few() -> MaxNLocator:
+    return MaxNLocator(4, steps=[1, 2, 5, 10])
+
+
+def _joined(one: OneInteraction, labels: Sequence[str]) -> str:
+    return f" {one.effect_type.upper()} ".join(labels[player] for player in one.players)
+
+
+def _effect(one: OneInteraction) -> str:
+    kind = f"{one.effect_type.upper()} of {len(one.players)}" if len(one.players) > 1 else "1 patch"
+    return f"{kind}: {one.effect:+.2f}"
+
+
+def _of_kinds(found: StrongestInteractions) -> tuple[tuple[OneInteraction, ...], tuple[OneInteraction, ...]]:
+    return found.generalizable, found.non_generalizable
+
+
+def _words(players: Players, inputs: Rows) -> list[tuple[str, int]] | None:
+    """Return the words of a single text with their players, -1 for those that are none; ``None`` for other inputs."""
+    if isinstance(players, Words):
+        return [(word, player) for player, word in enumerate(players.labels(inputs)[0]) if word]
+    if not isinstance(players, Some) or not isinstance(players.players, Words):
+        return None
+    (name,) = players.leaves(inputs)
+    of_words, of_players = (one.assignments(inputs)[name][0].flatten().tolist() for one in (players.players, players))
+    owner = dict(zip(of_words, of_players, strict=True))
+    labels = players.players.labels(inputs)[0]
+    return [(labels[word], owner[word]) for word in sorted(owner) if word >= 0]
+
+
+def _picture(players: Players, inputs: Rows) -> Picture | None:
+    """Return a single input as an image if it is one."""
+    if isinstance(players, FeatureMapPatches):
+        images = [leaf for leaf in inputs.leaves.values() if leaf.ndim == 4 and leaf.is_floating_point()]
+        grid = players.grid
+        if len(images) != 1 or not grid.fits(images[0]):
+            return None
+        (image,) = images
+        owners = grid.assignment(image)[None]
+    else:
+        if not isinstance(players, AssignedPlayers) or len(players.leaves(inputs)) != 1:
+            return None
+        ((name, owners),) = players.assignments(inputs).items()
+        image = inputs.leaves[name]
+    inner = players.players if isinstance(players, Some) else players
+    channels = axis_of_channels(image, getattr(inner, "channels", None)) if image.ndim in (3, 4) else 0
+    if image.ndim != (3 if channels is None else 4):
+        return None
+    owners = owners.reshape([1] * (image.ndim - owners.ndim) + list(owners.shape)).expand(image.shape)[0].cpu()
+    own = image[0].detach().cpu().float()
+    if channels is not None:
+        own, owners = own.movedim(channels - 1, 0), owners.movedim(channels - 1, 0)[0]
+        own = own[:3].movedim(0, -1) if len(own) in (3, 4) else own.mean(dim=0)
+    return Picture(_in_unit_range(own), owners)
+
+
+def _in_unit_range(pixels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Show a normalised image from its darkest to its brightest value."""
+    low, high = pixels.amin(), pixels.amax()
+    return (pixels - low) / (high - low).clamp(min=1e-12)

@@ -1,0 +1,82 @@
+"""The state of a run in Markdown: which phase, since when, how sure, why, and what to do."""
+
+import html
+import math
+import re
+from collections.abc import Sequence
+
+from lightning_interactions.analysis import summarise
+from lightning_interactions.records import History, Phase, PhaseTest, TimePoint
+from lightning_interactions.reporting.words import explain_phase
+
+__all__ = ["phase_text", "settings_text"]
+
+
+def phase_text(history: History) -> str:
+    """Say in Markdown which phase a run is in, since when, how sure that is, why, and what to do.
+
+    Args:
+        history: At least one measurement.
+
+    Returns:
+        A table and a few lines, for TensorBoard's page "Text". Whatever comes from outside is escaped.
+
+    Raises:
+        ValueError: If nothing was measured.
+    """
+    if not history:
+        raise ValueError("phase_text: expected a history of at least one measurement, got an empty one")
+    phase = history.phases[-1]
+    words = explain_phase(phase)
+    rows = [
+        ("**Phase**", f"**{escaped(words.name)}**. {escaped(words.meaning)}"),
+        ("Since", escaped(words.since)),
+        ("How sure", escaped(words.certainty) or "the run begins with it, no test is needed"),
+        ("Why", escaped(words.reason)),
+        ("What to do", escaped(words.advice)),
+        *_near_chance(history),
+        *((f"Note: {kind.replace('_', ' ')}", escaped(note)) for kind, note in phase.notes.items()),
+        *(("Speaks for phase " + str(test.phase), _test(test.p_value, test.reason)) for test in _others(phase)),
+    ]
+    return _table(("", f"after {_moment(history.measurements[-1].time)}"), rows)
+
+
+def settings_text(history: History) -> str:
+    """Say in Markdown how the measurements of a history were made."""
+    return _table(("Setting", "Value"), [(escaped(name), escaped(str(value))) for name, value in history.settings.items()])
+
+
+def escaped(text: str) -> str:
+    """Escape text for Markdown in HTML, and for a cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(" ".join(text.split())))
+
+
+def _near_chance(history: History) -> list[tuple[str, str]]:
+    """Warn where the share is not above its chance level, which makes all that is said of phases worth little."""
+    training = summarise(history.measurements[-1]).training
+    if not training.share.low <= training.share_chance.value:
+        return []
+    words = (
+        f"the share ({training.share.value:.2f}, from {training.share.low:.2f}) is not above its chance level "
+        f"({training.share_chance.value:.2f}): the evidence sees nothing that generalizes here, so do not trust the phases; "
+        "choose other evidence, or other players"
+    )
+    return [("Note: near chance", escaped(words))]
+
+
+def _others(phase: Phase) -> list[PhaseTest]:
+    return [test for test in phase.tests if test.phase != phase.number]
+
+
+def _test(p_value: float, reason: str) -> str:
+    significance = "no" if math.isinf(p_value) else f"adjusted p = {p_value:.3g}"
+    return f"{significance}: {escaped(reason)}"
+
+
+def _moment(time: TimePoint) -> str:
+    return f"epoch {time.epoch} (step {time.step})"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

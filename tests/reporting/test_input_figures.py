@@ -1,0 +1,172 @@
+"""Interactions on the input that they are of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from torch import Tensor
+
+from lightning_interactions.analysis import OneInteraction, StrongestInteractions
+from lightning_interactions.game.players import (
+    CustomPlayers,
+    Evenly,
+    FeatureGroups,
+    FeatureMapPatches,
+    ImagePatches,
+    Players,
+    Some,
+    TimeSegments,
+    Tokens,
+    Words,
+)
+from lightning_interactions.records import Probes
+from lightning_interactions.reporting import input_figure
+from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
+from tests.game.players.vocabularies import WORD_PIECE
+from tests.helpers.figures import legend_labels, rendered
+
+AND = OneInteraction((0, 1), "and", 1.5, 1.0)
+OR = OneInteraction((1, 2), "or", -0.5, 0.0)
+ALONE = OneInteraction((2,), "and", 0.25, 1.0)
+FOUND = StrongestInteractions((AND, ALONE), (OR,))
+
+
+def probe(inputs: Any, target: Any = 3) -> Probes:
+    return Probes.of((inputs, torch.tensor([target])))
+
+
+def edges(axes: Axes) -> set[tuple[tuple[float, float], ...]]:
+    (lines,) = [collection for collection in axes.collections if isinstance(collection, LineCollection)]
+    return {tuple(sorted(map(tuple, segment.tolist()))) for segment in lines.get_segments()}
+
+
+def box(rows: Sequence[int], columns: Sequence[int]) -> set[tuple[tuple[float, float], ...]]:
+    """The outline of a rectangle of pixels, pixel by pixel; ends are not in it."""
+    (top, bottom), (left, right) = rows, columns
+    across = {((x - 0.5, y - 0.5), (x + 0.5, y - 0.5)) for x in range(left, right) for y in (top, bottom)}
+    return across | {((x - 0.5, y - 0.5), (x - 0.5, y + 0.5)) for y in range(top, bottom) for x in (left, right)}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
+@pytest.mark.parametrize("last", [False, True])
+def test_patches_are_outlined_on_images(channels: int, last: bool) -> None:
+    image = torch.rand(1, channels, 6, 6)
+    players = ImagePatches(2, 2, channels="last" if last else "first")
+    figure = input_figure(probe(image.movedim(1, -1) if last else image), players, FOUND, "Probe 7")
+    assert figure.get_suptitle() == "Probe 7, target 3"
+    left, right, below, nothing = figure.axes
+    assert edges(left) == box((0, 3), (0, 3)) | box((0, 3), (3, 6))
+    assert edges(right) == box((0, 3), (3, 6)) | box((3, 6), (0, 3))
+    assert edges(below) == box((3, 6), (0, 3))
+    assert not nothing.collections
+    assert left.get_title() == "generalizable\nAND of 2: +1.50"
+    assert right.get_title() == "non-generalizable\nOR of 2: -0.50"
+    assert below.get_title() == "1 patch: +0.25"
+    assert (to_hex(left.collections[0].get_edgecolor()[0]).upper(), right.title.get_color()) == (BLUE, VERMILION)
+    shown = torch.as_tensor(left.get_images()[0].get_array().data)
+    assert shown.shape == ((6, 6, 3) if channels in (3, 4) else (6, 6))
+    assert (float(shown.min()), float(shown.max())) == (0.0, 1.0) or channels == 4
+    assert len(rendered(figure)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("players", "image"),
+    [
+        (ImagePatches(2, 2, channels="none"), torch.rand(1, 6, 6)),
+        (FeatureMapPatches("layer", 2, 2), torch.rand(1, 3, 6, 6)),
+        (CustomPlayers(lambda tensor: (torch.arange(6) // 2).expand(tensor.shape[-2], 6), 3), torch.rand(1, 3, 6, 6)),
+        (Some(ImagePatches(2, 2), 3, Evenly()), torch.rand(1, 3, 6, 6)),
+    ],
+    ids=["grey", "inner layer", "superpixels", "some patches"],
+)
+def test_whatever_assigns_pixels_is_outlined(players: Players, image: Tensor) -> None:
+    figure = input_figure(probe(image), players, FOUND)
+    assert len(figure.axes) == 4
+    assert all(edges(axes) for axes in figure.axes[:3])
+    assert len(rendered(figure)) > 1000
+
+
+def bar_labels(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("players", "inputs", "labels"),
+    [
+        (
+            FeatureGroups(features=["age", "bmi $x_1$", "<b>"]),
+            torch.tensor([[0.5, 2.0, 3.0]]),
+            ["age = 0.5 AND bmi $x_1$ = 2", "<b> = 3", "bmi $x_1$ = 2 OR <b> = 3"],
+        ),
+        (TimeSegments(3), torch.zeros(1, 12), ["segment 1 AND segment 2", "segment 3", "segment 2 OR segment 3"]),
+        (
+            ImagePatches(2, 2, depth=2),
+            torch.zeros(1, 1, 4, 4, 4),
+            [
+                "layer 1, row 1, column 1 AND layer 1, row 1, column 2",
+                "layer 1, row 2, column 1",
+                "layer 1, row 1, column 2 OR layer 1, row 2, column 1",
+            ],
+        ),
+    ],
+    ids=["table", "series", "volume"],
+)
+def test_players_of_other_inputs_are_named_on_bars(players: Players, inputs: Tensor, labels: list[str]) -> None:
+    figure = input_figure(probe(inputs), players, FOUND)
+    (axes,) = figure.axes
+    assert bar_labels(axes) == labels
+    assert [bar.get_width() for bars in axes.containers for bar in bars] == [1.5, 0.25, -0.5]
+    assert legend_labels(axes) == ["generalizable", "non-generalizable"]
+    assert axes.get_xlabel() == "Effect (score units)"
+    assert len(rendered(figure)) > 1000
+
+
+@pytest.mark.parametrize("players", [Words(tokenizer=WORD_PIECE), Tokens(3, tokenizer=WORD_PIECE, choice=Evenly())], ids=str)
+def test_words_are_marked(players: Players) -> None:
+    ids = torch.tensor([WORD_PIECE("[CLS] the play ##ing dog [SEP] [PAD]")])
+    figure = input_figure(probe({"ids": ids, "attention_mask": (ids > 0).long()}), players, FOUND)
+    text, bars = figure.axes
+    words = {word.get_text(): word.get_bbox_patch() for word in text.texts}
+    assert list(words) == ["the", "playing", "dog"]
+    colors = {
+        word: None if patch is None else (to_hex(patch.get_facecolor()).upper(), to_hex(patch.get_edgecolor()).upper())
+        for word, patch in words.items()
+    }
+    # The second word is in the strongest of both kinds.
+    assert colors == {"the": (BLUE, BLUE), "playing": (BLUE, VERMILION), "dog": (VERMILION, VERMILION)}
+    assert bar_labels(bars) == ["the AND playing", "dog", "playing OR dog"]
+    assert len(rendered(figure)) > 1000
+
+
+def test_long_texts_end_in_dots() -> None:
+    ids = torch.randint(5, 13, (1, 200), generator=torch.Generator().manual_seed(0))
+    figure = input_figure(probe(ids), Words(), FOUND)
+    shown = [word.get_text() for word in figure.axes[0].texts]
+    assert shown[-1] == "…"
+    assert len(shown) < 80
+    rendered(figure)
+
+
+def test_nothing_found_is_said() -> None:
+    nothing = StrongestInteractions((), ())
+    picture = input_figure(probe(torch.rand(1, 1, 4, 4)), ImagePatches(2, 2), nothing)
+    assert [text.get_text() for text in picture.axes[0].texts] == ["none"]
+    assert len(rendered(picture)) > 1000
+    bars = input_figure(probe(torch.rand(1, 3)), FeatureGroups(), nothing)
+    assert bar_labels(bars.axes[0]) == ["no salient interaction"]
+    assert len(rendered(bars)) > 1000
+
+
+@pytest.mark.parametrize(("target", "title"), [(0.123456, "target 0.1235"), ([1, 2], "")])
+def test_only_a_target_that_is_one_number_is_said(target: Any, title: str) -> None:
+    assert input_figure(probe(torch.rand(1, 3), target), FeatureGroups(), FOUND).get_suptitle() == title
+
+
+def test_several_probes_are_refused() -> None:
+    several = Probes.of((torch.rand(2, 3), torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match="expected a single probe, got 2"):
+        input_figure(several, FeatureGroups(), FOUND)
