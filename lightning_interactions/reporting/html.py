@@ -86,8 +86,7 @@ FIGURES: tuple[FigureOfRun, ...] = (
     ),
     FigureOfRun(
         "Strength by order over time",
-        "The same numbers at every measurement: the darker, the stronger. In phase 3 mainly the map of what does not generalize "
-        "gets darker.",
+        "The same numbers at every measurement: the darker, the stronger. In phase 3 mostly the second one gets darker.",
         lambda run: heat_map_figure(run.history),
     ),
     FigureOfRun(
