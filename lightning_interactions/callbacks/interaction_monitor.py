@@ -51,7 +51,7 @@ from lightning_interactions.reporting import RunRecord, explain_phase, write_htm
 
 __all__ = ["InteractionMonitor"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 NAMES_OF_SPLITS = {TRAINING: "training", HELD_OUT: "held-out"}
 
@@ -311,7 +311,7 @@ class InteractionMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what can be said only now, and say if measuring took much of the time."""
-        if not self._is_lazy:
+        if not self._is_lazy and self.replays is None:
             self._measure_within_epoch(trainer, pl_module, max(steps_logged(trainer) - 1, 0))
         if self.failed:
             rank_zero_info(
