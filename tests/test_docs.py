@@ -34,8 +34,6 @@ MOST_LINES = 90
 MOST_EPOCHS = 1
 FEW = (8, 8, 0)
 """Training probes, held-out probes and the seed of their draw, where a page does not say them."""
-LONG = ("quickstart.md", "images.md")
-"""Pages whose own networks take more than three seconds."""
 LOOSE = {1: 1e-2}
 """Duality gap at which an extraction ends: what the interactions are does not matter here."""
 
@@ -268,12 +266,9 @@ def test_the_installation_is_that_of_the_readme() -> None:
     assert install in README.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES if any(code(page))],
-    ids=ids,
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(code(page))], ids=ids)
 def test_blocks_run(run: Any, page: Path) -> None:
     run(page)
 

@@ -48,6 +48,7 @@ from tests.callbacks.test_bit_identity import random_states
 from tests.helpers.models import StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = [
+    pytest.mark.slow,
     *TINY_SET_UP,
     # The faults are said; what is said is looked at.
     pytest.mark.filterwarnings("default::UserWarning"),
@@ -626,7 +627,6 @@ def resumable(root: Path, monitor: InteractionMonitor, epochs: int, model: Stead
     trainer.fit(model, tabular_loader(24), tabular_loader(12, seed=1), **options)
 
 
-@pytest.mark.slow
 def test_interrupts_at_any_moment_of_a_measurement_leave_the_process_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, monitor, armed = Steady(), fewest(evidence=ParameterNoise()), False

@@ -60,6 +60,7 @@ def assert_measured(found: LabelIssues, split: SplitMeasurement) -> None:
 
 
 @pytest.mark.parametrize("evidence", [SinglePlayers(), InputAgreement(), other_references()], ids=["single", "means", "models"])
+@pytest.mark.slow
 def test_the_answer_about_the_probes_is_what_was_measured_on_them(tmp_path: Path, evidence: Any) -> None:
     monitor, model, asks = watched_run(tmp_path, evidence)
     assert len(asks.answers) == len(monitor.history) == 3

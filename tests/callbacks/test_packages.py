@@ -157,6 +157,7 @@ def test_reference_models_of_a_data_module_see_what_it_gives(folds: int | None) 
 
 @pytest.mark.parametrize("data", ["loaders", "data module"])
 @pytest.mark.parametrize("kind", [Twins, HeldOutReferences])
+@pytest.mark.slow
 def test_evidence_fits_itself_in_a_run(tmp_path: Path, data: str, kind: Any) -> None:
     evidence = kind(training=trained(patience=None))
     monitor = few(evidence=evidence)

@@ -110,7 +110,7 @@ def test_the_onset_is_said_once_on_the_console(
     script_phases(monkeypatch, [1, 1, 3])
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         fit(tmp_path, few(), PhaseEarlyStopping(log_only=True, verbose=verbose))
-    said = [record.getMessage() for record in caplog.records if "PhaseEarlyStopping" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("PhaseEarlyStopping:")]
     assert [text.startswith("PhaseEarlyStopping: phase 3 since epoch 2") for text in said] == [True] * verbose
 
 

@@ -77,6 +77,7 @@ TRAINING = ReferenceTraining(max_epochs=2, patience=None)
     [ParameterNoise(), pytest.param(Twins(TRAINING), marks=pytest.mark.slow)],
     ids=["parameter noise", "twins"],
 )
+@pytest.mark.slow
 def test_a_replay_measures_what_a_monitor_has_seen(tmp_path: Path, evidence: Evidence) -> None:
     options = {"evidence": evidence, "schedule": EveryNEpochs()}
     seen = live(tmp_path, few(**options))

@@ -90,6 +90,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
 @pytest.mark.parametrize(
     "saved_by", ["trainer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("validation end", "last"))]
 )
+@pytest.mark.slow
 def test_a_resumed_run_has_the_history_of_an_unbroken_one(
     tmp_path: Path, unbroken: dict[str, History], evidence: str, saved_by: str
 ) -> None:
@@ -302,6 +303,7 @@ def raw() -> Raw:
 
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
 @pytest.mark.parametrize("saved_at", [1, 2, 4])
+@pytest.mark.slow
 def test_a_run_whose_optimizers_the_trainer_does_not_know_is_gone_on_with(tmp_path: Path, saved_at: int) -> None:
     class Saves(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
@@ -346,6 +348,7 @@ def test_a_broken_history_is_refused() -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_resume_with_other_settings_is_refused_before_training(tmp_path: Path, setting: str, options: dict[str, Any]) -> None:
     fit(tmp_path, 1, few()).save_checkpoint(tmp_path / "saved.ckpt")
     with pytest.raises(MisconfigurationException, match=f"{setting}: .*, now "):

@@ -30,6 +30,7 @@ def fit(root: Path, *callbacks: Callback, every: int = 1, epochs: int = 8, **opt
     # At epochs 0, 1, 2, 3, or 0, 2, 4.
     [(1, 1, [1, 1, 2, 3], 3), (1, 2, [1, 1, 2, 3], 3), (2, 1, [1, 2, 3], 4), (2, 3, [1, 2, 3], 4), (2, 1, [1, 2], 8)],
 )
+@pytest.mark.slow
 def test_early_stopping_at_phase_3(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

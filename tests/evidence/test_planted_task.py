@@ -117,6 +117,7 @@ SEEN = [fingerprints(Rows.of(TRAINING_INPUTS[fold])) for fold in FOLDS]
     ],
     ids=["references", "all references", "cross-fitted", "noise", "agreement", "shape"],
 )
+@pytest.mark.slow
 def test_every_evidence_tells_what_generalizes_from_what_is_memorised(evidence: Evidence) -> None:
     generalizable, memorised = mean_weights(evidence)
     assert generalizable > 0.9

@@ -41,7 +41,7 @@ def test_every_field_of_a_record_is_documented(record: type) -> None:
 
 def test_records_are_classes_beside_a_few_constants_and_functions() -> None:
     others = set(records.__all__) - {record.__name__ for record in RECORDS}
-    assert others == {"EFFECT_TYPES", "SIGNS", "fingerprints"}
+    assert others == {"EFFECT_TYPES", "PlotKind", "SIGNS", "fingerprints"}
 
 
 # Interactions

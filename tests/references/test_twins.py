@@ -199,6 +199,7 @@ def test_twins_train_as_the_run_does(tmp_path: Path) -> None:
         assert trainer.num_training_batches == 3
 
 
+@pytest.mark.slow
 def test_no_more_epochs_than_the_run_unless_asked_for(tmp_path: Path) -> None:
     counts = []
     for settings, run in (
@@ -299,6 +300,7 @@ def test_models_learn_until_their_loss_is_nearly_the_smallest(losses: list[list[
 
 
 @pytest.mark.parametrize(("evidence", "early"), [(Twins, 2), (HeldOutReferences, -1)])
+@pytest.mark.slow
 def test_measurements_are_early_while_models_of_less_of_the_runs_data_learn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evidence: Any, early: int
 ) -> None:
@@ -312,6 +314,7 @@ def test_measurements_are_early_while_models_of_less_of_the_runs_data_learn(
 # Going on
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_no_other_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = ReferenceTraining(max_epochs=2, patience=None)
     unbroken, first, resumed = (few(evidence=Twins(training)) for _ in range(3))

@@ -30,6 +30,7 @@ def some_history() -> History:
 
 
 @pytest.mark.parametrize("kind", get_args(PlotKind))
+@pytest.mark.slow
 def test_every_kind_is_drawn_alone_and_in_axes_that_are_there(kind: PlotKind) -> None:
     number = PANELS.get(kind, 1)
     figure, axes = some_history().plot(kind)

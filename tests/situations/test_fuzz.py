@@ -9,6 +9,7 @@ from lightning_interactions import InteractionMonitor
 from tests.helpers.fuzz import run_case
 
 pytestmark = [
+    pytest.mark.slow,
     # The cases are random, and so are Lightning's opinions of them.
     pytest.mark.filterwarnings("ignore"),
 ]
