@@ -17,6 +17,9 @@ from tests.situations.situation import Answer, Case, Situations, mlp, normal, ta
 
 SITUATIONS = situation = Situations()
 
+OTHER_ROWS = "outputs of a row depend on the other rows"
+"""What is said of modules that watch the range of a batch, or the like."""
+
 
 def plain(module: Any, **options: Any) -> Case:
     return Case(module, **{**tables(), "oracle": by_logits, "empty": zero(0), **options})
@@ -216,7 +219,7 @@ def quantised() -> Case:
             super().__init__()
             self.net = nn.Sequential(FakeQuantise(), nn.Linear(4, 8), nn.Tanh(), FakeQuantise(), nn.Linear(8, 3))
 
-    return unasked(Module(), warned="outputs of a row depend on the other rows")
+    return unasked(Module(), warned=OTHER_ROWS)
 
 
 @situation("quantisation-aware training of torch")
@@ -229,7 +232,7 @@ def torch_quantised() -> Case:
             observer = {"observer": MovingAverageMinMaxObserver, "quant_min": 0, "quant_max": 255}
             self.net = nn.Sequential(FakeQuantize(**observer), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
-    return unasked(Module())
+    return unasked(Module(), warned=OTHER_ROWS)
 
 
 class Symmetric(nn.Module):

@@ -223,7 +223,7 @@ class Sharded(IterableDataset[Any]):
 
 @situation("a stream that workers share out")
 def sharded() -> Case:
-    train, val = (DataLoader(Sharded(rows), batch_size=4, num_workers=2) for rows in (16, 8))
+    train, val = (DataLoader(Sharded(rows, seed), batch_size=4, num_workers=2) for seed, rows in enumerate((16, 8)))
     return case(train, val, epochs=(1, 2))
 
 
