@@ -10,6 +10,7 @@ NAMESPACES = ("analysis", "baselines", "evidence", "functional", "players", "rep
 HEAVY = ("lightning", "pytorch_lightning", "lightning_fabric", "matplotlib", "tensorboard")
 
 
+@pytest.mark.slow
 def test_rooms_without_lightning_load_neither_it_nor_anything_that_draws() -> None:
     names = [f"lightning_interactions.{room}" for room in ("records", "functional", "game", "evidence", "measuring")]
     names += [f"lightning_interactions.{namespace}" for namespace in ("players", "tasks", "baselines")]

@@ -842,6 +842,7 @@ def events(logger: TensorBoardLogger) -> EventAccumulator:
     return accumulator
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_scalars_and_the_figures(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     fit(tmp_path, few(figures=EveryNEpochs()), logger=logger)

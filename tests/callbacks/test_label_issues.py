@@ -188,6 +188,7 @@ SOME_IGNORED: dict[str, tuple[Callable[[], LightningModule], Make, Callable[[Ten
 
 
 @pytest.mark.parametrize("kind", SOME_IGNORED)
+@pytest.mark.slow
 def test_each_row_gets_its_own_numbers_whatever_is_ignored_in_the_others(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     module, make, weights_of = SOME_IGNORED[kind]

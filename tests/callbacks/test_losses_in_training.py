@@ -86,6 +86,7 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[InteractionMon
     return monitor, model.eval(), logger
 
 
+@pytest.mark.slow
 def test_a_regression_is_measured_with_its_squared_error(
     regression: tuple[InteractionMonitor, Regressor, RecordingLogger],
 ) -> None:

@@ -69,6 +69,7 @@ def fit(
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("precision", RUNS)
+@pytest.mark.slow
 def test_a_model_that_runs_in_the_trainers_precision_alone_is_measured(tmp_path: Path, precision: str, source: str) -> None:
     options, make = SOURCES[source]
     monitor = few(trainer_precision=True, **options)

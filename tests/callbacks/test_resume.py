@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import FeatureGroups, HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, baselines, tasks
 from lightning_interactions.callbacks import PhaseStoppingReason
+from lightning_interactions.callbacks.interaction_monitor import STATE_VERSION
 from lightning_interactions.evidence import OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.records import History
 from tests.callbacks.runs import (
@@ -159,6 +160,7 @@ def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(t
     assert resumed.history.epochs == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_large_probes_are_saved_by_their_index(
     tmp_path: Path, unbroken: dict[str, History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +224,7 @@ def test_the_checkpoint_loads_with_weights_only(tmp_path: Path, monkeypatch: pyt
     fit(tmp_path, 2, monitor, stopping, saver, enable_checkpointing=True)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     ours = checkpoint["callbacks"][monitor.state_key]
-    assert ours["version"] == 1
+    assert ours["version"] == STATE_VERSION
     assert [epoch for epoch, _ in ours["history"]["times"]] == [0, 1, 2]
     assert [phase["number"] for phase in ours["history"]["phases"]] == [1, 2, 2]
     assert checkpoint["callbacks"][stopping.state_key]["onset_epoch"] == 1
@@ -234,7 +236,7 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
     checkpoint["callbacks"][first.state_key]["version"] = 7
     torch.save(checkpoint, tmp_path / "saved.ckpt")
-    with pytest.raises(ValueError, match=r"version 1.*version 7"):
+    with pytest.raises(ValueError, match=rf"version {STATE_VERSION}.*version 7"):
         fit(tmp_path, 2, few(), resume=tmp_path / "saved.ckpt")
 
 

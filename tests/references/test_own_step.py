@@ -278,6 +278,7 @@ class Never(Callback):
 
 
 @pytest.mark.parametrize("evidence", [Twins, HeldOutReferences])
+@pytest.mark.slow
 def test_evidence_fits_itself_and_knows_the_probes(tmp_path: Path, evidence: Any) -> None:
     own: FittedEvidence = evidence(training=trained(patience=2))
     monitor = few(evidence=own, training=8)

@@ -255,6 +255,7 @@ def test_callbacks_and_loggers_of_the_module_write_nothing(tmp_path: Path, monke
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_where_twins_begin_and_fresh_ones_are_drawn_anew(tmp_path: Path) -> None:
     class Pretrained(Classifier):
         def __init__(self, spread: float) -> None:

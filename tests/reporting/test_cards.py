@@ -36,6 +36,7 @@ CARDS = {
 
 
 @pytest.mark.parametrize("name", CARDS)
+@pytest.mark.slow
 def test_cards_are_small_squares_with_numbers_on_every_axis(name: str) -> None:
     figure: Figure = CARDS[name]()
     rendered(figure)

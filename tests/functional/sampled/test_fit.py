@@ -51,6 +51,7 @@ def planted(seed: int, num_players: int, max_order: int, num_coalitions: int) ->
         pytest.param(64, 6, 1500, torch.float32, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_planted_effects_come_back(num_players: int, max_order: int, num_coalitions: int, dtype: torch.dtype) -> None:
     game, masks = planted(0, num_players, max_order, num_coalitions)
     fitted = fit_interactions(masks, 3 + game.values(masks)[None].to(dtype))
