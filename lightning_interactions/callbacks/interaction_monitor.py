@@ -22,6 +22,7 @@ from lightning_interactions.callbacks.attempts import Attempt
 from lightning_interactions.callbacks.homecoming import address_of, send_home
 from lightning_interactions.callbacks.loggers import Loggers, Logging
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest, moved
+from lightning_interactions.callbacks.saved_probes import OtherProbesError
 from lightning_interactions.evidence import Evidence, InputAgreement, OrderShape, ParameterNoise, ReferenceModels
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
@@ -52,6 +53,9 @@ from lightning_interactions.reporting import RunRecord, explain_phase, write_htm
 __all__ = ["InteractionMonitor"]
 
 STATE_VERSION = 2
+
+MOST_FAILED = 1024
+"""So many measurements that failed are remembered."""
 
 NAMES_OF_SPLITS = {TRAINING: "training", HELD_OUT: "held-out"}
 
@@ -95,7 +99,7 @@ class InteractionMonitor(Callback):
     Attributes:
         history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
         meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
-        failed: When measurements failed and were left out, in the order of time.
+        failed: When measurements failed and were left out, in the order of time; the last 1,024.
         replays: How many measurements of checkpoints there will be; ``None`` in a training.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
             the CPU: what :meth:`second_phase` explains. ``None`` before the first measurement.
@@ -264,6 +268,11 @@ class InteractionMonitor(Callback):
             rank_zero_info(f"InteractionMonitor: the module is measured from the first step on: {error}")
             self._is_lazy = True
             return
+        except OtherProbesError as error:
+            rank_zero_warn(f"InteractionMonitor: {error}; history and probes start anew")
+            self._forget()
+            self.on_train_start(trainer, pl_module)
+            return
         untrained = now == TimePoint(0, 0) and not trainer.fast_dev_run
         if untrained and self._timetable.due(now.epoch, now.step) and TRAINING in self.meter.splits:
             self._measure(trainer, pl_module, now, step=0, begin=begin, first=True)
@@ -285,7 +294,8 @@ class InteractionMonitor(Callback):
         """Measure if the schedule asks for it after this optimizer step; an epoch's last one is left to the epoch's end."""
         if self._is_lazy:
             self._is_lazy = False
-            self._prepare(trainer, pl_module, self._find_probes)
+            with self._restorable(trainer):
+                self._prepare(trainer, pl_module, self._find_probes)
         if not trainer.is_last_batch:
             self._measure_within_epoch(trainer, pl_module, steps_logged(trainer))
 
@@ -405,7 +415,7 @@ class InteractionMonitor(Callback):
         final, baseline = self.final_interactions, self.meter.baseline_values
         return {
             "version": STATE_VERSION,
-            "task": self.task.state_dict(),
+            "task": self.task.state_dict() or self._saved_task,
             "history": self.history.to_dict(),
             "failed": [[time.epoch, time.step] for time in self.failed],
             "final_interactions": None if final is None else self._final_state(final),
@@ -804,8 +814,8 @@ class InteractionMonitor(Callback):
         self._loggers.write(trainer, self.history, tags, step, self.overhead)
 
     def _leave_out(self, now: TimePoint) -> None:
-        """Count a measurement that failed."""
-        self.failed = (*self.failed, now)
+        """Note a measurement that failed."""
+        self.failed = (*self.failed, now)[-MOST_FAILED:]
         self._timetable.done()
 
 

@@ -91,14 +91,14 @@ class Loggers:
         self.name = name
         self.logging = logging
         self._figures = None if logging.figures is None else Timetable(logging.figures)
-        self._drawn_step: int | None = None
+        self._drawn: TimePoint | None = None
         self._header_printed = False
         self._is_laid_out = False
 
     def begin(self, epoch: int, step: int) -> None:
         """Begin a run, and so a table."""
         self._header_printed = self._is_laid_out = False
-        self._drawn_step = None
+        self._drawn = None
         if self._figures is not None:
             self._figures.begin(epoch, step)
 
@@ -170,13 +170,13 @@ class Loggers:
             self._write(trainer, _write_hyperparameters, history)
         if self._figures is None:
             return
-        if self._drawn_step != history.measurements[-1].time.step or len(history) == 1:
+        if self._drawn != history.measurements[-1].time or len(history) == 1:
             self._draw(trainer, history, step)
         self._write(trainer, _write_inputs, meter, history.measurements[-1].time, step)
         self._write(trainer, _write_theory, history, final, step)
 
     def _draw(self, trainer: Trainer, history: History, step: int) -> None:
-        self._drawn_step = history.measurements[-1].time.step
+        self._drawn = history.measurements[-1].time
         self._write(trainer, _write_figures, history, step)
 
     def _write(self, trainer: Trainer, write: Callable[..., None], *args: Any) -> None:

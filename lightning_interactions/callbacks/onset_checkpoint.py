@@ -113,8 +113,10 @@ class OnsetKeeper:
                 "none or another one there, so the module keeps its final weights"
             )
             return
-        final = {name: value.clone() for name, value in pl_module.state_dict().items() if isinstance(value, torch.Tensor)}
+        final: dict[str, torch.Tensor] = {}
         with Attempt(f"PhaseEarlyStopping: restoring the weights of the onset from {path}", trainer=trainer) as attempt:
+            tensors = {name: value for name, value in pl_module.state_dict().items() if isinstance(value, torch.Tensor)}
+            final = {name: value.to("cpu", copy=True) for name, value in tensors.items()}
             pl_module.on_load_checkpoint(checkpoint)
             trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
         if attempt.failed:  # What was loaded before it failed must not be mixed with the rest.

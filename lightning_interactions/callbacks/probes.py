@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_interactions.callbacks.saved_probes import SAVED_WHOLE, ReadAgain, bytes_of
+from lightning_interactions.callbacks.saved_probes import SAVED_WHOLE, OtherProbesError, ReadAgain, bytes_of
 from lightning_interactions.callbacks.sources import Samples, Source, copied, training_source, validation_source
 from lightning_interactions.game.steps import OwnStep, disagreement
 from lightning_interactions.game.tasks import Task
@@ -243,7 +243,7 @@ class ProbeKeeper:
         found = 0
         try:
             if split in self._read_again:
-                self._accept(trainer, split, self._again(trainer, model, split, source, samples, self._read_again[split]))
+                self._accept(trainer, split, self._same_again(trainer, model, split, source, samples))
                 return
             # Of batches of unknown size, two tell how large they are; inputs that reference models have seen are replaced.
             while found < number and len(samples) and (candidates is None or len(candidates) < most):
@@ -287,7 +287,7 @@ class ProbeKeeper:
         try:
             self._again(trainer, model, split, source, samples, again)
             is_same = True
-        except (CannotLoadError, MisconfigurationException):
+        except (CannotLoadError, OtherProbesError):
             is_same = False
         if trainer.strategy.reduce_boolean_decision(is_same, all=True):
             self._read_again[split] = again
@@ -296,6 +296,22 @@ class ProbeKeeper:
                 f"InteractionMonitor: the {split} probes, {size / 1e6:.0f} MB of data, are saved in every checkpoint, because "
                 "their samples are not the same when they are read again"
             )
+
+    def _same_again(self, trainer: Trainer, model: LightningModule, split: str, source: Source, samples: Samples) -> Probes:
+        """Read the probes of the run that is gone on with.
+
+        Raises:
+            OtherProbesError: If they are others now, on this process or another one.
+        """
+        failure: Exception | None = None
+        probes: Probes | None = None
+        try:
+            probes = self._again(trainer, model, split, source, samples, self._read_again[split])
+        except (CannotLoadError, OtherProbesError) as error:
+            failure = error
+        if trainer.strategy.reduce_boolean_decision(probes is not None, all=True) and probes is not None:
+            return probes
+        raise OtherProbesError(str(failure or f"another process reads other {split} probes than before"))
 
     def _again(
         self, trainer: Trainer, model: LightningModule, split: str, source: Source, samples: Samples, again: ReadAgain

@@ -11,10 +11,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_interactions.records import Probes
 from lightning_interactions.records.trees import walk
 
-__all__ = ["SAVED_WHOLE", "ReadAgain", "bytes_of"]
+__all__ = ["SAVED_WHOLE", "OtherProbesError", "ReadAgain", "bytes_of"]
 
 SAVED_WHOLE = 2**20
 """Bytes up to which the probes of a split are saved whole, so that they stay the same whatever happens to the data."""
+
+
+class OtherProbesError(MisconfigurationException):
+    """Samples that are not what they were when they are read again."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,17 @@ class ReadAgain:
         """Choose the probes among all that was loaded.
 
         Raises:
-            MisconfigurationException: If one of them is not there.
+            OtherProbesError: If one of them is not there.
         """
         places: dict[str, list[int]] = collections.defaultdict(list)
         for place, one in enumerate(candidates.fingerprints):
             places[one].append(place)  # Equal inputs need not have equal targets.
         rows = [places[one].pop(0) for one in self.fingerprints if places[one]]
         if len(rows) < len(self.fingerprints):
-            raise MisconfigurationException(
-                f"InteractionMonitor: expected the same {split} probes as in the run that is gone on with, got others: "
-                f"{len(self.fingerprints) - len(rows)} of {len(self.fingerprints)} samples are not what they were; go on with "
-                "the same data, or hand probes in with probes=ProbeSampling(training=(inputs, targets))"
+            raise OtherProbesError(
+                f"expected the same {split} probes as in the run that is gone on with, got others: "
+                f"{len(self.fingerprints) - len(rows)} of {len(self.fingerprints)} samples are not what they were, now that "
+                "they are read again"
             )
         return candidates.select(rows)
 

@@ -131,6 +131,8 @@ class Samples:
     def load_again(self, lists: Sequence[Sequence[int]]) -> tuple[list[Any], list[int | None]]:
         """Load batches of which the indices are known, of a source of one loader.
 
+        With another seed than the first time: samples that are drawn at random are others.
+
         Returns:
             The batches, and the number of samples in each; see :meth:`load`.
 
@@ -140,7 +142,7 @@ class Samples:
         loader, *others = self._source.parts
         if others:
             raise CannotLoadError("several loaders go together")
-        return load_batches(loader, lists, self._seed), [None if self.unknown_sizes else len(own) for own in lists]
+        return load_batches(loader, lists, self._seed + 1), [None if self.unknown_sizes else len(own) for own in lists]
 
 
 def training_source(trainer: Trainer) -> Source:

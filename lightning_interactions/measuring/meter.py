@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
@@ -22,7 +22,7 @@ from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.measuring.facts import facts_of
 from lightning_interactions.measuring.isolation import preserve_random_state, shadowed
 from lightning_interactions.measuring.split import Ranks, Split, from_columns
-from lightning_interactions.records import Interactions, Measurement, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records import EvidenceWeights, Interactions, Measurement, Probes, SplitMeasurement, TimePoint
 
 __all__ = ["HELD_OUT", "TRAINING", "Extraction", "InteractionMeter", "Ranks"]
 
@@ -203,14 +203,36 @@ class InteractionMeter:
 
     def measure_splits(self, model: nn.Module) -> dict[str, SplitMeasurement]:
         """Measure a model on every split that is prepared, whatever its name."""
-        with self._undisturbed(model, self.probes) as shadow:
-            assert shadow is not None
-            self.interactions, *ratings = self._extracted(shadow)
+        failure: Exception | None = None
+        shadow: nn.Module | None = None
+        with ExitStack() as stack:
+            try:
+                shadow = stack.enter_context(self._undisturbed(model, self.probes))
+                assert shadow is not None
+                own = self._own_interactions(shadow)
+            except Exception as error:
+                if self.ranks.size == 1:
+                    raise
+                # The others wait for what this process found.
+                failure = error
+                own = [{name: split.nothing() for name, split in self._splits.items()}] * (1 + self.evidence.models_beside)
+            interactions, *ratings = self._of_all_ranks(own)
+            if failure is not None:
+                raise failure
             # Other ranks may have measured what this one could not.
-            measured = {name for name, found in self.interactions.items() if bool(found.offset.isfinite().any())}
+            measured = {name for name, found in interactions.items() if bool(found.offset.isfinite().any())}
             self.left_out = {name: reason for name, reason in self.left_out.items() if name not in measured}
+            assert shadow is not None
             exact = {name: split.game.exact_losses(shadow) for name, split in self._splits.items()}
-            return {name: self._facts(name, [rating[name] for rating in ratings], exact[name]) for name in self._splits}
+            weights = {name: self._weigh(name, interactions, [rating[name] for rating in ratings]) for name in self._splits}
+            threshold, probes = self.extraction.threshold, self.probes
+            facts = {
+                name: facts_of(found, weights[name], threshold, self.task, probes[name], exact[name])
+                for name, found in interactions.items()
+            }
+        # Together, and only where all went well.
+        self.interactions, self.weights = interactions, {name: one.weights for name, one in weights.items()}
+        return facts
 
     @contextmanager
     def _undisturbed(self, model: nn.Module | None, probes: Mapping[str, Probes]) -> Iterator[nn.Module | None]:
@@ -239,47 +261,39 @@ class InteractionMeter:
         warnings.warn(f"{name} probes are measured row by row, which takes long: {reason}", stacklevel=2)
         return replace(game, batch_size=1)
 
-    def _extracted(self, model: nn.Module) -> list[dict[str, Interactions]]:
-        """Extract interactions of the model and of its raters on every split, with a single sum over ranks."""
+    def _own_interactions(self, model: nn.Module) -> list[dict[str, Interactions]]:
+        """Extract interactions of the model and of its raters on the inputs of every split that are this rank's."""
         own: list[dict[str, Interactions]] = []
-        failure: Exception | None = None
-        try:
-            with closing(self.evidence.raters(model)) as raters:
-                for measured in chain([model], raters):
-                    own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
-                    if len(own) == 1:
-                        self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
-            if len(own) != 1 + self.evidence.models_beside:
-                raise ValueError(
-                    f"{type(self.evidence).__name__}: expected as many raters as models_beside={self.evidence.models_beside}, "
-                    f"got {len(own) - 1}; return their number from models_beside"
-                )
-        except Exception as error:
-            if self.ranks.size == 1:
-                raise
-            # The others wait for what this process found.
-            failure = error
-            own = [{name: split.nothing() for name, split in self._splits.items()}] * (1 + self.evidence.models_beside)
+        with closing(self.evidence.raters(model)) as raters:
+            for measured in chain([model], raters):
+                own.append({name: split.own_interactions(measured) for name, split in self._splits.items()})
+                if len(own) == 1:
+                    self.left_out = {name: split.left_out for name, split in self._splits.items() if split.left_out}
+        if len(own) != 1 + self.evidence.models_beside:
+            raise ValueError(
+                f"{type(self.evidence).__name__}: expected as many raters as models_beside={self.evidence.models_beside}, "
+                f"got {len(own) - 1}; return their number from models_beside"
+            )
+        return own
+
+    def _of_all_ranks(self, own: list[dict[str, Interactions]]) -> list[dict[str, Interactions]]:
+        """Put together what all ranks have found, with a single sum over them."""
         if self.ranks.size == 1:
             return own
         columns = [self._splits[name].to_columns(found) for of_model in own for name, found in of_model.items()]
         totals = self.ranks.total(torch.cat([part.flatten() for part in columns])).split([part.numel() for part in columns])
-        if failure is not None:
-            raise failure
         whole = (from_columns(total.reshape(part.shape)) for total, part in zip(totals, columns, strict=True))
         return [{name: next(whole) for name in of_model} for of_model in own]
 
-    def _facts(self, name: str, ratings: Sequence[Interactions], exact_losses: Tensor | None) -> SplitMeasurement:
-        weights = self.evidence.weigh(
-            self.interactions[name],
+    def _weigh(self, name: str, interactions: Mapping[str, Interactions], ratings: Sequence[Interactions]) -> EvidenceWeights:
+        """Ask the evidence how far the interactions on a split generalize."""
+        return self.evidence.weigh(
+            interactions[name],
             self.extraction.threshold,
             prepared=self._prepared[name],
             ratings=ratings,
-            counterpart=next((other for key, other in self.interactions.items() if key != name), None),
+            counterpart=next((other for key, other in interactions.items() if key != name), None),
         )
-        self.weights[name] = weights.weights
-        probes, threshold = self._splits[name].probes, self.extraction.threshold
-        return facts_of(self.interactions[name], weights, threshold, self.task, probes, exact_losses)
 
     def _game(self, part: Probes, probes: Mapping[str, Probes], sample: Probes | None) -> Game:
         assert self.players is not None

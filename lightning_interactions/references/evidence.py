@@ -17,6 +17,7 @@ from lightning_interactions.records import EvidenceWeights, Interactions
 from lightning_interactions.records.describe import describe
 from lightning_interactions.references.fit import WITHOUT_EFFECT, Fitted, fit_ensemble
 from lightning_interactions.references.settings import TWINS, Ensemble, ReferenceTraining
+from lightning_interactions.references.sharing import Sharing
 
 __all__ = ["FittedEvidence", "HeldOutReferences", "Twins"]
 
@@ -99,8 +100,18 @@ class FittedEvidence(Evidence):
         )
 
     @abstractmethod
+    def loader(self, trainer: Trainer) -> Any:
+        """Return the data that the models are trained on.
+
+        Args:
+            trainer: The Trainer of the run, whose loaders are set up.
+
+        Raises:
+            MisconfigurationException: If there is none.
+        """
+
     def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
-        """Train the models, and leave no trace in the run.
+        """Train the models, and leave no trace in the run. What fails on one process of the run fails on all.
 
         Args:
             trainer: The Trainer of the run, whose loaders are set up.
@@ -109,7 +120,21 @@ class FittedEvidence(Evidence):
 
         Raises:
             MisconfigurationException: If model, data and settings do not go together.
+            RuntimeError: If another process failed.
         """
+        with Sharing(trainer).together():
+            loader = self.loader(trainer)
+        tries = bool(trainer.fast_dev_run)
+        self._fitted = fit_ensemble(
+            model,
+            loader,
+            trainer.datamodule,
+            self.ensemble,
+            task,
+            self.training,
+            None if tries else self.resume_from,
+            trainer,
+        )
 
     def prepare(self, game: ProbeGame) -> Any:
         """Extract the raters' interactions once; see :class:`~lightning_interactions.evidence.ReferenceModels`."""
@@ -143,19 +168,6 @@ class FittedEvidence(Evidence):
             return self.references.weigh(interactions, threshold, ratings=ratings, counterpart=counterpart)
         votes: Ratings = prepared
         return votes.weigh(interactions, votes_needed(self.ensemble.vote, self.ensemble.num_models))
-
-    def _fit_on(self, trainer: Trainer, model: LightningModule, loader: Any, task: Task) -> None:
-        tries = bool(trainer.fast_dev_run)
-        self._fitted = fit_ensemble(
-            model,
-            loader,
-            trainer.datamodule,
-            self.ensemble,
-            task,
-            self.training,
-            None if tries else self.resume_from,
-            trainer,
-        )
 
 
 class HeldOutReferences(FittedEvidence):
@@ -191,8 +203,8 @@ class HeldOutReferences(FittedEvidence):
         self.vote = vote
         super().__init__(training, resume_from)
 
-    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
-        """Train the models on what the data module holds out; see :class:`FittedEvidence`."""
+    def loader(self, trainer: Trainer) -> Any:
+        """Return what the data module holds out."""
         make = getattr(trainer.datamodule, "reference_dataloader", None)
         if make is None:
             got = "loaders" if trainer.datamodule is None else type(trainer.datamodule).__name__
@@ -202,8 +214,7 @@ class HeldOutReferences(FittedEvidence):
                 "train_loader, val_loader); or use Twins(), which need no such data"
             )
         with preserve_random_state(trainer.strategy.root_device, self.training.seed):
-            loader = make()
-        self._fit_on(trainer, model, loader, task)
+            return make()
 
     @property
     def ensemble(self) -> Ensemble:
@@ -233,9 +244,9 @@ class Twins(FittedEvidence):
     def __init__(self, training: ReferenceTraining | None = None, resume_from: str | Path | None = None) -> None:
         super().__init__(training, resume_from)
 
-    def fit(self, trainer: Trainer, model: LightningModule, task: Task) -> None:
-        """Train the twins on the run's training loader; see :class:`FittedEvidence`."""
-        self._fit_on(trainer, model, trainer.train_dataloader, task)
+    def loader(self, trainer: Trainer) -> Any:
+        """Return the run's training loader."""
+        return trainer.train_dataloader
 
     @property
     def ensemble(self) -> Ensemble:

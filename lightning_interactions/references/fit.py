@@ -21,6 +21,7 @@ from lightning_interactions.references.internals import classes
 from lightning_interactions.references.loaders import sampler_pool, unrepeatable
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, in_run
+from lightning_interactions.references.sharing import Sharing
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
 
 __all__ = ["Fitted", "fit_ensemble", "fit_reference_models"]
@@ -121,7 +122,7 @@ def fit_ensemble(
     """
     if run is not None:
         training = in_run(training, run)
-    with preserve_random_state(accelerator(), training.seed):
+    with preserve_random_state(accelerator(), training.seed), Sharing(run).together():
         pool = _pool(loader, ensemble)
         if pool is not None and not task.is_ready:
             introduce(task, model, loader, datamodule, pool, training)
@@ -157,6 +158,7 @@ def fit_ensemble(
             saved=saved,
             run=run,
         )
+    with preserve_random_state(accelerator(), training.seed):
         fitted = trainer.fit(plans)
         models, seen = [one.model for one in fitted], [one.seen for one in fitted]
         learned = 0 if ensemble.folds is None else learned_epochs([one.losses for one in fitted])

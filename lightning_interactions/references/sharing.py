@@ -2,6 +2,8 @@
 
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed
@@ -36,16 +38,19 @@ class Sharing:
         """Whether this process does the training of a number."""
         return number % self.size == self._rank
 
-    def meet(self, failure: Exception | None) -> None:
-        """Wait until every process is done with its trainings.
-
-        Args:
-            failure: Why this one could not do its own.
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run the body, which needs no other process, and wait until every process is through with it.
 
         Raises:
-            Exception: That failure.
-            RuntimeError: If another process failed.
+            Exception: The failure of the body.
+            RuntimeError: If it failed on another process.
         """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
         if self._run is not None:
             store, meeting = default_store(), f"lightning_interactions/{next(_numbers)}"
             store.set(f"{meeting}/{self._rank}", "" if failure is None else f"{failure!r:.1000}")
@@ -54,7 +59,7 @@ class Sharing:
                 time.sleep(ASKED_EVERY)
             reasons = [store.get(key).decode() for key in keys]
             if failure is None and any(reasons):
-                raise RuntimeError(f"reference models: a training failed on another process: {max(reasons)}")
+                raise RuntimeError(f"reference models: another process failed: {max(reasons)}")
         if failure is not None:
             raise failure
 

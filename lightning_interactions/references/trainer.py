@@ -82,34 +82,32 @@ class ReferenceTrainer:
         """
         made, fresh_ones = [self.model], list[LightningModule]()
         trained: dict[int, FittedModel] = {}
-        sharing, failure = Sharing(self.run), None
+        sharing = Sharing(self.run)
         begins = self.run is not None and self.run.global_step == 0
-        try:
-            with progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
-                for number, plan in enumerate(plans):
-                    with self._undisturbed(plan.seed):
-                        fresh = fresh_copy(self.model, self.training.factory, begins=begins)
-                        if any(fresh is other for other in made):
-                            raise MisconfigurationException(
-                                "reference models: expected a new module from every call of factory, got the same one again; "
-                                "make it in the factory: lambda: YourModule(...)"
-                            )
-                        made.append(fresh)
-                        fresh_ones.append(fresh)
-                        if sharing.is_own(number):
-                            trained[number] = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
-                    # Most stop early.
-                    bar.update((number + 1) * bar.total // len(plans) - bar.n)
-        except Exception as error:
-            failure = error
-        sharing.meet(failure)
-        for number, plan in enumerate(plans):
-            own = trained.get(number)
-            found = sharing.hand_round(number, None if own is None else (own.model.state_dict(), own.seen, own.losses))
-            if own is None:
-                weights, *rest = found
+        with sharing.together(), progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
+            for number, plan in enumerate(plans):
                 with self._undisturbed(plan.seed):
-                    trained[number] = self._of_another_process(plan, fresh_ones[number], weights, rest)
+                    fresh = fresh_copy(self.model, self.training.factory, begins=begins)
+                    if any(fresh is other for other in made):
+                        raise MisconfigurationException(
+                            "reference models: expected a new module from every call of factory, got the same one again; make "
+                            "it in the factory: lambda: YourModule(...)"
+                        )
+                    made.append(fresh)
+                    fresh_ones.append(fresh)
+                    if sharing.is_own(number):
+                        trained[number] = self._saved(plan, fresh) or self._trained(plan, fresh, bar)
+                # Most stop early.
+                bar.update((number + 1) * bar.total // len(plans) - bar.n)
+        owns = [trained.get(number) for number in range(len(plans))]
+        handed = [None if own is None else (own.model.state_dict(), own.seen, own.losses) for own in owns]
+        found = [sharing.hand_round(number, own) for number, own in enumerate(handed)]
+        with sharing.together():
+            for number, plan in enumerate(plans):
+                if number not in trained:
+                    weights, *rest = found[number]
+                    with self._undisturbed(plan.seed):
+                        trained[number] = self._of_another_process(plan, fresh_ones[number], weights, rest)
         return [trained[number] for number in range(len(plans))]
 
     def run_once(self, model: LightningModule, watcher: Callback) -> None:

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from lightning_interactions import InteractionMonitor, PhaseEarlyStopping
 from lightning_interactions.analysis import summarise
@@ -67,6 +67,46 @@ class SometimesNotANumber(Validated):
 
 def rank_of_process() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+class CannotBeCopied:
+    """An attribute that the second of two processes has no memory to copy after the first epoch."""
+
+    fails = False
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "CannotBeCopied":
+        if self.fails:
+            raise torch.OutOfMemoryError("this process alone")
+        return CannotBeCopied()
+
+
+class FailsToBeCopiedOnOneRank(Validated):
+    """Has such an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = CannotBeCopied()
+
+    def on_train_epoch_start(self) -> None:
+        self.large.fails = rank_of_process() == 1 and self.trainer.current_epoch == 0
+
+
+class FailsToReadOnOneRank(Dataset[Any]):
+    """Cannot be read once by the second of two processes."""
+
+    reads = 0  # Not the instance's, which forgets what is read beside the run.
+
+    def __init__(self, rows: int) -> None:
+        self.data = tabular_data(rows)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        FailsToReadOnOneRank.reads += 1
+        if rank_of_process() == 1 and self.reads == 1:
+            raise OSError("this process alone")
+        return self.data[index]
 
 
 class FailsOnOneRank(Validated):
@@ -117,6 +157,7 @@ class Scenario:
         streamed: Whether the training data cannot be indexed.
         own_sampler: Whether the samplers are set up by hand, or left to Lightning.
         shorter: By how many batches the second process has fewer.
+        data: Makes the training data of so many rows.
     """
 
     monitors: Callable[[], list[InteractionMonitor]]
@@ -126,6 +167,7 @@ class Scenario:
     streamed: bool = False
     own_sampler: bool = True
     shorter: int = 0
+    data: Callable[[int], Dataset[Any]] = tabular_data
 
 
 def both_evidences() -> list[InteractionMonitor]:
@@ -179,6 +221,8 @@ SCENARIOS = {
     "streamed, within epochs": Scenario(every_second_step, streamed=True),
     "Lightning's sampler": Scenario(one_monitor, own_sampler=False),
     "one rank fails": Scenario(noise, model=FailsOnOneRank),
+    "one rank cannot copy": Scenario(noise, model=FailsToBeCopiedOnOneRank),
+    "one rank cannot read": Scenario(twins, own_sampler=False, data=FailsToReadOnOneRank),
     "one rank has fewer batches": Scenario(one_monitor, shorter=1),
     "not saved": Scenario(
         one_monitor, model=FailsToSaveOnOneRank, scripted=(ANNOUNCED, ANNOUNCED), stopping={"restore_best": True}
@@ -219,7 +263,7 @@ def run(scenario: Scenario, root: Path, rank: int, world_size: int) -> dict[str,
         trainer: Trainer = quiet_trainer(
             root, callbacks=callbacks, logger=logger, precision="64-true", **(distributed if world_size > 1 else {})
         )
-        data = (tabular_data(24), tabular_data(12, seed=1))
+        data = (scenario.data(24), tabular_data(12, seed=1))
         samplers = [
             DistributedSampler(part, world_size, rank, shuffle=False) if scenario.own_sampler and world_size > 1 else None
             for part in data
@@ -443,14 +487,23 @@ def test_ranks_that_disagree_about_the_onset_restore_the_same(outcomes: Callable
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["one rank fails", "one rank cannot copy"])
 def test_a_measurement_that_fails_on_one_rank_is_left_out_on_both(
-    tmp_path: Path, outcomes: Callable[[str], list[dict[str, Any]]]
+    tmp_path: Path, outcomes: Callable[[str], list[dict[str, Any]]], name: str
 ) -> None:
-    alone = run_alone("one rank fails", tmp_path)
-    for outcome in outcomes("one rank fails"):
+    alone = run_alone(name, tmp_path)
+    for outcome in outcomes(name):
         assert history_of(outcome, "None").epochs == [0, 2]
         assert outcome["states"]["None"]["failed"] == [[1, 3]]
         torch.testing.assert_close(outcome["weights"], alone["weights"], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_twins_that_one_rank_cannot_train_are_trained_by_none(outcomes: Callable[[str], list[dict[str, Any]]]) -> None:
+    for outcome in outcomes("one rank cannot read"):
+        assert history_of(outcome, "None").epochs == [0, 1, 2]
+        assert outcome["trainings"] == 0
+        assert outcome["states"]["None"]["took_other_evidence"]
 
 
 @pytest.mark.slow

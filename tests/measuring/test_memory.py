@@ -1,3 +1,4 @@
+import functools
 import random
 from contextlib import suppress
 from typing import Any
@@ -92,3 +93,27 @@ def test_data_come_back_after_an_error() -> None:
         data[0]
         raise KeyError
     assert state(data) == before
+
+
+def remembering_collate() -> tuple[Any, Any]:
+    """A collate function with a list, a number and a partial's dict, and what tells all of them."""
+    sizes, number = list[int](), 0
+    options = {"calls": 0}
+
+    def collate(samples: Any, counts: dict[str, int]) -> Any:
+        nonlocal number
+        sizes.append(len(samples))
+        number += 1
+        counts["calls"] += 1
+        return samples
+
+    return functools.partial(collate, counts=options), lambda: (list(sizes), number, dict(options))
+
+
+def test_a_collate_function_remembers_nothing() -> None:
+    collate, told = remembering_collate()
+    loader: DataLoader[Any] = DataLoader(range(4), batch_size=2, collate_fn=collate)  # type: ignore[arg-type]
+    with data_as_found(loader):
+        assert len(list(loader)) == 2
+        assert told() == ([2, 2], 2, {"calls": 2})
+    assert told() == ([], 0, {"calls": 0})

@@ -104,10 +104,20 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
     seen = {id(part) for part in parts}
     while todo:
         name, value = todo.pop()
-        if isinstance(value, ATOMS) or id(value) in seen:
+        is_function = data and isinstance(value, types.FunctionType)
+        if (isinstance(value, ATOMS) and not is_function) or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, (dict, list, set, collections.deque)):
+        if is_function:
+            todo += [(name, cell) for cell in value.__closure__ or ()]
+        elif isinstance(value, types.CellType):
+            try:
+                content = value.cell_contents
+            except ValueError:  # One that has not been filled yet.
+                continue
+            yield name, value, content
+            todo.append((name, content))
+        elif isinstance(value, (dict, list, set, collections.deque)):
             if data and len(value) > MOST_KEPT_OF_DATA:
                 continue
             content = copy.copy(value)
@@ -123,8 +133,9 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
             todo += [(name, item) for item in value]
         elif isinstance(value, Tensor):
             is_kept = not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value)
-            # What processes share is not this one's to put back.
-            if is_kept and not (data and (value.nbytes > min(left, LARGE) or value.is_shared())):
+            # What processes share is not this one's to put back; torch says of all tensors of a GPU that they are shared.
+            is_shared = value.is_cpu and value.is_shared()
+            if is_kept and not (data and (value.nbytes > min(left, LARGE) or is_shared)):
                 left -= value.nbytes
                 yield name, value, value.detach().clone()
         elif isinstance(value, np.ndarray):
@@ -133,6 +144,8 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
                 yield name, value, value.copy()
         elif data and isinstance(value, types.MethodType):
             todo.append((name, value.__self__))
+        elif data and isinstance(value, functools.partial):
+            todo += [(name, part) for part in (value.func, value.args, value.keywords)]
         elif hasattr(value, "__dict__") and _is_looked_at(value, data):
             todo.append((name, vars(value)))
 
@@ -167,13 +180,15 @@ def _differ(value: dict[Any, Any], content: dict[Any, Any], key: Any) -> bool:
 
 
 def _are_same(value: Any, content: Any) -> bool:
-    """Whether a list, dict, set, tensor or array is as its copy."""
+    """Whether a list, dict, set, tensor or array is as its copy, and a variable of a closure what it was."""
     if isinstance(value, Tensor):
         return torch.equal(value.detach(), content)
     if isinstance(value, np.ndarray):
         return np.array_equal(value, content)
     if isinstance(value, set):
         return bool(value == content)
+    if isinstance(value, types.CellType):
+        return value.cell_contents is content
     if len(value) != len(content):
         return False
     items = [(value, content), (value.values(), content.values())] if isinstance(value, dict) else [(value, content)]
@@ -188,6 +203,8 @@ def _put_back(value: Any, content: Any) -> None:
             value.data = content
     elif isinstance(value, np.ndarray):
         value[...] = content
+    elif isinstance(value, types.CellType):
+        value.cell_contents = content
     else:
         value.clear()
         value.update(content) if isinstance(value, (dict, set)) else value.extend(content)
