@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.records import TimePoint
-from lightning_interactions.references.internals import classes
+from lightning_interactions.references.internals import classes, deaf_logger
 from lightning_interactions.references.trainer import progress, without_callbacks_of_its_own
 
 __all__ = ["find_checkpoints", "replay", "save_monitors"]
@@ -59,7 +59,8 @@ def replay(
 
     Args:
         trainer: A new Trainer, made as that of the run. Of its callbacks only the monitors and the progress bar run; it needs a
-            limit of epochs or steps, as it had then.
+            limit of epochs or steps, as it had then. Its loggers, which may be those of the run, are told nothing, and are its
+            own again afterwards.
         model: The module as it was before the run. It has the weights of the last checkpoint afterwards.
         checkpoints: Files that Lightning has written, in any order; folders stand for the ``.ckpt`` files in them. Several of
             the same moment count once.
@@ -85,10 +86,14 @@ def replay(
     trainer.callbacks = [*bars, *monitors, _Replay(saved, monitors)]
     # The end of a training that does not begin must not be put off.
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = None, None
+    # They would write into the folder of the run, over its metrics even; a module may count on having one all the same.
+    loggers = trainer.loggers
+    trainer.loggers = [deaf_logger(model)] if loggers else []
     try:
         with without_callbacks_of_its_own(model):
             trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
     finally:
+        trainer.loggers = loggers
         for monitor in monitors:
             monitor.replays = None
     return monitors

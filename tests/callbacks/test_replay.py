@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_interactions import HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, ProbeSampling, Twins
@@ -168,6 +169,35 @@ def test_a_saved_replay_has_the_state_of_each_monitor(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"][monitor.state_key]
     assert_same_history(History.from_dict(state["history"]), monitor.history, 0)
     assert monitor.replays is None
+
+
+class Talkative(TabularClassifier):
+    """Counts on a logger of its own when it begins."""
+
+    def on_train_start(self) -> None:
+        assert self.logger is not None
+        self.logger.log_metrics({"begun": 1.0}, step=0)
+
+
+def test_what_the_run_has_logged_stays_as_it_is(tmp_path: Path) -> None:
+    def run(again: bool) -> None:
+        logger = CSVLogger(tmp_path, version=0)
+        callbacks = [fewest(schedule=EveryNEpochs())] if again else [saver(tmp_path / "epochs")]
+        trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=not again, logger=logger)
+        if again:
+            replay(trainer, seeded(Talkative), [tmp_path / "epochs"], *loaders())
+        else:
+            trainer.fit(seeded(Talkative), *loaders())
+        assert trainer.loggers == [logger]
+
+    def logged() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "lightning_logs").rglob("*") if path.is_file()}
+
+    run(again=False)
+    before = logged()
+    assert "metrics.csv" in [path.name for path in before]
+    run(again=True)
+    assert logged() == before
 
 
 @pytest.fixture(scope="module")
