@@ -1,6 +1,5 @@
 """Measuring a finished run from its checkpoints."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.records import TimePoint
+from lightning_interactions.records.files import UnreadableError, load_safely
 from lightning_interactions.references.internals import classes, deaf_logger
 from lightning_interactions.references.trainer import progress, without_callbacks_of_its_own
 
@@ -176,13 +176,9 @@ def _times(monitor: InteractionMonitor) -> list[TimePoint]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        # Only what is asked for is read.
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise MisconfigurationException(
-            f"replay: expected a checkpoint of Lightning at {path}, got a file that cannot be read safely, with tensors and "
-            f"primitives alone: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+        found = load_safely(path)
+    except (UnreadableError, OSError) as error:
+        raise MisconfigurationException(f"replay: expected a checkpoint of Lightning: {error}") from error
     if not isinstance(found, dict) or not {"state_dict", "loops", "global_step"} <= found.keys():
         raise MisconfigurationException(
             f"replay: expected a checkpoint that a Trainer has written at {path}, got a file without its state_dict and loops; "
@@ -213,7 +209,7 @@ def _read(path: Path) -> _Saved:
         # One that was written after the fit has the epoch completed, and ends it all the same.
         is_after = completed > 0 and epochs["ready"] == completed
         return _Saved(path, time, ends_epoch or is_after, shapes, dict(checkpoint.get("hyper_parameters", {})))
-    except (KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # Whatever a checkpoint of something else makes of this.
         raise MisconfigurationException(
             f"replay: expected a whole checkpoint of Lightning at {path}, got a broken one: {error!r}"
         ) from error

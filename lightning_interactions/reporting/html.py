@@ -116,7 +116,7 @@ def write_html(run: RunRecord, path: str | Path) -> None:
     """
     # Before the figures are drawn, which takes a while.
     _check_writable(Path(path))
-    Path(path).write_text(html_report(run), encoding="utf-8")
+    Path(path).write_text(html_report(run), encoding="utf-8", errors="replace")
 
 
 def html_report(run: RunRecord) -> str:

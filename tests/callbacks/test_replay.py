@@ -1,10 +1,14 @@
 """A replay of a run's checkpoints gives the history that live monitoring gives."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
@@ -19,6 +23,7 @@ from lightning_interactions.records import History, TimePoint
 from lightning_interactions.references import HoldOutDataModule, ReferenceTraining
 from lightning_interactions.schedules import EveryNEpochs, EveryNSteps, Schedule
 from tests.callbacks.runs import TINY_SET_UP, assert_same_history, few, fewest, quiet_trainer
+from tests.helpers.broken_files import broken
 from tests.helpers.models import StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = [
@@ -238,6 +243,17 @@ class TestBadInput:
     def test_broken(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "broken.ckpt").write_bytes(content)
         assert "cannot be read safely" in self.refused(tmp_path, tmp_path / "broken.ckpt")
+
+    @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_broken_anywhere(self, written: Path, tmp_path: Path, data: st.DataObject) -> None:
+        (path,) = find_checkpoints([written / "epochs"])
+        (tmp_path / "broken.ckpt").write_bytes(data.draw(broken(path.read_bytes())))
+        trainer = quiet_trainer(tmp_path, callbacks=[fewest(held_out=0)])
+        trainer.fit = Mock()  # type: ignore[method-assign]
+        with suppress(MisconfigurationException):
+            replay(trainer, seeded(), [tmp_path / "broken.ckpt", path], tabular_loader(24))
+            assert trainer.fit.called
 
     @pytest.mark.parametrize(
         "content",
