@@ -27,7 +27,7 @@ KEPT_IN_FULL = 64
 """So many last measurements keep their strength by order input by input."""
 
 MOST_MEASUREMENTS = 1024
-"""With more, every second one of the older half is left out."""
+"""With more, every second one of the older half is left out, unless a phase was detected at it."""
 
 STRENGTHS = ("generalizable", "non_generalizable", "non_salient")
 
@@ -37,7 +37,7 @@ class History:
     """All measurements of a run with the phase that was detected at each; a history that grows is a new record.
 
     Its size is bounded: only the last 64 measurements keep their strength by order input by input, and of more than 1,024
-    measurements every second one of the older half is left out.
+    measurements every second one of the older half is left out, but for those at which a phase was detected.
 
     Attributes:
         measurements: In the order of time.
@@ -115,7 +115,9 @@ class History:
             measurements = (*measurements[:older], _condensed(measurements[older]), *measurements[older + 1 :])
         if len(measurements) > MOST_MEASUREMENTS:
             half = len(measurements) // 2
-            kept = [*range(0, half, 2), *range(half, len(measurements))]
+            # What is told of a detection, or belongs to it, is looked up in its measurement.
+            detected = {i for i in range(1, half) if phases[i].number != phases[i - 1].number}
+            kept = [*sorted(detected.union(range(0, half, 2))), *range(half, len(measurements))]
             measurements, phases = tuple(measurements[i] for i in kept), tuple(phases[i] for i in kept)
         return replace(self, measurements=measurements, phases=phases)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions.analysis import summarise
@@ -134,6 +135,27 @@ def test_of_too_many_measurements_every_second_one_of_the_older_half_goes() -> N
     assert len(longer) == len(longer.phases) == half // 2 + MOST_MEASUREMENTS + 1 - half
     assert longer.epochs[: half // 2] == list(range(0, half, 2))
     assert longer.epochs[half // 2 : -1] == list(range(half, MOST_MEASUREMENTS))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_measurement_of_a_detection_never_goes(data: st.DataObject) -> None:
+    most = 16
+    changes = sorted(data.draw(st.sets(st.integers(1, 99), min_size=1, max_size=5)))
+    (measurement,) = some_measurements(1, inputs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_interactions.records.history.MOST_MEASUREMENTS", most)
+        history = History()
+        for time in range(100):
+            passed = [change for change in changes if change <= time]
+            phase = begun(1 + len(passed) % 3, passed[-1] if passed else 0, 0.99)
+            history = history.append(replace(measurement, time=TimePoint(time, 10 * time)), phase)
+    befores = (None, *(phase.number for phase in history.phases))
+    found = [
+        time for time, phase, before in zip(history.epochs, history.phases, befores, strict=False) if phase.number != before
+    ]
+    assert found == [0, *changes]
+    assert len(history) <= most + len(changes)
 
 
 # Settings
