@@ -233,9 +233,9 @@ def _cost(run: RunRecord) -> dict[str, str]:
         "seconds of all": f"{sum(seconds):.1f}, without training reference models",
     }
     if run.interactions is not None:
-        players = run.interactions.effects.shape[-1].bit_length() - 1
-        found["players"] = str(players)
-        found["forwards of the model"] = f"{sum(probes.values()) << players:,} a measurement at most"
+        found["players"] = str(run.num_players)
+    if run.forwards:
+        found["forwards"] = f"{run.forwards:,} a measurement at most, of all models that are measured"
     if run.failed:
         found["failed measurements"] = ", ".join(f"epoch {time.epoch}, step {time.step}" for time in run.failed)
     return found

@@ -27,6 +27,7 @@ class RunRecord:
         indices: Where each training probe is in its dataset; ``None`` where that is not known, empty if not kept.
         probes: The inputs by their split, as far as they are kept.
         failed: When measurements failed and were left out.
+        forwards: Forwards of one measurement at most, of all models that are measured; 0 if that is not known.
     """
 
     history: History
@@ -38,6 +39,7 @@ class RunRecord:
     indices: tuple[int | None, ...] = ()
     probes: Mapping[str, Probes] = field(default_factory=dict)
     failed: tuple[TimePoint, ...] = ()
+    forwards: int = 0
 
     @property
     def place_of_interactions(self) -> int:
@@ -109,6 +111,7 @@ class RunRecord:
                 tuple(None if known.get(one) is None else int(known[one]) for one in prints),
                 probes,
                 tuple(time_from_list(time) for time in state["failed"]),
+                int(state["forwards"]),
             )
             run._check_shapes()
             return run

@@ -29,6 +29,7 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
     assert torch.equal(run.weights, torch.as_tensor(expected.weights))
     assert (run.player_names, run.indices, run.failed) == (expected.player_names, expected.indices, expected.failed)
     assert list(run.probes) == ["training"]
+    assert run.forwards == expected.forwards == 12_345
 
 
 def test_a_history_file_has_a_history(tmp_path: Path) -> None:

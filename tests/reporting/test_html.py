@@ -63,7 +63,16 @@ def test_a_report_has_figures_and_needs_no_other_file(number: int, monkeypatch: 
 @pytest.mark.usefixtures("no_figures")
 def test_a_report_says_what_is_known() -> None:
     text = Page(html_report(some_run(some_history(players="ImagePatches")))).text
-    parts = ("Phase 3: memorising", "What to do:", "probe 0, sample 17", "label 3", "ImagePatches", "epoch 2, step 15", "nats")
+    parts = (
+        "Phase 3: memorising",
+        "What to do:",
+        "probe 0, sample 17",
+        "label 3",
+        "ImagePatches",
+        "epoch 2, step 15",
+        "nats",
+        "12,345 a",
+    )
     assert [part for part in parts if part not in text] == []
 
 
