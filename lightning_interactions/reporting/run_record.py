@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_interactions.measuring.extraction import Extraction
 from lightning_interactions.records import EFFECT_TYPES, History, Interactions, Probes, SplitMeasurement, TimePoint
 from lightning_interactions.records.phases import time_from_list
 
@@ -51,6 +52,12 @@ class RunRecord:
     def judged(self) -> SplitMeasurement:
         """The training probes at this measurement."""
         return self.history.measurements[self.place_of_interactions].training
+
+    @property
+    def threshold(self) -> float:
+        """Salience threshold ``τ`` of the measurements; the default where the settings do not say."""
+        said = self.history.settings.get("threshold")
+        return float(said) if isinstance(said, int | float) and 0 <= said < 1 else Extraction().threshold
 
     @property
     def num_players(self) -> int:
