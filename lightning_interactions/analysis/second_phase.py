@@ -12,7 +12,10 @@ from lightning_interactions.functional.coalitions import infer_num_players
 from lightning_interactions.functional.parameter_noise import fit_second_phase, second_phase_measurements
 from lightning_interactions.records import History, Interactions, SecondPhase, SplitMeasurement
 
-__all__ = ["explain_second_phase"]
+__all__ = ["MOST_PLAYERS_OF_THEORY", "explain_second_phase"]
+
+MOST_PLAYERS_OF_THEORY = 12
+"""With more players the fit takes minutes, which is left to whoever asks for it."""
 
 
 def explain_second_phase(history: History, final: Interactions) -> tuple[SecondPhase, History]:

@@ -4,7 +4,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -424,6 +424,7 @@ class InteractionMonitor(Callback):
             "baseline": None if baseline is None else {name: value.cpu() for name, value in baseline.items()},
             # A split of the run before may have yet to pass in this one.
             "ratings": {**self._ratings, **self.meter.ratings},
+            "forwards": self.meter.forwards,
             "took_other_evidence": self._evidence_is_default and not isinstance(self.evidence, Twins),
             **self._timetable.state_dict(),
             **self._keeper.state_dict(),
@@ -474,7 +475,10 @@ class InteractionMonitor(Callback):
             OSError: If the file cannot be written.
         """
         title = "this run" if self.name is None else self.name
-        write_html(RunRecord.from_state(self.state_dict(), title, self.name), path)
+        record = RunRecord.from_state(self.state_dict(), title, self.name)
+        # The state has large probes by their index alone.
+        live = {split: probes.to("cpu") for split, probes in self._keeper.probes.items()}
+        write_html(replace(record, probes=live), path)
 
     def _new_meter(self, trainer: Trainer | None = None, *, alone: bool = False) -> InteractionMeter:
         """Make a meter with this monitor's settings, for a Trainer's processes or for this one alone."""

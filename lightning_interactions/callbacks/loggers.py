@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from lightning_interactions.analysis import explain_second_phase, shape_of, strongest_interactions, telling_inputs
+from lightning_interactions.analysis.second_phase import MOST_PLAYERS_OF_THEORY
 from lightning_interactions.callbacks.attempts import Attempt
 from lightning_interactions.callbacks.canvases import (
     draw_figure,
@@ -41,9 +42,6 @@ from lightning_interactions.reporting import (
 from lightning_interactions.reporting.scalars import DIAGNOSTICS
 
 __all__ = ["Loggers", "Logging"]
-
-MOST_PLAYERS_OF_THEORY = 12
-"""With more players the fit of the theory takes minutes; ask the monitor for it."""
 
 ROOM_FOR_FIGURES = 256 * 2**20
 """Free bytes of a disk on which figures are drawn; those of one measurement take about 200,000."""

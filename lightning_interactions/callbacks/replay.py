@@ -1,6 +1,5 @@
 """Measuring a finished run from its checkpoints."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
 from lightning_interactions.records import TimePoint
-from lightning_interactions.references.internals import classes
+from lightning_interactions.records.files import UnreadableError, load_safely
+from lightning_interactions.references.internals import classes, deaf_logger
 from lightning_interactions.references.trainer import progress, without_callbacks_of_its_own
 
 __all__ = ["find_checkpoints", "replay", "save_monitors"]
@@ -59,7 +59,8 @@ def replay(
 
     Args:
         trainer: A new Trainer, made as that of the run. Of its callbacks only the monitors and the progress bar run; it needs a
-            limit of epochs or steps, as it had then.
+            limit of epochs or steps, as it had then. Its loggers, which may be those of the run, are told nothing, and are its
+            own again afterwards.
         model: The module as it was before the run. It has the weights of the last checkpoint afterwards.
         checkpoints: Files that Lightning has written, in any order; folders stand for the ``.ckpt`` files in them. Several of
             the same moment count once.
@@ -85,10 +86,14 @@ def replay(
     trainer.callbacks = [*bars, *monitors, _Replay(saved, monitors)]
     # The end of a training that does not begin must not be put off.
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = None, None
+    # They would write into the folder of the run, over its metrics even; a module may count on having one all the same.
+    loggers = trainer.loggers
+    trainer.loggers = [deaf_logger(model)] if loggers else []
     try:
         with without_callbacks_of_its_own(model):
             trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
     finally:
+        trainer.loggers = loggers
         for monitor in monitors:
             monitor.replays = None
     return monitors
@@ -171,13 +176,9 @@ def _times(monitor: InteractionMonitor) -> list[TimePoint]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        # Only what is asked for is read.
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise MisconfigurationException(
-            f"replay: expected a checkpoint of Lightning at {path}, got a file that cannot be read safely, with tensors and "
-            f"primitives alone: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+        found = load_safely(path)
+    except (UnreadableError, OSError) as error:
+        raise MisconfigurationException(f"replay: expected a checkpoint of Lightning: {error}") from error
     if not isinstance(found, dict) or not {"state_dict", "loops", "global_step"} <= found.keys():
         raise MisconfigurationException(
             f"replay: expected a checkpoint that a Trainer has written at {path}, got a file without its state_dict and loops; "
@@ -208,7 +209,7 @@ def _read(path: Path) -> _Saved:
         # One that was written after the fit has the epoch completed, and ends it all the same.
         is_after = completed > 0 and epochs["ready"] == completed
         return _Saved(path, time, ends_epoch or is_after, shapes, dict(checkpoint.get("hyper_parameters", {})))
-    except (KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # Whatever a checkpoint of something else makes of this.
         raise MisconfigurationException(
             f"replay: expected a whole checkpoint of Lightning at {path}, got a broken one: {error!r}"
         ) from error

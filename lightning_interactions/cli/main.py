@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "replay",
         "measure a finished run from its checkpoints",
         "Model, data, Trainer and monitors come from a file of LightningCLI, as for `fit`; other options go on to it, such as "
-        "--trainer.devices=4 or --trainer.num_nodes=2. The history is the one that live monitoring would have given, if the "
+        "--trainer.devices=4 or --trainer.num_nodes=2: write --option=value, since a value after a blank would be taken "
+        "for a checkpoint. The history is the one that live monitoring would have given, if the "
         "config and the seed are those of the run.",
         printing,
     )

@@ -1,13 +1,12 @@
 """Finding and reading the runs that commands are given: safely, with tensors and primitives alone."""
 
 import ast
-import pickle
+import copy
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_interactions.records import History
+from lightning_interactions.records.files import UnreadableError, load_safely
 from lightning_interactions.reporting import RunRecord
 
 __all__ = ["BadRunError", "read_run"]
@@ -50,11 +49,11 @@ def _newest(folder: Path, name: str | None) -> RunRecord:
     root = folder.resolve()
     inside = [path for path in folder.rglob("*") if path.suffix in ENDINGS and path.is_file()]
     contained = [path for path in inside if path.resolve().is_relative_to(root)]
-    problems: list[BadRunError] = []
+    problems: list[Exception] = []
     for path in sorted(contained, key=lambda one: (one.stat().st_mtime_ns, str(one)), reverse=True):
         try:
             return read_run(path, name)
-        except BadRunError as error:
+        except (BadRunError, OSError) as error:
             problems.append(error)
     if not problems:
         raise BadRunError(f"{folder}: expected a folder with a checkpoint or a history file ({', '.join(ENDINGS)}), found none")
@@ -64,7 +63,10 @@ def _newest(folder: Path, name: str | None) -> RunRecord:
 
 
 def _of_file(path: Path, name: str | None) -> RunRecord:
-    content = _content(path)
+    try:
+        content = load_safely(path)
+    except UnreadableError as error:
+        raise BadRunError(str(error)) from error
     if not isinstance(content, dict):
         raise BadRunError(f"{path}: expected a checkpoint or a history, got a file with {type(content).__name__}")
     try:
@@ -77,22 +79,12 @@ def _of_file(path: Path, name: str | None) -> RunRecord:
                 "run without monitor (lightning-interactions replay measures it), or with weights alone"
             )
         chosen = _chosen(monitors, name, path)
-        return RunRecord.from_state(monitors[chosen], str(path), chosen)
+        # The run may go on, and write the file anew.
+        return RunRecord.from_state(copy.deepcopy(monitors[chosen]), str(path), chosen)
     except BadRunError:
         raise
     except ValueError as error:
         raise BadRunError(f"{path}: {error}") from error
-
-
-def _content(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        reason = str(error).strip().splitlines()
-        raise BadRunError(
-            f"{path}: expected a file with tensors and primitives alone, got one that cannot be read safely "
-            f"({reason[0] if reason else type(error).__name__:.300})"
-        ) from error
 
 
 def _monitors(checkpoint: dict[Any, Any]) -> dict[str | None, dict[str, Any]]:

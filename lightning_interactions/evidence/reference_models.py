@@ -1,7 +1,6 @@
 """The papers' evidence: models of the same task, trained on held-out data."""
 
 import copy
-import pickle
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lightning_interactions.evidence.base import Evidence, ProbeGame
 from lightning_interactions.functional.generalization import RaterVotes, votes_by_chance, weights_from_votes
 from lightning_interactions.records import EvidenceWeights, Interactions
+from lightning_interactions.records.files import UnreadableError, load_safely
 
 __all__ = ["VOTES", "Ratings", "ReferenceModels", "votes_needed"]
 
@@ -296,8 +296,8 @@ class ReferenceModels(Evidence):
             ValueError: If the file is no such file, of another version, or the weights do not fit the model.
         """
         try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError):
+            state = load_safely(path)
+        except UnreadableError:
             state = None
         if not isinstance(state, dict) or state.get("version") != FORMAT_VERSION:
             raise ValueError(

@@ -1,7 +1,7 @@
 """All measurements of a run, how they were made, and the phases detected at them."""
 
 import importlib
-import pickle
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_interactions.records.measurement import INPUT_FIELDS, Measurement, OrderStrength, SplitMeasurement, TimePoint
-from lightning_interactions.records.phases import Phase, phase_from_dict, phase_to_dict
+from lightning_interactions.records.files import UnreadableError, load_safely
+from lightning_interactions.records.interactions import EFFECT_TYPES, SIGNS
+from lightning_interactions.records.measurement import INPUT_FIELDS, Measurement, OrderStrength, SplitMeasurement
+from lightning_interactions.records.phases import Phase, phase_from_dict, phase_to_dict, time_from_list
 
 __all__ = ["History", "PlotKind"]
 
@@ -25,7 +27,7 @@ KEPT_IN_FULL = 64
 """So many last measurements keep their strength by order input by input."""
 
 MOST_MEASUREMENTS = 1024
-"""With more, every second one of the older half is left out."""
+"""With more, every second one of the older half is left out, unless a phase was detected at it."""
 
 STRENGTHS = ("generalizable", "non_generalizable", "non_salient")
 
@@ -35,7 +37,7 @@ class History:
     """All measurements of a run with the phase that was detected at each; a history that grows is a new record.
 
     Its size is bounded: only the last 64 measurements keep their strength by order input by input, and of more than 1,024
-    measurements every second one of the older half is left out.
+    measurements every second one of the older half is left out, but for those at which a phase was detected.
 
     Attributes:
         measurements: In the order of time.
@@ -113,7 +115,9 @@ class History:
             measurements = (*measurements[:older], _condensed(measurements[older]), *measurements[older + 1 :])
         if len(measurements) > MOST_MEASUREMENTS:
             half = len(measurements) // 2
-            kept = [*range(0, half, 2), *range(half, len(measurements))]
+            # What is told of a detection, or belongs to it, is looked up in its measurement.
+            detected = {i for i in range(1, half) if phases[i].number != phases[i - 1].number}
+            kept = [*sorted(detected.union(range(0, half, 2))), *range(half, len(measurements))]
             measurements, phases = tuple(measurements[i] for i in kept), tuple(phases[i] for i in kept)
         return replace(self, measurements=measurements, phases=phases)
 
@@ -169,10 +173,12 @@ class History:
             ):
                 if training is None:
                     raise ValueError("a measurement without training probes")
-                measurements.append(Measurement(TimePoint(*time), seconds, training, held_out, is_early))
+                _expect(isinstance(is_early, bool) and 0 <= seconds < math.inf, "seconds, and whether it is early")
+                measurements.append(Measurement(time_from_list(time), float(seconds), training, held_out, is_early))
             phases = tuple(phase_from_dict(phase) for phase in state["phases"])
-            return cls(tuple(measurements), phases, dict(state["settings"]))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, StopIteration) as error:
+            _expect(len(phases) == len(measurements), "a phase for each measurement")
+            return cls(tuple(measurements), phases, {str(name): value for name, value in state["settings"].items()})
+        except Exception as error:  # Whatever a state of somebody else makes of this.
             raise ValueError(f"History: expected a whole history of version {VERSION}, got a broken one: {error!r}") from error
 
     def save(self, path: str | Path) -> None:
@@ -185,13 +191,12 @@ class History:
 
         Raises:
             ValueError: If the file is not one that :meth:`save` wrote, of this version.
+            OSError: If it cannot be opened.
         """
         try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(
-                f"History: expected a file written by History.save at {path}, got one that cannot be read"
-            ) from error
+            state = load_safely(path)
+        except UnreadableError as error:
+            raise ValueError(f"History: expected a file written by History.save: {error}") from error
         if not isinstance(state, dict):
             raise ValueError(f"History: expected a file written by History.save at {path}, got {type(state).__name__}")
         return cls.from_dict(state)
@@ -230,6 +235,31 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(tensors)) if tensors else None
 
 
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"expected {what}")
+
+
+def _check_shapes(columns: Mapping[str, Any]) -> None:
+    """Refuse columns of which no measurement could be made that is whole."""
+    present, condensed = columns["present"], columns["condensed"]
+    _expect(all(isinstance(one, bool) for one in (*present, *condensed)), "truth values of what is there")
+    inputs = {tuple(columns["inputs"][name].shape) for name in INPUT_FIELDS}
+    _expect(len(inputs) == 1 and [len(shape) for shape in inputs] == [2], "[measurements, inputs] of all numbers")
+    ((number, probes),) = inputs
+    _expect(number == len(condensed) == sum(present) and probes > 0, "as many rows as measurements")
+    stacks = {kind: [columns["strength"][kind][name] for name in STRENGTHS] for kind in ("condensed", "full")}
+    orders: set[tuple[int, ...]] = set()
+    for kind, rows, length in (("condensed", 1, sum(condensed)), ("full", probes, number - sum(condensed))):
+        there = [stack for stack in stacks[kind] if stack is not None]
+        _expect(len(there) == (len(STRENGTHS) if length else 0), f"strength of {length} {kind} measurements")
+        _expect(all(tuple(stack.shape[:2]) == (length, rows) for stack in there), f"strength of {rows} rows")
+        orders |= {tuple(stack.shape[2:]) for stack in there}
+    _expect(all(len(shape) == 3 and shape[:2] == (len(EFFECT_TYPES), len(SIGNS)) for shape in orders), "types, signs, orders")
+    tensors = [*(columns["inputs"][name] for name in INPUT_FIELDS), *(one for own in stacks.values() for one in own)]
+    _expect(len(orders) <= 1 and all(one is None or one.is_floating_point() for one in tensors), "equal orders, and floats")
+
+
 def _split_measurements(columns: Mapping[str, Any]) -> list[SplitMeasurement | None]:
     # Those that are known by name: a state may have more.
     rows = {name: iter(columns["inputs"][name].unbind()) for name in INPUT_FIELDS}
@@ -237,6 +267,7 @@ def _split_measurements(columns: Mapping[str, Any]) -> list[SplitMeasurement | N
         kind: {name: iter(() if stacks[name] is None else stacks[name].unbind()) for name in STRENGTHS}
         for kind, stacks in columns["strength"].items()
     }
+    _check_shapes(columns)
     condensed = iter(columns["condensed"])
     found: list[SplitMeasurement | None] = []
     for present in columns["present"]:

@@ -310,14 +310,26 @@ class Probes:
 
     @classmethod
     def from_state(cls, state: Sequence[Mapping[str, Any]]) -> "Probes":
-        """Rebuild probes from :meth:`to_state`."""
-        groups = ([group[part] for part in ("inputs", "targets")] for group in state)
-        return cls(
-            tuple(
-                ProbeGroup(*(Rows(part["tree"], part["num_rows"], part["axes"], frozenset(part["aside"])) for part in parts))
-                for parts in groups
-            )
-        )
+        """Rebuild probes from :meth:`to_state`.
+
+        Raises:
+            ValueError: If there are none, or not one target for each input.
+            Exception: Of other kinds if it is broken in other ways.
+        """
+        groups = tuple(ProbeGroup(*(_rows_from_state(group[part]) for part in ("inputs", "targets"))) for group in state)
+        if not groups or any(len(group.inputs) != len(group.targets) for group in groups):
+            raise ValueError("expected probes with a target for each input")
+        return cls(groups)
+
+
+def _rows_from_state(state: Mapping[str, Any]) -> Rows:
+    rows = Rows(state["tree"], state["num_rows"], dict(state["axes"]), frozenset(state["aside"]))
+    leaves = dict(walk(rows.tree))
+    found = [leaves[name].shape[axis] if isinstance(leaves[name], Tensor) else len(leaves[name])
+             for name, axis in rows.axes.items()]  # fmt: skip
+    if not rows.tensors or set(found) != {rows.num_rows}:
+        raise ValueError(f"expected {rows.num_rows!r:.100} rows, got {found}")
+    return rows
 
 
 def fingerprints(inputs: Rows) -> list[str]:

@@ -1,13 +1,17 @@
 """Phases of training: which a run is in, the tests that they rest on, and where they begin in an offline segmentation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_interactions.records.measurement import TimePoint
 
-__all__ = ["ChangePoint", "Phase", "PhaseTest", "phase_from_dict", "phase_to_dict"]
+__all__ = ["ChangePoint", "Phase", "PhaseTest", "phase_from_dict", "phase_to_dict", "time_from_list"]
+
+NUMBERS = (1, 2, 3)
+
+MOST_STEPS = 2**63
 
 OVER_CONFIDENT = 0.2
 """So large a part of the expected test loss is worth a note."""
@@ -154,19 +158,48 @@ def phase_to_dict(phase: Phase) -> dict[str, Any]:
 
 
 def phase_from_dict(state: Mapping[str, Any]) -> Phase:
-    """Rebuild a phase from :func:`phase_to_dict`."""
-    earliest, latest = (None if time is None else TimePoint(*time) for time in state["interval"])
-    return Phase(
+    """Rebuild a phase from :func:`phase_to_dict`.
+
+    Raises:
+        ValueError: If it is no phase, or cannot be put into words.
+        Exception: Of other kinds if it is broken in other ways.
+    """
+    earliest, latest = (None if time is None else time_from_list(time) for time in state["interval"])
+    phase = Phase(
         number=state["number"],
-        onset=TimePoint(*state["onset"]),
-        detected=TimePoint(*state["detected"]),
-        confidence=state["confidence"],
-        findings=dict(state["findings"]),
+        onset=time_from_list(state["onset"]),
+        detected=time_from_list(state["detected"]),
+        confidence=float(state["confidence"]),
+        findings=_numbers(state["findings"]),
         earliest=earliest,
         latest=latest,
-        over_confidence=state["over_confidence"],
-        tests=tuple(PhaseTest(one[0], TimePoint(one[1], one[2]), one[3], dict(one[4]), one[5]) for one in state["tests"]),
+        over_confidence=float(state["over_confidence"]),
+        tests=tuple(
+            PhaseTest(one[0], time_from_list(one[1:3]), float(one[3]), _numbers(one[4]), bool(one[5])) for one in state["tests"]
+        ),
     )
+    if not {phase.number, *(test.phase for test in phase.tests)} <= set(NUMBERS):
+        raise ValueError(f"expected a phase of {NUMBERS}, got {phase.number}")
+    for findings in (phase.findings, *(test.findings for test in phase.tests)):
+        if findings:  # One of them may be missing that the others call for.
+            _in_words(findings)
+    return phase
+
+
+def time_from_list(state: Sequence[int]) -> TimePoint:
+    """Rebuild a moment from its epoch and step.
+
+    Raises:
+        ValueError: If these are no two numbers.
+    """
+    epoch, step = state
+    if not all(type(number) is int and 0 <= number < MOST_STEPS for number in (epoch, step)):
+        raise ValueError(f"expected epoch and step, got {state!r:.100}")
+    return TimePoint(epoch, step)
+
+
+def _numbers(findings: Findings) -> Findings:
+    return {str(name): float(number) for name, number in findings.items()}
 
 
 def _in_words(findings: Findings) -> str:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_interactions.measuring.isolation import preserve_random_state
+from lightning_interactions.records.files import UnreadableError, load_safely
 
 __all__ = ["FittedModel", "SavedModels"]
 
@@ -102,8 +103,8 @@ class SavedModels:
 
     def _read(self) -> dict[int, dict[str, Any]]:
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # Whatever unpickling makes of such bytes.
+            state = load_safely(self.path, whole=True)  # It is written anew while they are kept.
+        except (UnreadableError, OSError) as error:
             raise self._refusal("it is damaged, or no file of finished reference models") from error
         if not isinstance(state, dict) or not {"version", "settings", "models"} <= state.keys():
             raise self._refusal("it is no file of finished reference models")

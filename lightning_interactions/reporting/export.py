@@ -60,14 +60,18 @@ def write_tables(tables: Mapping[str, Table], path: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: If the file is named otherwise.
+        ValueError: If the file is named otherwise, or a column holds Python objects.
         ModuleNotFoundError: If pyarrow is missing, for Parquet.
         OSError: If a file cannot be written.
     """
     path = Path(path)
+    # Such a column would be pickled, which other programs cannot read and nobody should.
+    columns = {f"{name}/{column}": values for name, table in tables.items() for column, values in table.items()}
+    objects = [name for name, values in columns.items() if values.dtype.hasobject]
+    if objects:
+        raise ValueError(f"export: expected columns of numbers and strings, got Python objects in {', '.join(objects)}")
     if path.suffix == ".npz":
-        arrays = {f"{name}/{column}": values for name, table in tables.items() for column, values in table.items()}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        np.savez_compressed(path, **columns)  # type: ignore[arg-type]  # No column is called as an option of it is.
         return [path]
     if path.suffix != ".parquet":
         raise ValueError(f"export: expected a file that ends in .npz or .parquet, got {path}")

@@ -13,7 +13,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from lightning_interactions.analysis import explain_second_phase, find_label_issues, shape_of, summarise
+from lightning_interactions.analysis import (
+    OneInteraction,
+    explain_second_phase,
+    find_label_issues,
+    shape_of,
+    strongest_interactions,
+    summarise,
+)
+from lightning_interactions.analysis.second_phase import MOST_PLAYERS_OF_THEORY
+from lightning_interactions.game.axes import COLOURS, axis_of_channels
 from lightning_interactions.records import Estimate, History, Interactions, ProbeGroup
 from lightning_interactions.reporting.figures import (
     heat_map_figure,
@@ -22,6 +31,7 @@ from lightning_interactions.reporting.figures import (
     strength_figure,
     theory_figure,
 )
+from lightning_interactions.reporting.figures.pictures import pixels_of
 from lightning_interactions.reporting.run_record import RunRecord
 from lightning_interactions.reporting.words import explain_phase
 
@@ -31,12 +41,6 @@ MOST_LABEL_ISSUES = 12
 MOST_INPUTS = 8
 MOST_INTERACTIONS = 3
 """So many of each kind, of one input."""
-
-MOST_PLAYERS_OF_THEORY = 12
-"""With more players the fit of the theory takes minutes."""
-
-GENERALIZABLE = 0.5
-"""Weight from which on an interaction stands among the generalizable ones."""
 
 SMALLEST_IMAGE = 4
 """Pixels of a side; a smaller tensor of three axes is taken for something else."""
@@ -116,7 +120,7 @@ def write_html(run: RunRecord, path: str | Path) -> None:
     """
     # Before the figures are drawn, which takes a while.
     _check_writable(Path(path))
-    Path(path).write_text(html_report(run), encoding="utf-8")
+    Path(path).write_text(html_report(run), encoding="utf-8", errors="replace")
 
 
 def html_report(run: RunRecord) -> str:
@@ -233,9 +237,9 @@ def _cost(run: RunRecord) -> dict[str, str]:
         "seconds of all": f"{sum(seconds):.1f}, without training reference models",
     }
     if run.interactions is not None:
-        players = run.interactions.effects.shape[-1].bit_length() - 1
-        found["players"] = str(players)
-        found["forwards of the model"] = f"{sum(probes.values()) << players:,} a measurement at most"
+        found["players"] = str(run.num_players)
+    if run.forwards:
+        found["forwards"] = f"{run.forwards:,} a measurement at most, of all models that are measured"
     if run.failed:
         found["failed measurements"] = ", ".join(f"epoch {time.epoch}, step {time.step}" for time in run.failed)
     return found
@@ -263,40 +267,34 @@ def _inputs(run: RunRecord, interactions: Interactions) -> list[dict[str, Any]]:
     """The strongest interactions on some inputs, those first whose labels are worst explained."""
     weights = torch.full_like(interactions.effects, math.nan) if run.weights is None else run.weights
     ranking = [place for place in find_label_issues(run.judged).ranking.tolist() if place < len(interactions)]
+    measured = interactions.effects.isfinite().all(dim=-1).all(dim=-1)
+    shown = [place for place in ranking if bool(measured[place])][:MOST_INPUTS]
+    # Of inputs that were not judged, all are in one list.
+    judged = weights.isfinite().all(dim=-1).all(dim=-1)
+    weights = weights.where(judged[:, None, None], 1.0)[shown]
+    strongest = strongest_interactions(interactions.select(shown), weights, run.threshold, MOST_INTERACTIONS)
     found: list[dict[str, Any]] = []
-    for place in ranking:
-        effects = interactions.effects[place]
-        if len(found) == MOST_INPUTS or not bool(effects.isfinite().all()):
-            continue
+    for place, own in zip(shown, strongest, strict=True):
         names = run.names_of(place)
-        general = weights[place] >= GENERALIZABLE
-        known = bool(weights[place].isfinite().any())
-        kinds = (("generalizable", general), ("not generalizable", ~general)) if known else (("all", effects == effects),)
+        both = {"generalizable": own.generalizable, "not generalizable": own.non_generalizable}
+        kinds = both if bool(judged[place]) else {"all": own.generalizable}
         found.append(
             {
                 "input": _input(run, place),
                 "label": _label(run, place),
                 "picture": _picture(run, place),
-                "kinds": [{"kind": kind, "rows": _strongest(effects * own, names)} for kind, own in kinds],
+                "kinds": [{"kind": kind, "rows": [_row(one, names) for one in ones]} for kind, ones in kinds.items()],
             }
         )
     return found
 
 
-def _strongest(effects: torch.Tensor, names: tuple[str, ...]) -> list[dict[str, str]]:
-    types, coalitions = effects.shape
-    order = effects.abs().flatten().argsort(descending=True, stable=True)[:MOST_INTERACTIONS].tolist()
-    strongest = [(place // coalitions, place % coalitions) for place in order]
-    return [
-        {
-            "type": ("AND", "OR")[kind] if coalition.bit_count() > 1 else "",
-            "players": " · ".join(name for player, name in enumerate(names) if coalition >> player & 1),
-            "order": str(coalition.bit_count()),
-            "effect": f"{float(effects[kind, coalition]):+.3f}",
-        }
-        for kind, coalition in strongest
-        if float(effects[kind, coalition]) and kind < types
-    ]
+def _row(one: OneInteraction, names: tuple[str, ...]) -> dict[str, str]:
+    return {
+        "type": one.effect_type.upper() if len(one.players) > 1 else "",
+        "players": " · ".join(names[player] for player in one.players),
+        "effect": f"{one.effect:+.3f}",
+    }
 
 
 def _input(run: RunRecord, place: int) -> str:
@@ -325,13 +323,14 @@ def _picture(run: RunRecord, place: int) -> str:
     images = [] if probe is None else list(probe.inputs.leaves.values())
     if len(images) != 1 or not images[0].is_floating_point():
         return ""
-    image = images[0][0].float()
-    image = image[None] if image.ndim == 2 else image
-    if image.ndim != 3 or len(image) not in (1, 3) or min(image.shape[1:]) < SMALLEST_IMAGE or not bool(image.isfinite().all()):
+    image = images[0].detach().cpu()
+    channels = axis_of_channels(image) if image.ndim == 4 else None
+    sides = [length for axis, length in enumerate(image.shape) if axis not in (0, channels)]
+    is_image = len(sides) == 2 and (channels is None or image.shape[channels] in COLOURS)
+    if not is_image or min(sides) < SMALLEST_IMAGE or not bool(image.isfinite().all()):
         return ""
-    pixels = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(torch.float32).tiny)
     content = io.BytesIO()
-    imsave(content, pixels.expand(3, -1, -1).permute(1, 2, 0).numpy(), format="png")
+    imsave(content, pixels_of(image, channels).numpy(), cmap="gray", vmin=0, vmax=1, format="png")
     return base64.b64encode(content.getvalue()).decode("ascii")
 
 

@@ -7,7 +7,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_interactions.records import History, Interactions, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.measuring.extraction import Extraction
+from lightning_interactions.records import EFFECT_TYPES, History, Interactions, Probes, SplitMeasurement, TimePoint
+from lightning_interactions.records.phases import time_from_list
 
 __all__ = ["RunRecord"]
 
@@ -26,6 +28,7 @@ class RunRecord:
         indices: Where each training probe is in its dataset; ``None`` where that is not known, empty if not kept.
         probes: The inputs by their split, as far as they are kept.
         failed: When measurements failed and were left out.
+        forwards: Forwards of one measurement at most, of all models that are measured; 0 if that is not known.
     """
 
     history: History
@@ -37,6 +40,7 @@ class RunRecord:
     indices: tuple[int | None, ...] = ()
     probes: Mapping[str, Probes] = field(default_factory=dict)
     failed: tuple[TimePoint, ...] = ()
+    forwards: int = 0
 
     @property
     def place_of_interactions(self) -> int:
@@ -50,6 +54,12 @@ class RunRecord:
         return self.history.measurements[self.place_of_interactions].training
 
     @property
+    def threshold(self) -> float:
+        """Salience threshold ``τ`` of the measurements; the default where the settings do not say."""
+        said = self.history.settings.get("threshold")
+        return float(said) if isinstance(said, int | float) and 0 <= said < 1 else Extraction().threshold
+
+    @property
     def num_players(self) -> int:
         """Players of each input; 0 if no interactions are kept."""
         return 0 if self.interactions is None else self.interactions.effects.shape[-1].bit_length() - 1
@@ -59,6 +69,24 @@ class RunRecord:
         kept = self.player_names[probe] if probe < len(self.player_names) else ()
         number = self.num_players
         return kept if len(kept) == number else tuple(f"player {player}" for player in range(number))
+
+    def _check_shapes(self) -> None:
+        """Refuse interactions that are not of these probes."""
+        if self.interactions is None or self.weights is None:
+            return
+        effects, offset = self.interactions.effects, self.interactions.offset
+        coalitions = effects.shape[-1]
+        probes = len(self.judged) if self.history else len(offset)
+        expected = (probes, len(EFFECT_TYPES), coalitions)
+        if not (
+            effects.shape == self.weights.shape == expected and offset.shape == expected[:1] and coalitions.bit_count() == 1
+        ):
+            raise ValueError(
+                f"expected interactions [{probes} inputs, types, coalitions] and their weights, got {list(effects.shape)}, "
+                f"{list(self.weights.shape)} and offset {list(offset.shape)}"
+            )
+        if not (effects.is_floating_point() and offset.is_floating_point()):
+            raise ValueError(f"expected interactions of floating-point numbers, got {effects.dtype} and {offset.dtype}")
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], title: str, name: str | None = None) -> "RunRecord":
@@ -80,18 +108,21 @@ class RunRecord:
             again = state["read_again"].get("training")
             prints = probes["training"].fingerprints if "training" in probes else again["fingerprints"] if again else []
             known = state["indices"]
-            return cls(
+            run = cls(
                 history,
                 title,
                 name,
                 None if final is None else Interactions(final["effects"], final["offset"]),
                 None if final is None else final["weights"].double(),
-                tuple(tuple(one["names"]) for one in state["player_names"] for _ in range(one["probes"])),
-                tuple(known.get(one) for one in prints),
+                tuple(tuple(map(str, one["names"])) for one in state["player_names"] for _ in range(one["probes"])),
+                tuple(None if known.get(one) is None else int(known[one]) for one in prints),
                 probes,
-                tuple(TimePoint(*time) for time in state["failed"]),
+                tuple(time_from_list(time) for time in state["failed"]),
+                int(state["forwards"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            run._check_shapes()
+            return run
+        except Exception as error:  # Whatever a state of somebody else makes of this.
             raise ValueError(
                 f"{title}: expected the whole state of an InteractionMonitor, got a broken one: {error!r}; read it with the "
                 "version of this package that wrote it"

@@ -1,13 +1,18 @@
 """A replay of a run's checkpoints gives the history that live monitoring gives."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_interactions import HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, ProbeSampling, Twins
@@ -18,6 +23,7 @@ from lightning_interactions.records import History, TimePoint
 from lightning_interactions.references import HoldOutDataModule, ReferenceTraining
 from lightning_interactions.schedules import EveryNEpochs, EveryNSteps, Schedule
 from tests.callbacks.runs import TINY_SET_UP, assert_same_history, few, fewest, quiet_trainer
+from tests.helpers.broken_files import broken
 from tests.helpers.models import StreamedDataset, TabularClassifier, tabular_data, tabular_loader
 
 pytestmark = [
@@ -170,6 +176,35 @@ def test_a_saved_replay_has_the_state_of_each_monitor(tmp_path: Path) -> None:
     assert monitor.replays is None
 
 
+class Talkative(TabularClassifier):
+    """Counts on a logger of its own when it begins."""
+
+    def on_train_start(self) -> None:
+        assert self.logger is not None
+        self.logger.log_metrics({"begun": 1.0}, step=0)
+
+
+def test_what_the_run_has_logged_stays_as_it_is(tmp_path: Path) -> None:
+    def run(again: bool) -> None:
+        logger = CSVLogger(tmp_path, version=0)
+        callbacks = [fewest(schedule=EveryNEpochs())] if again else [saver(tmp_path / "epochs")]
+        trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=not again, logger=logger)
+        if again:
+            replay(trainer, seeded(Talkative), [tmp_path / "epochs"], *loaders())
+        else:
+            trainer.fit(seeded(Talkative), *loaders())
+        assert trainer.loggers == [logger]
+
+    def logged() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "lightning_logs").rglob("*") if path.is_file()}
+
+    run(again=False)
+    before = logged()
+    assert "metrics.csv" in [path.name for path in before]
+    run(again=True)
+    assert logged() == before
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of a run without a monitor."""
@@ -208,6 +243,17 @@ class TestBadInput:
     def test_broken(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "broken.ckpt").write_bytes(content)
         assert "cannot be read safely" in self.refused(tmp_path, tmp_path / "broken.ckpt")
+
+    @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_broken_anywhere(self, written: Path, tmp_path: Path, data: st.DataObject) -> None:
+        (path,) = find_checkpoints([written / "epochs"])
+        (tmp_path / "broken.ckpt").write_bytes(data.draw(broken(path.read_bytes())))
+        trainer = quiet_trainer(tmp_path, callbacks=[fewest(held_out=0)])
+        trainer.fit = Mock()  # type: ignore[method-assign]
+        with suppress(MisconfigurationException):
+            replay(trainer, seeded(), [tmp_path / "broken.ckpt", path], tabular_loader(24))
+            assert trainer.fit.called
 
     @pytest.mark.parametrize(
         "content",

@@ -46,6 +46,18 @@ def test_a_monitor_writes_the_report_of_its_run(tmp_path: Path, monkeypatch: pyt
     assert "feature 0" in page
 
 
+def test_a_live_report_shows_probes_that_are_saved_by_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_interactions.reporting.html.FIGURES", ())
+    monkeypatch.setattr("lightning_interactions.callbacks.probes.SAVED_WHOLE", 0)
+    monitor = few()
+    fit(tmp_path, monitor)
+    assert monitor.state_dict()["probes"]["training"] is None
+    monitor.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count(", label ") == 6
+    assert f"{monitor.meter.forwards:,} a measurement" in page
+
+
 def test_what_is_saved_of_a_run_is_what_a_record_needs(tmp_path: Path) -> None:
     monitor = few()
     fit(tmp_path, monitor)
@@ -56,6 +68,7 @@ def test_what_is_saved_of_a_run_is_what_a_record_needs(tmp_path: Path) -> None:
     assert run.player_names == (("feature 0", "feature 1", "feature 2", "feature 3"),) * 6
     assert len(run.indices) == 6
     assert None not in run.indices
+    assert run.forwards == monitor.meter.forwards > 0
 
 
 def test_a_measurement_tells_how_far_it_is(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def state_of(run: RunRecord) -> dict[str, Any]:
         "history": run.history.to_dict(),
         "failed": [[time.epoch, time.step] for time in run.failed],
         "final_interactions": {"effects": final.effects, "offset": final.offset, "weights": run.weights.half()},
+        "forwards": run.forwards,
         "player_names": [{"probes": len(probes), "names": list(run.player_names[0])}],
         "probes": {"training": probes.to_state()},
         "read_again": {},

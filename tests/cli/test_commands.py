@@ -125,6 +125,12 @@ def test_bad_input_is_an_error_in_words(
     assert said in out.err
 
 
+def test_replay_says_how_options_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["replay", "--help"])
+    assert "--option=value" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["phases"], ["phases", "run.ckpt", "--jsn"], ["replay", "run.ckpt"]])
 def test_bad_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from lightning_interactions.cli import main
 from lightning_interactions.cli.runs import BadRunError, read_run
 from lightning_interactions.records import History
+from lightning_interactions.reporting import html
 from tests.cli.files import state_of, written
+from tests.helpers.broken_files import broken
 from tests.helpers.run_records import some_history, some_run
 
 
@@ -24,6 +29,7 @@ def test_a_checkpoint_has_everything(tmp_path: Path) -> None:
     assert torch.equal(run.weights, torch.as_tensor(expected.weights))
     assert (run.player_names, run.indices, run.failed) == (expected.player_names, expected.indices, expected.failed)
     assert list(run.probes) == ["training"]
+    assert run.forwards == expected.forwards == 12_345
 
 
 def test_a_history_file_has_a_history(tmp_path: Path) -> None:
@@ -115,6 +121,60 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.ckpt").write_bytes(whole[:length])
         with pytest.raises(BadRunError):
             read_run(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("effects", torch.zeros(4, 2, 7)),
+        ("effects", torch.zeros(3, 2, 8)),
+        ("effects", torch.zeros(4, 2, 8, dtype=torch.long)),
+        ("effects", torch.zeros(4, 8)),
+        ("offset", torch.zeros(2)),
+        ("weights", torch.zeros(4, 2, 4)),
+    ],
+    ids=["players", "inputs", "whole numbers", "types", "offset", "weights"],
+)
+def test_a_state_of_other_shapes_is_refused(tmp_path: Path, part: str, other: torch.Tensor) -> None:
+    state = state_of(some_run())
+    state["final_interactions"][part] = other
+    torch.save({"callbacks": {"InteractionMonitor{'name': None}": state}}, tmp_path / "bad.ckpt")
+    with pytest.raises(BadRunError, match="broken one"):
+        read_run(tmp_path / "bad.ckpt")
+    assert main(["phases", str(tmp_path / "bad.ckpt")]) == 2
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_broken_file_is_read_or_refused_and_hides_no_other(tmp_path: Path, data: st.DataObject) -> None:
+    good, bad = tmp_path / "good.pt", tmp_path / "bad.ckpt"
+    some_history().save(good)
+    os.utime(good, (1, 1))
+    bad.write_bytes(data.draw(broken(written(bad, None).read_bytes())))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "FIGURES", ())
+        assert main(["phases", str(bad)]) in (0, 2, 3)
+        for command, output in (("report", "page.html"), ("export", "run.npz")):
+            assert main([command, str(bad), "--output", str(tmp_path / output)]) in (0, 2)
+    assert read_run(tmp_path).title in (str(good), str(bad))
+
+
+def test_a_file_that_fails_in_an_odd_way_hides_no_other(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pt", tmp_path / "bad.ckpt"
+    some_history().save(good)
+    os.utime(good, (1, 1))
+    bad.write_bytes(b"\x80\x02G.")  # A number without its bytes, which is an error of the module struct.
+    assert read_run(tmp_path).title == str(good)
+    assert main(["phases", str(bad)]) == 2
+
+
+def test_a_run_outlives_its_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "run.ckpt", None)
+    run = read_run(path)
+    path.write_bytes(b"")
+    assert run.interactions is not None
+    assert torch.equal(run.interactions.effects, some_run().interactions.effects)  # type: ignore[union-attr]
+    assert run.probes["training"].fingerprints == some_run().probes["training"].fingerprints
 
 
 def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -37,5 +37,6 @@ def some_run(history: History | None = None, *, names: tuple[str, ...] = ("a", "
         "indices": (17, None, 5, 6),
         "probes": {"training": probes},
         "failed": (TimePoint(2, 15),),
+        "forwards": 12_345,
     }
     return RunRecord(some_history() if history is None else history, **{"title": "made up", **options, **more})

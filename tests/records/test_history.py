@@ -1,3 +1,4 @@
+import contextlib
 import io
 import math
 from dataclasses import replace
@@ -6,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_interactions.analysis import summarise
 from lightning_interactions.records import History, Measurement, OrderStrength, PhaseTest, SplitMeasurement, TimePoint
 from lightning_interactions.records.history import KEPT_IN_FULL, MOST_MEASUREMENTS, VERSION
+from tests.helpers.broken_files import broken
 from tests.helpers.histories import FALL, begun, history_from_strengths, with_phases
 
 SETTINGS = {"loss_unit": "nats", "threshold": 0.05, "players": ["a", "b"], "evidence": None}
@@ -133,6 +137,27 @@ def test_of_too_many_measurements_every_second_one_of_the_older_half_goes() -> N
     assert longer.epochs[half // 2 : -1] == list(range(half, MOST_MEASUREMENTS))
 
 
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_measurement_of_a_detection_never_goes(data: st.DataObject) -> None:
+    most = 16
+    changes = sorted(data.draw(st.sets(st.integers(1, 99), min_size=1, max_size=5)))
+    (measurement,) = some_measurements(1, inputs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_interactions.records.history.MOST_MEASUREMENTS", most)
+        history = History()
+        for time in range(100):
+            passed = [change for change in changes if change <= time]
+            phase = begun(1 + len(passed) % 3, passed[-1] if passed else 0, 0.99)
+            history = history.append(replace(measurement, time=TimePoint(time, 10 * time)), phase)
+    befores = (None, *(phase.number for phase in history.phases))
+    found = [
+        time for time, phase, before in zip(history.epochs, history.phases, befores, strict=False) if phase.number != before
+    ]
+    assert found == [0, *changes]
+    assert len(history) <= most + len(changes)
+
+
 # Settings
 
 
@@ -253,8 +278,21 @@ def broken_states() -> dict[str, dict[str, Any]]:
     fewer_times = some_history().to_dict()
     fewer_times["times"].pop()
     other_type = {**some_history().to_dict(), "phases": [3]}
-    more = {"a column": missing, "rows": shorter, "training": no_training, "a time": fewer_times, "phases": other_type}
-    return {**states, **more}
+    narrow, no_phase, phase_9 = (some_history().to_dict() for _ in range(3))
+    strength = narrow["splits"]["training"]["strength"]["full"]
+    strength["generalizable"] = strength["generalizable"][:, :, :1]
+    no_phase["phases"].pop()
+    phase_9["phases"][0]["number"] = 9
+    shaped = {"narrow strength": narrow, "too few phases": no_phase, "phase 9": phase_9}
+    more = {
+        **shaped,
+        "a column": missing,
+        "rows": shorter,
+        "training": no_training,
+        "a time": fewer_times,
+        "phases": other_type,
+    }
+    return {**states, **shaped, **more}
 
 
 @pytest.mark.parametrize("name", broken_states())
@@ -277,6 +315,28 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="got version None"):
         History.load(tmp_path / "checkpoint.pt")
+
+
+HISTORY_FILE = io.BytesIO()
+torch.save(some_history().to_dict(), HISTORY_FILE)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=broken(HISTORY_FILE.getvalue()))
+def test_a_broken_file_is_refused_or_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "history.pt").write_bytes(content)
+    with contextlib.suppress(ValueError):
+        history = History.load(tmp_path / "history.pt")
+        assert len(history.phases) == len(history)
+        assert str(history)
+
+
+def test_a_history_outlives_its_file(tmp_path: Path) -> None:
+    history = some_history()
+    history.save(tmp_path / "history.pt")
+    read = History.load(tmp_path / "history.pt")
+    (tmp_path / "history.pt").write_bytes(b"")
+    assert_same(read.to_dict(), history.to_dict())
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:

@@ -85,6 +85,24 @@ def test_both_formats_hold_the_same(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(np.asarray(columns[column]), values)
 
 
+def test_an_npz_has_the_columns_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = export_tables(some_run())
+    columns = {f"{name}/{column}" for name, table in tables.items() for column in table}
+    given: dict[str, object] = {}
+    # Older numpy takes whatever it does not know for an array.
+    monkeypatch.setattr(np, "savez_compressed", lambda _file, **arrays: given.update(arrays))
+    write_tables(tables, tmp_path / "run.npz")
+    assert set(given) == columns
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_columns_of_objects_are_refused(tmp_path: Path, ending: str) -> None:
+    tables = {"one": {"good": np.arange(2), "bad": np.array([{}, None])}}
+    with pytest.raises(ValueError, match="one/bad"):
+        write_tables(tables, tmp_path / f"run.{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.npz or \.parquet"):
         write_tables(export_tables(some_run()), tmp_path / "run.csv")

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_interactions.analysis import strongest_interactions
 from lightning_interactions.records import History, Probes
 from lightning_interactions.reporting import RunRecord, html, html_report, write_html
 from tests.helpers.run_records import some_history, some_run
@@ -63,7 +64,16 @@ def test_a_report_has_figures_and_needs_no_other_file(number: int, monkeypatch: 
 @pytest.mark.usefixtures("no_figures")
 def test_a_report_says_what_is_known() -> None:
     text = Page(html_report(some_run(some_history(players="ImagePatches")))).text
-    parts = ("Phase 3: memorising", "What to do:", "probe 0, sample 17", "label 3", "ImagePatches", "epoch 2, step 15", "nats")
+    parts = (
+        "Phase 3: memorising",
+        "What to do:",
+        "probe 0, sample 17",
+        "label 3",
+        "ImagePatches",
+        "epoch 2, step 15",
+        "nats",
+        "12,345 a",
+    )
     assert [part for part in parts if part not in text] == []
 
 
@@ -73,6 +83,20 @@ def test_the_strongest_interactions_are_those_with_their_players() -> None:
     first = text[text.index("Strongest interactions") :]
     kinds = r"generalizable effect players \+1.000 a \+0.500 OR a · c not generalizable effect players -2.000 AND b · c"
     assert re.search(kinds, first)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_they_are_those_that_are_drawn_for_loggers() -> None:
+    run = some_run(some_history(threshold=0.7))
+    assert run.weights is not None
+    # Of an effect that generalizes by half there is as much on either side; what is not salient is on none.
+    run.weights[:, 0, 0b110] = 0.5
+    text = Page(html_report(run)).text
+    kinds = r"generalizable effect players -2.000 AND b · c not generalizable effect players -2.000 AND b · c"
+    assert re.search(kinds, text[text.index("Strongest interactions") :])
+    assert run.interactions is not None
+    (found, *_) = strongest_interactions(run.interactions, run.weights, run.threshold)
+    assert [len(found.generalizable), len(found.non_generalizable)] == [1, 1]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -137,6 +161,9 @@ def test_a_path_that_cannot_be_written_is_found_out_before_anything_is_drawn(
         (torch.rand(4, 3, 6, 5), True),
         (torch.rand(4, 6, 5), True),
         (torch.ones(4, 1, 6, 5), True),
+        (torch.rand(4, 6, 5, 3), True),
+        (torch.rand(4, 4, 6, 5), True),
+        (torch.rand(4, 6, 5, 4), True),
         (torch.rand(4, 7, 6, 5), False),
         (torch.rand(4, 3), False),
         (torch.full((4, 1, 6, 5), torch.nan), False),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ from lightning_interactions.game.players import AssignedPlayers, FeatureMapPatch
 from lightning_interactions.records import Probes, Rows
 from lightning_interactions.reporting.figures.cards import TEXT, TITLE, card, style
 from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
+from lightning_interactions.reporting.figures.pictures import pixels_of
 
 __all__ = ["input_figure"]
 
@@ -231,14 +232,4 @@ def _picture(players: Players, inputs: Rows) -> Picture | None:
     if image.ndim != (3 if channels is None else 4):
         return None
     owners = owners.reshape([1] * (image.ndim - owners.ndim) + list(owners.shape)).expand(image.shape)[0].cpu()
-    own = image[0].detach().cpu().float()
-    if channels is not None:
-        own, owners = own.movedim(channels - 1, 0), owners.movedim(channels - 1, 0)[0]
-        own = own[:3].movedim(0, -1) if len(own) in (3, 4) else own.mean(dim=0)
-    return Picture(_in_unit_range(own), owners)
-
-
-def _in_unit_range(pixels: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Show a normalised image from its darkest to its brightest value."""
-    low, high = pixels.amin(), pixels.amax()
-    return (pixels - low) / (high - low).clamp(min=1e-12)
+    return Picture(pixels_of(image, channels), owners if channels is None else owners.movedim(channels - 1, 0)[0])
