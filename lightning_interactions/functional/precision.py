@@ -27,6 +27,12 @@ class Arithmetic:
         except RuntimeError:
             self._convolutions_in_tf32 = True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is reduced."""
+        is_ieee = all(setting == "ieee" for _, setting in self._operations)
+        return is_ieee and self._matmul_precision == "highest" and not self._convolutions_in_tf32
+
     def restore(self) -> None:
         """Set all back; may be called again."""
         # The older settings go first in both directions: they also change the newer ones.
@@ -47,6 +53,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
         device: The device that the computation runs on.
     """
     before = Arithmetic()
+    if before.is_full:
+        # Nothing to restore: an interrupt may end this after what it runs in.
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
     try:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
