@@ -117,6 +117,7 @@ def test_a_regression_is_measured_with_its_squared_error(
     assert logged[f"{further}_low"] < logged["interactions/excess_gap"] < logged[f"{further}_high"]
 
 
+@pytest.mark.slow
 def test_the_chance_level_of_a_regression_is_not_its_share(
     regression: tuple[InteractionMonitor, Regressor, RecordingLogger],
 ) -> None:

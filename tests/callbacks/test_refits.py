@@ -27,6 +27,7 @@ def two_fits(root: Path, monitor: InteractionMonitor, *, other: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["module", "data"])
+@pytest.mark.slow
 def test_another_module_or_other_data_begin_a_new_history(tmp_path: Path, other: str) -> None:
     monitor = few()
     with warnings.catch_warnings(record=True) as said:

@@ -116,6 +116,7 @@ def test_models_of_held_out_data_are_fitted_alike(tmp_path: Path) -> None:
     [pytest.param(EveryNEpochs(), {"every_n_epochs": 1}, marks=pytest.mark.slow), (EveryNSteps(2), {"every_n_train_steps": 2})],
     ids=["epochs", "steps"],
 )
+@pytest.mark.slow
 def test_a_step_that_looks_at_the_trainer_is_told_where_the_run_was(
     tmp_path: Path, schedule: Schedule, when: dict[str, int]
 ) -> None:
@@ -246,6 +247,7 @@ class TestBadInput:
 
     @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
+    @pytest.mark.slow
     def test_broken_anywhere(self, written: Path, tmp_path: Path, data: st.DataObject) -> None:
         (path,) = find_checkpoints([written / "epochs"])
         (tmp_path / "broken.ckpt").write_bytes(data.draw(broken(path.read_bytes())))

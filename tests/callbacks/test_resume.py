@@ -258,6 +258,7 @@ def records_of(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
     first, resumed, unbroken = (few(evidence=other_references()) for _ in range(3))
     fit(tmp_path, 3, unbroken)
@@ -270,6 +271,7 @@ def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_limited_by_steps_alone_is_gone_on_with(tmp_path: Path) -> None:
     unbroken, first, resumed = few(), few(), few()
     fit(tmp_path, -1, unbroken, max_steps=12)

@@ -86,6 +86,7 @@ class Listener(Callback):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_one_epoch_is_measured_after_its_steps(tmp_path: Path, schedule: Any, expected: list[tuple[int, int]]) -> None:
     monitor, listener = few(schedule), Listener()
     fit(tmp_path, listener, monitor)

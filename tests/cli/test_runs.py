@@ -146,6 +146,7 @@ def test_a_state_of_other_shapes_is_refused(tmp_path: Path, part: str, other: to
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
+@pytest.mark.slow
 def test_a_broken_file_is_read_or_refused_and_hides_no_other(tmp_path: Path, data: st.DataObject) -> None:
     good, bad = tmp_path / "good.pt", tmp_path / "bad.ckpt"
     some_history().save(good)

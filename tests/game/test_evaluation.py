@@ -234,6 +234,7 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize(("row_bytes", "size"), [(2**20, 8), (2**18, 16), (2**18 + 8, 8), (2**17, 32), (2**16, 64), (2**24, 8)])
+@pytest.mark.slow
 def test_chunks_are_as_large_as_their_activations_allow(network: nn.Module, game: Game, row_bytes: int, size: int) -> None:
     model = Wide(network, row_bytes)
     values = replace(game, batch_size=None).values(model)

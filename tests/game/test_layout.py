@@ -56,6 +56,7 @@ def network_of(channels: int, between: Callable[[Tensor], Tensor]) -> Network:
 
 @pytest.mark.parametrize(("between", "taken"), [(flattened, True), (viewed, False), (in_order_of_memory, False)])
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.slow
 def test_values_are_those_of_contiguous_images(channels: int, between: Callable[[Tensor], Tensor], taken: bool) -> None:
     network, game = network_of(channels, between), game_of(channels)
     values = game.values(network)

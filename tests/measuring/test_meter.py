@@ -468,6 +468,7 @@ def test_raters_are_closed_and_weights_restored_when_extraction_fails() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.slow
 def test_models_of_another_dtype_are_measured(dtype: torch.dtype) -> None:
     model = TableModel()
     expected = meter_with(OrderShape()).prepare(both_splits()).measure(model).training

@@ -37,6 +37,7 @@ def assert_strength(actual: Tensor, expected: Tensor, rtol: float = 1e-3) -> Non
 
 
 @pytest.mark.parametrize("sizes", [(9,), (4, 1, 4), (1,) * 9])
+@pytest.mark.slow
 def test_strength_over_updates_is_that_of_all_inputs_at_once(values: Tensor, sizes: tuple[int, ...]) -> None:
     strength = updated(values, sizes).compute()
     assert strength.shape == (NUM_PLAYERS + 1,)

@@ -90,6 +90,7 @@ def test_layers_made_in_setup_come_back(path: Path, trainings: Trainings) -> Non
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+@pytest.mark.slow
 def test_a_fit_that_ends_in_an_error_goes_on_where_it_stopped(
     path: Path, trainings: Trainings, error: type[BaseException]
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_run_with_the_default_ends_with_the_same_weights(tmp_path: Path) -> No
     ],
     ids=["stream", "several loaders"],
 )
+@pytest.mark.slow
 def test_where_there_can_be_no_twins_noise_takes_their_place_and_says_why(tmp_path: Path, train: Any, named: str) -> None:
     class First(TabularClassifier):
         def training_step(self, batch: Any, _batch_index: int) -> Tensor:
@@ -175,6 +176,7 @@ def test_probes_of_augmented_data_are_known_by_their_index(tmp_path: Path) -> No
     assert min(map(len, own)) >= 3
 
 
+@pytest.mark.slow
 def test_probes_of_augmented_data_that_are_handed_in_are_unknown(tmp_path: Path) -> None:
     given = {"training": (DATA.tensors[0][:6], DATA.tensors[1][:6]), "held_out": 4}
     train = loader(GloballyAugmentedDataset(DATA))
@@ -361,6 +363,7 @@ def test_votes_survive_a_checkpoint(tmp_path: Path) -> None:
 # What is said
 
 
+@pytest.mark.slow
 def test_the_cost_is_said_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         fit(tmp_path, few(evidence=Twins()), max_epochs=3)

@@ -198,6 +198,7 @@ def test_limits_of_the_variance_are_marked_at_the_edges() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.0, math.inf])
+@pytest.mark.slow
 def test_variances_at_limits_alone_are_drawn(limit: float) -> None:
     assert len(rendered(theory_figure(some_second_phase(3, [limit] * 3), some_history(3)))) > 1000
 

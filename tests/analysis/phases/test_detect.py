@@ -679,6 +679,7 @@ def outline(measurements: Sequence[Measurement], alpha: float = 0.3) -> list[Any
 
 @PROPERTY
 @given(wandering_runs())
+@pytest.mark.slow
 def test_detections_on_a_prefix_are_the_prefix_of_the_detections(run: Run) -> None:
     measurements = run.measured()
     whole = said(measurements)

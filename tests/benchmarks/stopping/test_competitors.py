@@ -132,6 +132,7 @@ def test_the_oracle_sees_the_whole_curve(curve: list[float], smallest: int, larg
 
 @pytest.mark.parametrize("name", RULES)
 @given(curve=CURVES)
+@pytest.mark.slow
 def test_a_rule_fires_once_and_the_future_changes_nothing(name: str, curve: list[float]) -> None:
     stops = [RULES[name](curve[:length]) for length in range(1, len(curve) + 1)]
     for length, stop in enumerate(stops, start=1):

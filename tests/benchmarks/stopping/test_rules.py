@@ -230,6 +230,7 @@ def test_the_benchmark_measures_what_a_monitor_measures(tmp_path: Path) -> None:
     torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_a_callback_stops_where_the_rule_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 1, 3])
     parts = make_parts(CANCER)
