@@ -412,9 +412,7 @@ def load(setting: Setting, size: Size, path: Path) -> Run | None:
     if state is None:
         return None
     # Phases are detected anew, so that a change of the detector needs no new runs.
-    measured = {
-        kind: History.from_dict({**history, "phases": []}).measurements for kind, history in state.pop("histories").items()
-    }
+    measured = {kind: History.from_dict(history).measurements for kind, history in state.pop("histories").items()}
     histories = {kind: History(own, detect_phases(own)) for kind, own in measured.items()}
     return Run(setting=setting, histories=histories, **state)
 
