@@ -134,8 +134,8 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
         elif isinstance(value, Tensor):
             is_kept = not isinstance(value, nn.Parameter) and value.layout is torch.strided and not is_lazy(value)
             # What processes share is not this one's to put back; torch says of all tensors of a GPU that they are shared.
-            is_shared = value.is_cpu and value.is_shared()
-            if is_kept and not (data and (value.nbytes > min(left, LARGE) or is_shared)):
+            is_shared = is_kept and data and value.is_cpu and value.is_shared()
+            if is_kept and not is_shared and not (data and value.nbytes > min(left, LARGE)):
                 left -= value.nbytes
                 yield name, value, value.detach().clone()
         elif isinstance(value, np.ndarray):
