@@ -41,8 +41,7 @@ def export_tables(run: RunRecord) -> dict[str, Table]:
     Raises:
         ValueError: If nothing was measured.
     """
-    if not run.history:
-        raise ValueError(f"{run.title}: expected a run with at least one measurement, got an empty history; measure it first")
+    run.check_measured()
     tables: dict[str, Table] = {"measurements": _measurements(run), "inputs": _inputs(run), "orders": _orders(run)}
     if run.interactions is not None:
         tables |= {"interactions": _interactions(run), "values": _values(run)}

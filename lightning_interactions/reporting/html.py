@@ -134,8 +134,7 @@ def html_report(run: RunRecord) -> str:
     Raises:
         ValueError: If nothing was measured.
     """
-    if not run.history:
-        raise ValueError(f"{run.title}: expected a run with at least one measurement, got an empty history; measure it first")
+    run.check_measured()
     environment = Environment(
         loader=PackageLoader("lightning_interactions.reporting"),
         autoescape=True,

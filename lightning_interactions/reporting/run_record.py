@@ -70,6 +70,17 @@ class RunRecord:
         number = self.num_players
         return kept if len(kept) == number else tuple(f"player {player}" for player in range(number))
 
+    def check_measured(self) -> None:
+        """Refuse an empty run.
+
+        Raises:
+            ValueError: If nothing was measured.
+        """
+        if not self.history:
+            raise ValueError(
+                f"{self.title}: expected a run with at least one measurement, got an empty history; measure it first"
+            )
+
     def _check_shapes(self) -> None:
         """Refuse interactions that are not of these probes."""
         if self.interactions is None or self.weights is None:
