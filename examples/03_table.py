@@ -23,7 +23,7 @@ that it learns from are wrong. Players are the eight columns, of two tensors of 
 
 import lightning as L
 import torch
-from gallery import Metrics, arguments, flip_labels, make_trainer, probes, references, report
+from gallery import Metrics, arguments, flip_labels, make_trainer, probes, report
 from statsmodels.datasets import fair
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -35,7 +35,6 @@ from lightning_interactions import (
     Logging,
     PhaseEarlyStopping,
 )
-from lightning_interactions.references import HoldOutDataModule
 
 CATEGORIES = {"occupation": 6, "occupation_husb": 6, "religious": 4}
 NUMBERS = ("rate_marriage", "age", "yrs_married", "children", "educ")
@@ -127,14 +126,13 @@ def main() -> None:
     L.seed_everything(given.seed, verbose=False)
     monitor = InteractionMonitor(
         FeatureGroups(leaf=("categories", "numbers"), features=[*CATEGORIES, *NUMBERS]),
-        evidence=references(given.quick),
         probes=probes(given.quick),
         logging=Logging(figures=None, verbose=True),
     )
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 40, monitor, stopping, metrics)
-    trainer.fit(SurveyNetwork(), datamodule=HoldOutDataModule(SurveyData(given.seed), fraction=0.5))
+    trainer.fit(SurveyNetwork(), datamodule=SurveyData(given.seed))
     report(monitor, stopping, metrics, given.figure)
 
 

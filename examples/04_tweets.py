@@ -27,7 +27,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from gallery import Metrics, arguments, flip_labels, make_trainer, probes, references, report
+from gallery import Metrics, arguments, flip_labels, make_trainer, probes, report
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -35,7 +35,6 @@ from transformers import BatchEncoding, BertConfig, BertForSequenceClassificatio
 
 from lightning_interactions import InteractionMonitor, Logging, PhaseEarlyStopping
 from lightning_interactions.players import Tokens
-from lightning_interactions.references import HoldOutDataModule
 
 CLASSES = ("negative", "positive")
 
@@ -134,14 +133,13 @@ def main() -> None:
     data = TweetData(given.seed)
     monitor = InteractionMonitor(
         Tokens(4 if given.quick else 8, tokenizer=data.tokenizer),
-        evidence=references(given.quick, max_epochs=10),
         probes=probes(given.quick),
         logging=Logging(figures=None, verbose=True),
     )
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 16, monitor, stopping, metrics)
-    trainer.fit(TweetNetwork(), datamodule=HoldOutDataModule(data, fraction=0.5))
+    trainer.fit(TweetNetwork(), datamodule=data)
     report(monitor, stopping, metrics, given.figure)
 
 

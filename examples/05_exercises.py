@@ -25,14 +25,15 @@ people. Players are eight segments of time.
 import lightning as L
 import numpy as np
 import torch
-from gallery import Metrics, arguments, flip_labels, make_trainer, probes, references, report
+from gallery import Metrics, arguments, flip_labels, make_trainer, probes, report
 from seglearn.datasets import load_watch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_interactions import InteractionMonitor, Logging, PhaseEarlyStopping
+from lightning_interactions import HeldOutReferences, InteractionMonitor, Logging, PhaseEarlyStopping
 from lightning_interactions.players import TimeSegments
+from lightning_interactions.references import ReferenceTraining
 
 WINDOW = 128
 EXERCISES = 7
@@ -111,9 +112,10 @@ class WatchNetwork(L.LightningModule):
 def main() -> None:
     given = arguments(__doc__, "exercises.png")
     L.seed_everything(given.seed, verbose=False)
+    training = ReferenceTraining(max_epochs=1 if given.quick else 30)
     monitor = InteractionMonitor(
         TimeSegments(4 if given.quick else 8),
-        evidence=references(given.quick),
+        evidence=HeldOutReferences(num_models=1 if given.quick else 3, training=training),
         probes=probes(given.quick),
         logging=Logging(figures=None, verbose=True),
     )

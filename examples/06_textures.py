@@ -24,14 +24,13 @@ neighbourhood, not pixels. What lies before runs once for each image.
 
 import lightning as L
 import torch
-from gallery import Metrics, arguments, flip_labels, make_trainer, probes, references, report
+from gallery import Metrics, arguments, flip_labels, make_trainer, probes, report
 from skimage import data
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor, Logging, PhaseEarlyStopping
 from lightning_interactions.players import FeatureMapPatches
-from lightning_interactions.references import HoldOutDataModule
 
 SIZE = 24
 TEXTURES = (data.brick, data.grass, data.gravel)
@@ -122,14 +121,13 @@ def main() -> None:
     L.seed_everything(given.seed, verbose=False)
     monitor = InteractionMonitor(
         FeatureMapPatches("second", *((2, 2) if given.quick else (3, 3))),
-        evidence=references(given.quick),
         probes=probes(given.quick),
         logging=Logging(figures=None, verbose=True),
     )
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 30, monitor, stopping, metrics)
-    trainer.fit(TextureNetwork(), datamodule=HoldOutDataModule(TextureData(given.seed), fraction=0.5))
+    trainer.fit(TextureNetwork(), datamodule=TextureData(given.seed))
     report(monitor, stopping, metrics, given.figure)
 
 

@@ -23,7 +23,7 @@ clusters of neighbouring points.
 
 import lightning as L
 import torch
-from gallery import Metrics, arguments, flip_labels, make_trainer, probes, references, report
+from gallery import Metrics, arguments, flip_labels, make_trainer, probes, report
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,7 +32,6 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions import InteractionMonitor, Logging, PhaseEarlyStopping
 from lightning_interactions.players import PointGroups
-from lightning_interactions.references import HoldOutDataModule
 
 DARK = 4
 """Least ink of a point, of 16."""
@@ -116,14 +115,13 @@ def main() -> None:
     L.seed_everything(given.seed, verbose=False)
     monitor = InteractionMonitor(
         PointGroups(4 if given.quick else 8, leaf="points", coordinates=2),
-        evidence=references(given.quick),
         probes=probes(given.quick),
         logging=Logging(figures=None, verbose=True),
     )
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 60, monitor, stopping, metrics)
-    trainer.fit(PointNet(), datamodule=HoldOutDataModule(CloudData(given.seed), fraction=0.5))
+    trainer.fit(PointNet(), datamodule=CloudData(given.seed))
     report(monitor, stopping, metrics, given.figure)
 
 

@@ -8,11 +8,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_interactions import HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, ProbeSampling
-from lightning_interactions.references import ReferenceTraining
+from lightning_interactions import InteractionMonitor, PhaseEarlyStopping, ProbeSampling
 from lightning_interactions.reporting import phase_figure
 
-__all__ = ["Metrics", "arguments", "flip_labels", "make_trainer", "probes", "references", "report"]
+__all__ = ["Metrics", "arguments", "flip_labels", "make_trainer", "probes", "report"]
 
 
 def arguments(description: str, figure: str) -> argparse.Namespace:
@@ -42,11 +41,6 @@ def flip_labels(labels: Tensor, num_classes: int, seed: int, noise: float = 0.2)
 
 def probes(quick: bool) -> ProbeSampling:
     return ProbeSampling(training=8, held_out=8) if quick else ProbeSampling()
-
-
-def references(quick: bool, max_epochs: int = 30) -> HeldOutReferences:
-    training = ReferenceTraining(max_epochs=1 if quick else max_epochs)
-    return HeldOutReferences(num_models=1 if quick else 3, training=training)
 
 
 class Metrics(L.Callback):
@@ -105,7 +99,7 @@ def report(monitor: InteractionMonitor, stopping: PhaseEarlyStopping, metrics: M
     measuring = sum(measurement.seconds for measurement in history.measurements)
     before = max(metrics.trains - metrics.began - history.measurements[0].seconds, 0.0)
     print(
-        f"cost: {took:.0f} s, of which {before:.0f} s before the first epoch, for reference models, and {measuring:.0f} s "
+        f"cost: {took:.0f} s, of which {before:.0f} s before the first epoch, for evidence, and {measuring:.0f} s "
         f"for {len(history)} measurements"
     )
     phase_figure(history).savefig(figure, dpi=120)
