@@ -65,15 +65,16 @@ class Survey(Dataset[dict[str, Tensor]]):
 class SurveyData(L.LightningDataModule):
     """2000 women to learn from, with wrong labels, and the others for validation."""
 
-    def __init__(self, seed: int = 1, batch_size: int = 64, size: int = 2000) -> None:
+    def __init__(self, seed: int = 1, noise: float = 0.2, batch_size: int = 64, size: int = 2000) -> None:
         super().__init__()
         self.seed = seed
+        self.noise = noise
         self.batch_size = batch_size
         self.size = size
 
     def setup(self, stage: str) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        training = random_split(Survey(self.seed, 0.2), [self.size, 6366 - self.size], generator)[0]
+        training = random_split(Survey(self.seed, self.noise), [self.size, 6366 - self.size], generator)[0]
         generator.manual_seed(self.seed)
         rest = random_split(Survey(self.seed, 0.0), [self.size, 6366 - self.size], generator)[1]
         self.training, self.validation = training, rest
@@ -132,7 +133,7 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 40, monitor, stopping, metrics)
-    trainer.fit(SurveyNetwork(), datamodule=SurveyData(given.seed))
+    trainer.fit(SurveyNetwork(), datamodule=SurveyData(given.seed, given.noise))
     report(monitor, stopping, metrics, given.figure)
 
 

@@ -69,13 +69,13 @@ def word_pieces(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
 class TweetData(L.LightningDataModule):
     """2400 tweets to learn from, with wrong labels, and 1200 for validation."""
 
-    def __init__(self, seed: int = 1, batch_size: int = 32, vocabulary: int = 2000) -> None:
+    def __init__(self, seed: int = 1, noise: float = 0.2, batch_size: int = 32, vocabulary: int = 2000) -> None:
         super().__init__()
         self.seed = seed
         self.batch_size = batch_size
         texts, labels = tweets()
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-        wrong = flip_labels(labels, len(CLASSES), seed)
+        wrong = flip_labels(labels, len(CLASSES), seed, noise)
         self.training = [(texts[index], int(wrong[index])) for index in order[:2400]]
         self.validation = [(texts[index], int(labels[index])) for index in order[2400:3600]]
         self.tokenizer = word_pieces([text for text, _ in self.training], vocabulary)
@@ -130,7 +130,7 @@ class TweetNetwork(L.LightningModule):
 def main() -> None:
     given = arguments(__doc__, "tweets.png")
     L.seed_everything(given.seed, verbose=False)
-    data = TweetData(given.seed)
+    data = TweetData(given.seed, given.noise)
     monitor = InteractionMonitor(
         Tokens(4 if given.quick else 8, tokenizer=data.tokenizer),
         probes=probes(given.quick),

@@ -54,14 +54,15 @@ def windows(people: range) -> tuple[Tensor, Tensor]:
 class WatchData(L.LightningDataModule):
     """Four people to learn from, with wrong labels, three for reference models, three for validation."""
 
-    def __init__(self, seed: int = 1, batch_size: int = 64) -> None:
+    def __init__(self, seed: int = 1, noise: float = 0.2, batch_size: int = 64) -> None:
         super().__init__()
         self.seed = seed
+        self.noise = noise
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
         training, labels = windows(range(1, 5))
-        self.training = TensorDataset(training, flip_labels(labels, EXERCISES, self.seed))
+        self.training = TensorDataset(training, flip_labels(labels, EXERCISES, self.seed, self.noise))
         self.reference = TensorDataset(*windows(range(5, 8)))
         self.validation = TensorDataset(*windows(range(8, 11)))
 
@@ -122,7 +123,7 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 30, monitor, stopping, metrics)
-    trainer.fit(WatchNetwork(), datamodule=WatchData(given.seed))
+    trainer.fit(WatchNetwork(), datamodule=WatchData(given.seed, given.noise))
     report(monitor, stopping, metrics, given.figure)
 
 

@@ -46,9 +46,10 @@ def crops(photograph: Tensor) -> Tensor:
 class TextureData(L.LightningDataModule):
     """Upper parts of the photographs to learn from, with wrong labels, and lower parts for validation."""
 
-    def __init__(self, seed: int = 1, batch_size: int = 64) -> None:
+    def __init__(self, seed: int = 1, noise: float = 0.2, batch_size: int = 64) -> None:
         super().__init__()
         self.seed = seed
+        self.noise = noise
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
@@ -58,7 +59,7 @@ class TextureData(L.LightningDataModule):
             upper.append(whole[: len(whole) * 5 // 8])
             lower.append(whole[len(whole) * 5 // 8 :])
         labels = torch.arange(len(TEXTURES)).repeat_interleave(len(upper[0]))
-        self.training = TensorDataset(torch.cat(upper), flip_labels(labels, len(TEXTURES), self.seed))
+        self.training = TensorDataset(torch.cat(upper), flip_labels(labels, len(TEXTURES), self.seed, self.noise))
         labels = torch.arange(len(TEXTURES)).repeat_interleave(len(lower[0]))
         self.validation = TensorDataset(torch.cat(lower), labels)
 
@@ -127,7 +128,7 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 30, monitor, stopping, metrics)
-    trainer.fit(TextureNetwork(), datamodule=TextureData(given.seed))
+    trainer.fit(TextureNetwork(), datamodule=TextureData(given.seed, given.noise))
     report(monitor, stopping, metrics, given.figure)
 
 

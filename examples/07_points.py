@@ -59,15 +59,16 @@ def collate(samples: list[Cloud]) -> dict[str, Tensor]:
 class CloudData(L.LightningDataModule):
     """1200 digits to learn from, with wrong labels, and the others for validation."""
 
-    def __init__(self, seed: int = 1, batch_size: int = 64) -> None:
+    def __init__(self, seed: int = 1, noise: float = 0.2, batch_size: int = 64) -> None:
         super().__init__()
         self.seed = seed
+        self.noise = noise
         self.batch_size = batch_size
 
     def setup(self, stage: str) -> None:
         found = clouds()
         labels = torch.tensor(load_digits().target)
-        wrong = flip_labels(labels, 10, self.seed)
+        wrong = flip_labels(labels, 10, self.seed, self.noise)
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(self.seed)).tolist()
         self.training: list[Cloud] = [(found[index], int(wrong[index])) for index in order[:1200]]
         self.validation: list[Cloud] = [(found[index], int(labels[index])) for index in order[1200:]]
@@ -121,7 +122,7 @@ def main() -> None:
     stopping = PhaseEarlyStopping(phase=3, restore_best=given.stop, log_only=not given.stop)
     metrics = Metrics()
     trainer = make_trainer(1 if given.quick else 60, monitor, stopping, metrics)
-    trainer.fit(PointNet(), datamodule=CloudData(given.seed))
+    trainer.fit(PointNet(), datamodule=CloudData(given.seed, given.noise))
     report(monitor, stopping, metrics, given.figure)
 
 

@@ -20,11 +20,14 @@ def arguments(description: str, figure: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="seconds: goes through all the code and means nothing")
     parser.add_argument("--stop", action="store_true", help="stop when phase three is detected, with the weights of its onset")
     parser.add_argument("--seed", type=int, default=1, help="seed of data and training (default: %(default)s)")
+    parser.add_argument(
+        "--noise", type=float, default=0.2, help="part of the training labels that is wrong (default: %(default)s)"
+    )
     parser.add_argument("--figure", type=Path, default=Path(figure), help="the phase plot (default: %(default)s)")
     return parser.parse_args()
 
 
-def flip_labels(labels: Tensor, num_classes: int, seed: int, noise: float = 0.2) -> Tensor:
+def flip_labels(labels: Tensor, num_classes: int, seed: int, noise: float) -> Tensor:
     """Replace some labels with another class, as careless annotators do.
 
     Args:

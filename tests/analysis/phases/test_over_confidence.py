@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 from lightning_interactions.analysis.phases.over_confidence import calibrated_losses
 from lightning_interactions.measuring.facts import NORMAL_NODES
@@ -70,6 +70,31 @@ def test_losses_that_are_no_cross_entropies_stay() -> None:
     found, most = calibrated_losses(losses, scores, torch.zeros_like(scores), EVERY)
     assert torch.equal(found, losses)
     assert most == math.inf
+
+
+def test_losses_of_a_module_are_as_exact_as_single_precision() -> None:
+    own, targets = logits(10, margin=20.0, wrong=0.1)
+    shifted = own + 100.0  # Which changes no probability, and costs digits.
+    scores = torch.stack([log_odds(torch.zeros_like(own), targets), log_odds(own, targets)])
+    losses = torch.stack([cross_entropy(one.float(), targets, reduction="none") for one in (0.0 * own, shifted)]).double()
+    assert not torch.allclose(losses, softplus(-scores), rtol=1e-4, atol=1e-9)
+    exact, most = calibrated_losses(softplus(-scores), scores, torch.zeros_like(scores), EVERY)
+    found = calibrated_losses(losses, scores, torch.zeros_like(scores), EVERY)
+    torch.testing.assert_close(found[0], exact, rtol=0, atol=1e-5)
+    assert found[1] == most < math.inf
+    assert found[0][1].mean() < 0.7 * losses[1].mean()
+
+
+def test_what_a_later_loss_is_more_than_a_cross_entropy_stays_and_changes_nothing_before() -> None:
+    own, targets = logits(10, margin=12.0, wrong=0.1)
+    scores = torch.stack([log_odds(one, targets) for one in (torch.zeros_like(own), own, own)])
+    plain = calibrated_losses(softplus(-scores), scores, torch.zeros_like(scores), EVERY)[0]
+    losses = softplus(-scores)
+    losses[2] += 0.5
+    found, most = calibrated_losses(losses, scores, torch.zeros_like(scores), EVERY)
+    torch.testing.assert_close(found[:2], plain[:2])
+    torch.testing.assert_close(found[2], plain[2] + 0.5)
+    assert most == pytest.approx(math.log(10))
 
 
 def test_inputs_and_measurements_that_are_left_out_stay_out() -> None:
