@@ -161,10 +161,10 @@ def test_probes_of_augmented_data_are_known_by_their_index(tmp_path: Path) -> No
     twins = Twins()
     monitor = few(evidence=twins, training=20, held_out=4)
     fit(tmp_path, monitor, train=loader(GloballyAugmentedDataset(DATA)))
-    prints = monitor._keeper.probes["training"].fingerprints
-    indices = monitor._keeper.indices
+    prints = monitor._preparation.keeper.probes["training"].fingerprints
+    indices = monitor._preparation.keeper.indices
     assert set(indices) == set(prints)
-    (inputs,) = [group.inputs.leaves["0"] for group in monitor._keeper.probes["training"].groups]
+    (inputs,) = [group.inputs.leaves["0"] for group in monitor._preparation.keeper.probes["training"].groups]
     originals = DATA.tensors[0][[indices[one] for one in prints]]
     # Noise moves an input a little; another one is further away.
     nearest = torch.cdist(inputs, DATA.tensors[0]).argmin(dim=1)
