@@ -85,7 +85,6 @@ class InteractionMonitor(Callback):
 
     Attributes:
         history: All measurements and the phases detected at them, a :class:`~lightning_interactions.records.History`.
-        meter: What measures, an :class:`~lightning_interactions.measuring.InteractionMeter`.
         failed: When measurements failed and were left out, in the order of time; the last 1,024.
         replays: How many measurements of checkpoints there will be; ``None`` in a training.
         final_interactions: Interactions on the training probes at the first measurement in phase 3, else at the last one, on
@@ -171,7 +170,7 @@ class InteractionMonitor(Callback):
 
     @property
     def evidence(self) -> Evidence:
-        """What decides "generalizable"."""
+        """What decides "generalizable": what was chosen, or what takes its place where the default cannot be fitted."""
         return self._preparation.evidence.current
 
     @evidence.setter
@@ -180,7 +179,7 @@ class InteractionMonitor(Callback):
 
     @property
     def meter(self) -> InteractionMeter:
-        """What measures, a new one in each fit."""
+        """What measures; each fit begins with a new one."""
         return self._preparation.meter
 
     @property
