@@ -1,10 +1,11 @@
 """What the measurements of a fit cost, by counting forwards; in seconds once one of them has been timed."""
 
+import time
 from dataclasses import dataclass, replace
 
 from lightning_interactions.measuring.schedule import FORWARDS_OF_SAMPLE
 
-__all__ = ["MeasuringCost", "duration"]
+__all__ = ["Expense", "MeasuringCost", "duration"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,36 @@ class MeasuringCost:
         assert self.seconds is not None
         said = f"a measurement takes {duration(self.seconds)}"
         return said if self.all_seconds is None else f"{said}, all {self.measurements} about {duration(self.all_seconds)}"
+
+
+class Expense:
+    """Keeps the account of one fit: what measuring was planned to cost, and what it has taken so far.
+
+    Attributes:
+        planned: The cost of all measurements; ``None`` while that is not known.
+        seconds: Spent on evidence and measurements so far.
+    """
+
+    def __init__(self) -> None:
+        self.planned: MeasuringCost | None = None
+        self.seconds = self._began = 0.0
+
+    def begin(self) -> None:
+        """Begin a fit, now."""
+        self.planned, self.seconds, self._began = None, 0.0, time.perf_counter()
+
+    @property
+    def part(self) -> float:
+        """Part of the wall time since the fit began; 0 before anything was spent."""
+        return self.seconds / (time.perf_counter() - self._began) if self.seconds else 0.0
+
+    def measured(self, seconds: float) -> MeasuringCost | None:
+        """Note a measurement that took so long; return what all of them cost in seconds, where it is the first to be timed."""
+        self.seconds += seconds
+        if self.planned is None or self.planned.seconds is not None:
+            return None
+        self.planned = self.planned.timed(seconds)
+        return self.planned
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from lightning_interactions.measuring.shadow import shadow_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
-__all__ = ["GlobalState", "RandomStates", "moved_to", "preserve_random_state", "shadowed"]
+__all__ = ["RandomStates", "Safeguard", "moved_to", "preserve_random_state", "shadowed"]
 
 
 class RandomStates:
@@ -41,10 +41,8 @@ class RandomStates:
             torch.get_device_module(self._device).set_rng_state(self._accelerator, self._device)
 
 
-class GlobalState:
+class _GlobalState:
     """What measuring changes in the process for a while, at one moment: random states, arithmetic, gradient mode.
-
-    Context managers give it back. An interrupt that comes while one is entered or left may keep it from that; then this does.
 
     Args:
         device: The device that is measured on.
@@ -58,6 +56,40 @@ class GlobalState:
         self._random.restore()
         self._arithmetic.restore()
         torch.set_grad_enabled(self._gradients)
+
+
+class Safeguard:
+    """Gives the process its state back after an interrupt.
+
+    Context managers do so, too. But an interrupt that comes while one is entered or left may keep it from that.
+    """
+
+    def __init__(self) -> None:
+        self._before: _GlobalState | None = None
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"_before": None}  # It is the state of this process.
+
+    @contextmanager
+    def around(self, device: torch.device) -> Iterator[None]:
+        """Let :meth:`restore` undo what an interrupt leaves of the body.
+
+        Args:
+            device: The device that is measured on.
+        """
+        self._before = _GlobalState(device)
+        try:
+            yield
+        except Exception:
+            self._before = None
+            raise
+        self._before = None
+
+    def restore(self) -> None:
+        """Set all back as it was before the body, if that was interrupted."""
+        if self._before is not None:
+            self._before.restore()
+            self._before = None
 
 
 @contextmanager

@@ -2,16 +2,15 @@ import math
 from dataclasses import replace
 from itertools import count
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torch import Generator, Tensor
+from torch import Tensor
 
 from lightning_interactions.analysis import SplitSummary, Summary, summarise
 from lightning_interactions.functional.strength import total_strength
 from lightning_interactions.records import Estimate, Measurement, SplitMeasurement, TimePoint
 from tests.helpers.histories import held_out_split, split_measurement
+from tests.helpers.resamples import drawn_rows, interval_by_hand, random_columns
 
 ESTIMATES = (
     "loss",
@@ -26,11 +25,6 @@ ESTIMATES = (
     "mean_order",
 )
 STEPS = count()
-
-
-def random_columns(num_columns: int, num_inputs: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    return torch.randn(num_columns, num_inputs, generator=generator, dtype=torch.float64).exp()
 
 
 def random_split(num_inputs: int = 12, seed: int = 0) -> SplitMeasurement:
@@ -49,20 +43,6 @@ def intervals_of(split: SplitMeasurement) -> SplitSummary:
 
 def ends_of(estimate: Estimate) -> list[float]:
     return [estimate.low, estimate.high]
-
-
-def by_hand(values: Tensor, num_inputs: int) -> tuple[float, float]:
-    """Percentiles of the values of a statistic in all resamples, as far out as Student's t wants them."""
-    quantile = stats.t.ppf(0.975, num_inputs - 1) * math.sqrt(num_inputs / (num_inputs - 1))
-    tail = stats.norm.cdf(-quantile)
-    low, high = np.quantile(values.numpy(), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def drawn_rows(num_resamples: int, *sizes: int) -> list[Tensor]:
-    """The resamples of each sample, drawn as SciPy draws them: ``[resamples, inputs]`` row numbers."""
-    random = np.random.default_rng(0)
-    return [torch.from_numpy(random.integers(0, size, (num_resamples, size))) for size in sizes]
 
 
 # The numbers of a split
@@ -93,10 +73,10 @@ def test_intervals_of_a_split_are_those_of_a_loop_over_resamples() -> None:
         by_order.append(torch.stack([part.sum(dim=(1, 2)).mean(dim=0) for part in parts]))
     assert split.disputed.sum() == 2
     for name, values in found.items():
-        assert ends_of(getattr(intervals, name)) == pytest.approx(by_hand(torch.stack(values), 12)), name
+        assert ends_of(getattr(intervals, name)) == pytest.approx(interval_by_hand(torch.stack(values), 12)), name
     for kind, name in enumerate(("generalizable", "non_generalizable", "non_salient")):
         for order in range(4):
-            expected = by_hand(torch.stack([strength[kind, order] for strength in by_order]), 12)
+            expected = interval_by_hand(torch.stack([strength[kind, order] for strength in by_order]), 12)
             assert getattr(intervals.by_order, name)[1:, order].tolist() == pytest.approx(expected)
 
 
@@ -177,7 +157,7 @@ def test_intervals_of_the_gaps_are_those_of_a_loop_over_resamples() -> None:
     summary = summary_of(training, held_out)
     estimates = (summary.loss_gap, summary.remaining_gap, summary.excess_gap)
     for estimate, values in zip(estimates, (*gaps, gaps[0] - gaps[1]), strict=True):
-        assert ends_of(estimate) == pytest.approx(by_hand(values, 6))
+        assert ends_of(estimate) == pytest.approx(interval_by_hand(values, 6))
 
 
 def test_the_excess_gap_of_constant_excess_losses_is_known_for_sure() -> None:

@@ -39,6 +39,7 @@ from tests.helpers.models import (
     PlainTabularClassifier,
     StreamedDataset,
     TabularClassifier,
+    TwoOptimizers,
     image_data,
     tabular_data,
     tabular_loader,
@@ -895,20 +896,6 @@ def test_tensorboard_has_measurements_and_what_the_module_logs_at_the_same_step(
 
 @pytest.mark.slow
 def test_figures_stand_at_the_step_of_the_scalars_also_with_two_optimizers(tmp_path: Path) -> None:
-    class TwoOptimizers(PlainTabularClassifier):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch: Any, _batch_index: int) -> None:
-            for optimizer in self.optimizers():
-                optimizer.zero_grad()
-                self.manual_backward(self.loss(batch))
-                optimizer.step()
-
-        def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-            return [torch.optim.SGD(self.network[layer].parameters(), lr=0.1) for layer in (0, 2)]
-
     logger = TensorBoardLogger(tmp_path)
     monitor = few(figures=EveryNEpochs(), held_out=tabular_data(5, seed=1).tensors)
     fit(tmp_path, monitor, model=TwoOptimizers(), val=None, logger=logger)

@@ -15,7 +15,7 @@ from lightning_interactions.callbacks import PhaseStoppingReason
 from lightning_interactions.records import History, TimePoint
 from tests.callbacks.runs import TINY_SET_UP, Scripted, assert_same_history, quiet_trainer, script_phases
 from tests.callbacks.runs import fewest as few
-from tests.helpers.models import PlainTabularClassifier, TabularClassifier, tabular_loader
+from tests.helpers.models import PlainTabularClassifier, TabularClassifier, UncountedSteps, tabular_loader
 
 pytestmark = [
     *TINY_SET_UP,
@@ -515,21 +515,8 @@ def test_the_files_of_any_monitor_have_plain_names(monitor: str) -> None:
     assert stopping.state_dict()["kept"] == names
 
 
-class Raw(TabularClassifier):
-    """Steps its optimizer past the Trainer, which counts no steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def training_step(self, batch: Any, _batch_index: int) -> None:
-        self.optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        self.optimizer.step()
-
-    def configure_optimizers(self) -> None:
-        return None
+class Raw(UncountedSteps, TabularClassifier):
+    pass
 
 
 @pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")

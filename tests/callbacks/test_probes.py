@@ -497,5 +497,5 @@ def test_a_monitor_measures_the_loader_that_is_held_out(tmp_path: Path) -> None:
     monitor = few()
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1)
     trainer.fit(Several(), train, [DataLoader(train.dataset, 8), tabular_loader(12, seed=1)])
-    assert monitor._keeper.dataloader_idx == 1
+    assert monitor._preparation.keeper.dataloader_idx == 1
     assert monitor.history.measurements[0].held_out is not None

@@ -26,10 +26,11 @@ from tests.callbacks.runs import (
     script_phases,
 )
 from tests.helpers.models import (
+    DeterministicClassifier,
     GloballyAugmentedDataset,
-    PlainTabularClassifier,
     StreamedDataset,
     TabularClassifier,
+    UncountedSteps,
     tabular_data,
     tabular_loader,
 )
@@ -45,17 +46,10 @@ pytestmark = [
 TOLERANCE = 1e-6
 
 
-class Deterministic(PlainTabularClassifier):
-    """No dropout, so that a resumed run, which cannot know the random state, trains as an unbroken one."""
-
-    def validation_step(self, batch: Any, _batch_index: int) -> torch.Tensor:
-        return self.loss(batch)
-
-
 def seeded() -> LightningModule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Deterministic()
+        return DeterministicClassifier()
 
 
 def fit(
@@ -109,7 +103,7 @@ def test_a_resumed_run_has_the_history_of_an_unbroken_one(
         resumed,
         *savers[1],
         resume=tmp_path / "last.ckpt",
-        model=Deterministic(),
+        model=DeterministicClassifier(),
         enable_checkpointing=bool(savers[1]),
     )
     assert trainer.current_epoch == 4
@@ -129,7 +123,7 @@ def test_a_run_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_history
     with pytest.raises(ConnectionError, match="power cut"):
         fit(tmp_path, 4, first, PullsThePlug())
     assert first.history.epochs == [0, 1, 2]
-    fit(tmp_path, 4, resumed, resume=tmp_path / "mid-epoch.ckpt", model=Deterministic())
+    fit(tmp_path, 4, resumed, resume=tmp_path / "mid-epoch.ckpt", model=DeterministicClassifier())
     assert resumed.history.epochs == [0, 1, 2, 3, 4]
     for measurement, expected in zip(first.history.measurements, resumed.history.measurements[:3], strict=True):
         assert torch.equal(measurement.training.full_score, expected.training.full_score)
@@ -170,7 +164,7 @@ def test_large_probes_are_saved_by_their_index(
     state = first.state_dict()
     assert state["probes"] == {"training": None, "held_out": None}
     assert [len(state["read_again"][split]["fingerprints"]) for split in ("training", "held_out")] == [6, 4]
-    fit(tmp_path, 4, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    fit(tmp_path, 4, resumed, resume=tmp_path / "saved.ckpt", model=DeterministicClassifier())
     assert_same_history(resumed.history, unbroken["parameter noise"], TOLERANCE)
     assert resumed.state_dict()["read_again"] == state["read_again"]
     with pytest.warns(UserWarning, match="start anew"):
@@ -202,7 +196,7 @@ def test_a_resumed_run_on_streamed_data_has_the_history_of_an_unbroken_one(tmp_p
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
 
-class Scaling(Deterministic):
+class Scaling(DeterministicClassifier):
     """Transfers batches in its own way, as augmentation and normalisation on the device do."""
 
     def on_after_batch_transfer(self, batch: Any, _loader_index: int) -> Any:
@@ -267,7 +261,7 @@ def test_a_state_with_more_fields_is_gone_on_with(tmp_path: Path) -> None:
     for record in records_of(checkpoint["callbacks"][first.state_key]).values():
         record["surplus"] = torch.ones(2)
     torch.save(checkpoint, tmp_path / "saved.ckpt")
-    fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    fit(tmp_path, 3, resumed, resume=tmp_path / "saved.ckpt", model=DeterministicClassifier())
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
 
@@ -279,26 +273,13 @@ def test_a_run_that_is_limited_by_steps_alone_is_gone_on_with(tmp_path: Path) ->
     options: dict[str, Any] = {"enable_checkpointing": True}
     fit(tmp_path, -1, first, savers[0], max_steps=6, **options)
     last = tmp_path / "last.ckpt"
-    fit(tmp_path, -1, resumed, savers[1], resume=last, model=Deterministic(), max_steps=12, **options)
+    fit(tmp_path, -1, resumed, savers[1], resume=last, model=DeterministicClassifier(), max_steps=12, **options)
     assert resumed.history.steps == unbroken.history.steps == [0, 3, 6, 9, 12]
     assert_same_history(resumed.history, unbroken.history, TOLERANCE)
 
 
-class Raw(Deterministic):
-    """Steps its optimizer past the Trainer, whose global step stays 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def training_step(self, batch: Any, _batch_index: int) -> None:
-        self.optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        self.optimizer.step()
-
-    def configure_optimizers(self) -> None:
-        return None
+class Raw(UncountedSteps, DeterministicClassifier):
+    pass
 
 
 def raw() -> Raw:
@@ -375,7 +356,7 @@ def test_the_same_monitor_goes_on_where_its_run_is_resumed_with_another_instance
     monitor, unbroken = few(), few()
     fit(tmp_path, 2, unbroken)
     fit(tmp_path, 1, monitor).save_checkpoint(tmp_path / "saved.ckpt")
-    fit(tmp_path, 2, monitor, resume=tmp_path / "saved.ckpt", model=Deterministic())
+    fit(tmp_path, 2, monitor, resume=tmp_path / "saved.ckpt", model=DeterministicClassifier())
     assert_same_history(monitor.history, unbroken.history, TOLERANCE)
 
 

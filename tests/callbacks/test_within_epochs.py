@@ -26,7 +26,14 @@ from tests.callbacks.runs import (
     quiet_trainer,
     script_phases,
 )
-from tests.helpers.models import PlainTabularClassifier, StreamedDataset, TabularClassifier, tabular_data, tabular_loader
+from tests.helpers.models import (
+    DeterministicClassifier,
+    StreamedDataset,
+    TabularClassifier,
+    TwoOptimizers,
+    tabular_data,
+    tabular_loader,
+)
 
 pytestmark = [
     *TINY_SET_UP,
@@ -152,29 +159,13 @@ def test_a_measurement_sees_the_weights_after_its_step(tmp_path: Path) -> None:
         torch.testing.assert_close(measurement.training.full_score, expected, rtol=1e-5, atol=1e-5)
 
 
-class TwoOptimizers(PlainTabularClassifier):
-    """Steps both optimizers in every batch, and so counts two global steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, _batch_index: int) -> None:
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.step()
-
-    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
-        return self.loss(batch)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [torch.optim.SGD(self.network[layer].parameters(), lr=0.1) for layer in (0, 2)]
+class ValidatedTwo(TwoOptimizers, DeterministicClassifier):
+    pass
 
 
 def test_steps_of_several_optimizers_are_all_counted_and_measured_after_their_batch(tmp_path: Path) -> None:
     logger, monitor = RecordingLogger(), few(EveryNSteps(3))
-    fit(tmp_path, monitor, model=TwoOptimizers(), logger=logger)
+    fit(tmp_path, monitor, model=ValidatedTwo(), logger=logger)
     assert moments(monitor) == [(0, 0), (0, 4), (0, 6), (0, 10), (0, 12), (0, 16), (0, 18)]
     # Loggers count batches.
     assert [step for step, _ in logger.calls] == [0, 1, 2, 4, 5, 7, 8]
@@ -334,16 +325,13 @@ def test_a_stop_waits_for_the_trainers_least_training(
 # Resuming
 
 
-class Deterministic(PlainTabularClassifier):
-    """Nothing random, so that a resumed run, which cannot know the random state, trains as an unbroken one."""
+class Deterministic(DeterministicClassifier):
+    """Begins with the same weights wherever it is made."""
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             super().__init__()
-
-    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
-        return self.loss(batch)
 
 
 class OneBatch(DataLoader[Any]):

@@ -9,25 +9,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from lightning_interactions.functional.bootstrap import bootstrap_intervals
-
-
-def random_columns(num_columns: int, num_inputs: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    return torch.randn(num_columns, num_inputs, generator=generator, dtype=torch.float64).exp()
-
-
-def by_hand(values: Tensor, num_inputs: int) -> tuple[float, float]:
-    """Percentiles of the values of a statistic in all resamples, as far out as Student's t wants them."""
-    quantile = stats.t.ppf(0.975, num_inputs - 1) * math.sqrt(num_inputs / (num_inputs - 1))
-    tail = stats.norm.cdf(-quantile)
-    low, high = np.quantile(values.numpy(), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def drawn_rows(num_resamples: int, *sizes: int) -> list[Tensor]:
-    """The resamples of each sample, drawn as SciPy draws them: ``[resamples, inputs]`` row numbers."""
-    random = np.random.default_rng(0)
-    return [torch.from_numpy(random.integers(0, size, (num_resamples, size))) for size in sizes]
+from tests.helpers.resamples import drawn_rows, interval_by_hand, random_columns
 
 
 @pytest.mark.parametrize("num_inputs", [2, 7, 32])
@@ -37,7 +19,7 @@ def test_intervals_of_a_ratio_are_those_of_a_loop_over_resamples(num_inputs: int
     ratios = torch.stack([columns[0, own].sum() / columns[1, own].sum() for own in rows])
     ends = bootstrap_intervals(lambda means: means[:1] / means[1:], columns)
     assert ends.shape == (2, 1)
-    assert ends[:, 0].tolist() == pytest.approx(by_hand(ratios, num_inputs), rel=1e-9)
+    assert ends[:, 0].tolist() == pytest.approx(interval_by_hand(ratios, num_inputs), rel=1e-9)
 
 
 def test_samples_of_different_sizes_are_resampled_independently() -> None:
@@ -46,7 +28,7 @@ def test_samples_of_different_sizes_are_resampled_independently() -> None:
     differences = second[0, rows[1]].mean(dim=1) - first[0, rows[0]].mean(dim=1)
     ends = bootstrap_intervals(lambda one, other: other - one, first, second)
     # The smaller of the samples decides how far out the percentiles are.
-    assert ends[:, 0].tolist() == pytest.approx(by_hand(differences, 5), rel=1e-9)
+    assert ends[:, 0].tolist() == pytest.approx(interval_by_hand(differences, 5), rel=1e-9)
 
 
 def test_several_statistics_have_the_intervals_that_each_has_alone() -> None:

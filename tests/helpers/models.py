@@ -55,6 +55,13 @@ class PlainTabularClassifier(Classifier):
         self.save_hyperparameters()
 
 
+class DeterministicClassifier(PlainTabularClassifier):
+    """The same with a validation step: a resumed run, which cannot know the random state, trains as an unbroken one."""
+
+    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
+        return self.loss(batch)
+
+
 class UnvalidatedClassifier(Classifier):
     """Dropout and batch norm, whose random state and buffers a measurement must not touch; no validation."""
 
@@ -71,6 +78,40 @@ class TabularClassifier(UnvalidatedClassifier):
 
     def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
         return self.loss(batch)
+
+
+class UncountedSteps(Classifier):
+    """Steps its optimizer past the Trainer, whose global step stays 0; to be mixed into a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[call-arg] # of the classifier
+        self.automatic_optimization = False
+        self.optimizer = torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+
+    def training_step(self, batch: Any, _batch_index: int) -> None:
+        self.optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizer.step()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+class TwoOptimizers(PlainTabularClassifier):
+    """Steps both optimizers in every batch, and so counts two global steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, _batch_index: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.network[layer].parameters(), lr=self.learning_rate) for layer in (0, 2)]
 
 
 class ImageClassifier(Classifier):

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_interactions.measuring.cost import MeasuringCost, duration
+from lightning_interactions.measuring.cost import Expense, MeasuringCost, duration
 
 
 def test_nothing_is_made_up_that_is_not_known() -> None:
@@ -32,6 +32,21 @@ def test_the_text_has_what_is_known(cost: MeasuringCost, numbers: list[str]) -> 
     said = str(cost) if cost.seconds is None else f"{cost}; {cost.timing}"
     assert all(number in said for number in numbers)
     assert ("%" in said) == (cost.part_of_training is not None)
+
+
+def test_the_account_of_a_fit() -> None:
+    expense = Expense()
+    assert expense.part == 0
+    expense.begin()
+    assert expense.part == 0
+    assert expense.measured(2.0) is None  # Nothing was planned.
+    expense.planned = MeasuringCost(512, 10)
+    assert expense.measured(3.0) == MeasuringCost(512, 10, seconds=3.0)
+    assert expense.measured(1.0) is None
+    assert (expense.seconds, expense.planned) == (6.0, MeasuringCost(512, 10, seconds=3.0))
+    assert expense.part > 0
+    expense.begin()
+    assert (expense.seconds, expense.planned, expense.part) == (0, None, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, random_split
 
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.records import Rows, fingerprints
 from lightning_interactions.references import ReferenceTraining, fit_reference_models
-from tests.helpers.models import PlainTabularClassifier, tabular_data
+from tests.helpers.models import Classifier, PlainTabularClassifier, tabular_data
 
 DATA = tabular_data(60, seed=2)
 TRAINING = {field.name for field in fields(ReferenceTraining)}
@@ -55,6 +55,23 @@ def assert_same(one: ReferenceModels, other: ReferenceModels) -> None:
         weights = expected.state_dict()
         assert model.state_dict().keys() == weights.keys()
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+class MadeInSetup(Classifier):
+    """Makes its layers in ``setup``.
+
+    Args:
+        width: Of the hidden layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Identity())
+        self.width = width
+        self.save_hyperparameters()
+
+    def setup(self, stage: str) -> None:
+        if isinstance(self.network, nn.Identity):
+            self.network = nn.Sequential(nn.Linear(4, self.width), nn.Tanh(), nn.Linear(self.width, 3))
 
 
 class Tables(LightningDataModule):

@@ -17,7 +17,6 @@ from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.game.tasks import Classification
 from lightning_interactions.references import ReferenceTraining, fit_reference_models
 from tests.helpers.models import (
-    Classifier,
     DictDataset,
     PlainTabularClassifier,
     TabularClassifier,
@@ -25,7 +24,7 @@ from tests.helpers.models import (
     tabular_loader,
 )
 from tests.helpers.trainers import TINY_SET_UP
-from tests.references.fits import DATA, assert_same, fit, prints, shuffled
+from tests.references.fits import DATA, MadeInSetup, assert_same, fit, prints, shuffled
 
 pytestmark = TINY_SET_UP
 
@@ -128,16 +127,6 @@ def test_a_factory_that_makes_nothing_new_is_refused(which: str) -> None:
 
 
 def test_layers_may_be_made_in_setup() -> None:
-    class MadeInSetup(Classifier):
-        def __init__(self, width: int) -> None:
-            super().__init__(nn.Identity())
-            self.width = width
-            self.save_hyperparameters()
-
-        def setup(self, stage: str) -> None:
-            if isinstance(self.network, nn.Identity):
-                self.network = nn.Sequential(nn.Linear(4, self.width), nn.Tanh(), nn.Linear(self.width, 3))
-
     model = MadeInSetup(5)
     references = fit(model)
     assert isinstance(model.network, nn.Identity)

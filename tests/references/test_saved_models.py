@@ -11,14 +11,13 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
-from torch import nn
 
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.game.tasks import Classification
 from lightning_interactions.references.watching import SeenInputs
-from tests.helpers.models import Classifier, PlainTabularClassifier, UnvalidatedClassifier, tabular_loader
+from tests.helpers.models import PlainTabularClassifier, UnvalidatedClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP
-from tests.references.fits import assert_same, fit, shuffled
+from tests.references.fits import MadeInSetup, assert_same, fit, shuffled
 
 pytestmark = TINY_SET_UP
 
@@ -71,16 +70,6 @@ def test_models_come_back_bit_by_bit(path: Path, trainings: Trainings, options: 
 
 
 def test_layers_made_in_setup_come_back(path: Path, trainings: Trainings) -> None:
-    class MadeInSetup(Classifier):
-        def __init__(self, width: int) -> None:
-            super().__init__(nn.Identity())
-            self.width = width
-            self.save_hyperparameters()
-
-        def setup(self, stage: str) -> None:
-            if isinstance(self.network, nn.Identity):
-                self.network = nn.Sequential(nn.Linear(4, self.width), nn.Tanh(), nn.Linear(self.width, 3))
-
     first, again = (fit_three(path, MadeInSetup(5)) for _ in range(2))
     assert trainings.begun == 3
     assert_same(first, again)

@@ -28,8 +28,8 @@ from lightning_interactions.references.watching import KeepBestWeights
 from tests.callbacks.runs import assert_same_history, few
 from tests.helpers.models import (
     Classifier,
+    DeterministicClassifier,
     GloballyAugmentedDataset,
-    PlainTabularClassifier,
     StreamedDataset,
     TabularClassifier,
     tabular_data,
@@ -57,13 +57,6 @@ def fit(
         made, loader() if train is None else train, tabular_loader(16, seed=1) if val is None else val, ckpt_path=resume
     )
     return trainer
-
-
-class Deterministic(PlainTabularClassifier):
-    """No dropout, so that a resumed run trains as an unbroken one."""
-
-    def validation_step(self, batch: Any, _batch_index: int) -> Tensor:
-        return self.loss(batch)
 
 
 class Notes(Callback):
@@ -136,7 +129,7 @@ def test_where_there_can_be_no_twins_noise_takes_their_place_and_says_why(tmp_pa
 
 
 def test_a_module_whose_twins_fail_keeps_its_run(tmp_path: Path) -> None:
-    class NeedsRun(Deterministic):
+    class NeedsRun(DeterministicClassifier):
         def on_train_start(self) -> None:
             if self.trainer.accumulate_grad_batches != self.trainer.max_epochs:
                 raise KeyError("the run's own settings")
@@ -161,10 +154,10 @@ def test_probes_of_augmented_data_are_known_by_their_index(tmp_path: Path) -> No
     twins = Twins()
     monitor = few(evidence=twins, training=20, held_out=4)
     fit(tmp_path, monitor, train=loader(GloballyAugmentedDataset(DATA)))
-    prints = monitor._keeper.probes["training"].fingerprints
-    indices = monitor._keeper.indices
+    prints = monitor._preparation.keeper.probes["training"].fingerprints
+    indices = monitor._preparation.keeper.indices
     assert set(indices) == set(prints)
-    (inputs,) = [group.inputs.leaves["0"] for group in monitor._keeper.probes["training"].groups]
+    (inputs,) = [group.inputs.leaves["0"] for group in monitor._preparation.keeper.probes["training"].groups]
     originals = DATA.tensors[0][[indices[one] for one in prints]]
     # Noise moves an input a little; another one is further away.
     nearest = torch.cdist(inputs, DATA.tensors[0]).argmin(dim=1)
@@ -321,7 +314,7 @@ def test_measurements_are_early_while_models_of_less_of_the_runs_data_learn(
 def test_a_resumed_run_needs_no_other_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = ReferenceTraining(max_epochs=2, patience=None)
     unbroken, first, resumed = (few(evidence=Twins(training)) for _ in range(3))
-    model = Deterministic
+    model = DeterministicClassifier
     train = tabular_loader(80, seed=2)
     fit(tmp_path, unbroken, model=model, train=train, max_epochs=4)
     fit(tmp_path, first, model=model, train=train, max_epochs=2).save_checkpoint(tmp_path / "last.ckpt")

@@ -164,7 +164,9 @@ def check_numbers(case: Case, monitor: InteractionMonitor) -> None:
     """Compare the last measurement with the oracle on the same rows."""
     module = case.module.eval()
     measured = monitor.history.measurements[-1]
-    trees = {split: [group.inputs.tree for group in probes.groups] for split, probes in monitor._keeper.probes.items()}
+    trees = {
+        split: [group.inputs.tree for group in probes.groups] for split, probes in monitor._preparation.keeper.probes.items()
+    }
     assert trees.keys() == measured.splits.keys()
     for split, found in measured.splits.items():
         with torch.no_grad():

@@ -18,7 +18,7 @@ from lightning_interactions.game.steps.terms import LossTerm, weighs_rows
 from lightning_interactions.game.tasks import MultiLabel
 from lightning_interactions.records import Rows
 
-__all__ = ["STEPS", "FirstBatchError", "find_reading", "is_concatenation"]
+__all__ = ["STEPS", "FirstBatchError", "find_reading", "is_about_dtypes", "is_concatenation"]
 
 STEPS = ("validation_step", "training_step")
 
@@ -42,6 +42,11 @@ MOST_LISTED = 8
 
 class FirstBatchError(ValueError):
     """A module whose weights are set by the first batch that passes, and none has passed."""
+
+
+def is_about_dtypes(error: BaseException) -> bool:
+    """Whether an error is one of torch about dtypes that do not go together."""
+    return ABOUT_DTYPES.search(str(error)) is not None
 
 
 def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mapping[str, Any] | None) -> Reading:
@@ -283,7 +288,7 @@ def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
         return fails_alone(alone)
     parts = [f"{choice.step} with {', '.join(choice.reasons)}{choice.failed()}" for choice in tried]
     got = "; ".join(parts) or f"{type(model).__name__}, which has no validation_step or training_step"
-    if any(choice.run.error is not None and ABOUT_DTYPES.search(str(choice.run.error)) for choice in tried):
+    if any(choice.run.error is not None and is_about_dtypes(choice.run.error) for choice in tried):
         return ValueError(
             f"OwnStep: expected a step that runs in the dtype of its weights, got {got}; pass "
             "Extraction(trainer_precision=True), with which it runs under the precision of the Trainer"
