@@ -308,7 +308,7 @@ class InteractionMonitor(Callback):
             raise ValueError("InteractionMonitor: expected at least one measurement, got none; train with this monitor first")
         return explain_second_phase(self.history, self.final_interactions)
 
-    def label_issues(self, model: LightningModule, inputs: Any, targets: Any) -> LabelIssues:
+    def label_issues(self, model: LightningModule, inputs: Any, targets: Any = None) -> LabelIssues:
         """Find out which labels a module had to memorise.
 
         Wrong labels rank high: at the onset of phase 3 about as high as by the plain loss; the mean loss of held-out reference
@@ -316,8 +316,9 @@ class InteractionMonitor(Callback):
 
         Args:
             model: The monitored module, during or after its training; measured by this process alone.
-            inputs: Training inputs as the model takes them, a tree of tensors ``[inputs, ...]``.
-            targets: The targets that it was trained with.
+            inputs: A batch of training data as the loader gives it; or inputs as the model takes them, a tree of tensors
+                ``[inputs, ...]``.
+            targets: The targets that it was trained with, beside such inputs; ``None`` beside a batch.
 
         Returns:
             The loss of each input with and without what does not generalize, in the order of ``inputs``; NaN, and ranked last,

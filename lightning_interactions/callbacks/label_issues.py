@@ -11,37 +11,34 @@ from lightning_interactions.callbacks.precision import dtypes_named, forward_con
 from lightning_interactions.callbacks.preparation import Preparation
 from lightning_interactions.callbacks.probes import moved
 from lightning_interactions.evidence import InputAgreement
-from lightning_interactions.game.steps import IgnoredError
 from lightning_interactions.measuring.meter import HELD_OUT
-from lightning_interactions.records import LabelIssues, Probes
+from lightning_interactions.records import LabelIssues
 from lightning_interactions.references.internals import classes
 
 __all__ = ["label_issues_of"]
 
 
-def label_issues_of(preparation: Preparation, model: LightningModule, inputs: Any, targets: Any) -> LabelIssues:
+def label_issues_of(preparation: Preparation, model: LightningModule, inputs: Any, targets: Any = None) -> LabelIssues:
     """Judge the labels of inputs; see :meth:`~lightning_interactions.InteractionMonitor.label_issues`.
 
     Args:
         preparation: That of the run; its players, baseline values and evidence are used, by this process alone.
         model: The monitored module.
-        inputs: A tree of tensors ``[inputs, ...]``.
-        targets: The targets that it was trained with.
+        inputs: A tree of tensors ``[inputs, ...]``, or a whole batch.
+        targets: The targets that it was trained with; ``None`` beside a whole batch.
 
     Raises:
         ValueError: If there was no run, there is no input, or inputs or targets do not fit.
     """
     if preparation.meter.baseline_values is None:
         raise ValueError("InteractionMonitor: expected a run that this monitor has watched, got none; train with it first")
-    numbers = torch.full((len(fields(LabelIssues)), len(Probes.of((inputs, targets)))), torch.nan, dtype=torch.float64)
-    if not numbers.numel():
-        raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
     trainer = model._trainer if isinstance(model._trainer, classes("Trainer")) else None
     with preparation.shadow(trainer, model) as shadow, forward_context(trainer, preparation.settings.extraction)():
-        try:
-            asked, places = preparation.settings.task.given(shadow, *(moved(tree, model.device) for tree in (inputs, targets)))
-        except IgnoredError:  # No target counts, so there is no label to judge.
-            return LabelIssues(*numbers)
+        handed_in = (moved(tree, model.device) for tree in (inputs, targets))
+        asked, places, number = preparation.settings.task.given(shadow, *handed_in)
+    if not number:
+        raise ValueError("InteractionMonitor: expected at least one input to find label issues in, got none")
+    numbers = torch.full((len(fields(LabelIssues)), number), torch.nan, dtype=torch.float64)
     refused = preparation.evidence.refused
     rows = torch.tensor([fingerprint not in refused for fingerprint in asked.fingerprints])
     if not bool(rows.any()):

@@ -22,6 +22,9 @@ NAMES_OF_SPLITS = {TRAINING: "training", HELD_OUT: "held-out"}
 MUCH_OVERHEAD = 0.1
 """Part of the wall time above which it is named."""
 
+FEWEST_PLANNED = 10
+"""With fewer measurements phases are hardly found, so that none are proposed."""
+
 
 class Notices:
     """Says what there is to say of each measurement of a run: each kind of note, and each split that is left out, once."""
@@ -126,7 +129,9 @@ def say_if_long(expense: Expense) -> None:
     """
     part = expense.part
     if part > MUCH_OVERHEAD:
+        half = expense.number // 2
+        less = f"schedule=schedules.Planned(measurements={half}) measures half as often, " if half >= FEWEST_PLANNED else ""
         rank_zero_info(
-            f"InteractionMonitor: measuring took {duration(expense.seconds)}, {part:.0%} of the training's wall time; "
-            "schedule=schedules.Planned(measurements=20) measures half as often, fewer probes or players make each cheaper"
+            f"InteractionMonitor: evidence and measurements took {duration(expense.seconds)}, {part:.0%} of this fit's time; "
+            f"{less}fewer probes or players make each cheaper"
         )

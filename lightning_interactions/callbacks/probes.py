@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_interactions.callbacks.saved_probes import SAVED_WHOLE, OtherProbesError, ReadAgain, bytes_of
 from lightning_interactions.callbacks.sources import Samples, Source, copied, training_source, validation_source
-from lightning_interactions.game.steps import OwnStep, disagreement
+from lightning_interactions.game.steps import IgnoredError, OwnStep, disagreement
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import preserve_random_state
 from lightning_interactions.measuring.loading import CannotLoadError, batch_size_of, row_axis, rows_of_batches
@@ -145,7 +145,12 @@ class ProbeKeeper:
                     self._take_up(split, saved)
                 elif given is not None:
                     with self.forward_context():
-                        probes, _ = self.task.given(model, *(moved(tree, device) for tree in given))
+                        probes, _, _ = self.task.given(model, *(moved(tree, device) for tree in given))
+                    if not len(probes):
+                        raise IgnoredError(
+                            f"probes: expected {split} probes with targets that count, got only ignored ones; look at "
+                            "ignore_index and the labels"
+                        )
                     limit = FAST_DEV_RUN_PROBES if trainer.fast_dev_run else len(probes)
                     self._take_up(split, probes.select(range(min(limit, len(probes)))))
                 elif split in sources:

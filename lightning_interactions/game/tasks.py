@@ -154,14 +154,19 @@ class Task(ABC):
         """Find the inputs of a batch, as :meth:`read` does, without running a model."""
         return Rows.of(self.unpack(batch)[0])
 
-    def given(self, model: nn.Module, inputs: Any, targets: Any) -> tuple[Probes, Int[Tensor, " probes"]]:
-        """Take inputs and targets that are handed in, as the model takes them, on its device.
+    def given(self, model: nn.Module, inputs: Any, targets: Any = None) -> tuple[Probes, Int[Tensor, " probes"], int]:
+        """Take rows that are handed in, on the model's device.
+
+        Args:
+            model: The model, in evaluation mode.
+            inputs: Inputs as the model takes them; a whole batch of the loader if there are no targets beside it.
+            targets: Their targets.
 
         Returns:
-            Probes, and which of the rows each of them is: the task may group rows and leave some out.
+            Probes, which of the rows each of them is, and the number of rows: the task may group rows and leave some out.
         """
-        probes = Probes.of((inputs, targets))
-        return probes, torch.arange(len(probes))
+        probes = Probes.of(self.unpack(inputs) if targets is None else (inputs, targets))
+        return probes, torch.arange(len(probes)), len(probes)
 
     def scores(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """Run the model and score its outputs, ``[rows]`` in float32 or wider."""

@@ -3,9 +3,10 @@
 import time
 from dataclasses import dataclass, replace
 
-from lightning_interactions.measuring.schedule import FORWARDS_OF_SAMPLE
-
 __all__ = ["Expense", "MeasuringCost", "duration"]
+
+TIMED = 2
+"""Which measurement of a fit is taken for what the others cost."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class MeasuringCost:
     Attributes:
         forwards: Forwards of one measurement at most: equal masked versions of an input are evaluated once.
         measurements: How many there will be in the whole fit; ``None`` if that is not known.
-        training_forwards: What the training costs in forwards, where a sample counts as three; ``None`` if not known.
+        training_forwards: What the training costs in forwards, where a step on a sample counts as three; ``None`` if not known.
         seconds: Seconds of one measurement; ``None`` before the first.
     """
 
@@ -49,7 +50,7 @@ class MeasuringCost:
             return f"measurements of {self.forwards:,} forwards each"
         said = f"{self.measurements} measurements of {self.forwards:,} forwards each"
         if self.part_of_training is not None:
-            said += f": {_part(self.part_of_training)} the training's forwards, a sample counted as {FORWARDS_OF_SAMPLE}"
+            said += f", all together {_part(self.part_of_training)} what the training costs"
         return said
 
     @property
@@ -66,15 +67,17 @@ class Expense:
     Attributes:
         planned: The cost of all measurements; ``None`` while that is not known.
         seconds: Spent on evidence and measurements so far.
+        number: How many measurements there were.
     """
 
     def __init__(self) -> None:
         self.planned: MeasuringCost | None = None
         self.seconds = self._began = 0.0
+        self.number = 0
 
     def begin(self) -> None:
         """Begin a fit, now."""
-        self.planned, self.seconds, self._began = None, 0.0, time.perf_counter()
+        self.planned, self.seconds, self._began, self.number = None, 0.0, time.perf_counter(), 0
 
     @property
     def part(self) -> float:
@@ -82,9 +85,13 @@ class Expense:
         return self.seconds / (time.perf_counter() - self._began) if self.seconds else 0.0
 
     def measured(self, seconds: float) -> MeasuringCost | None:
-        """Note a measurement that took so long; return what all of them cost in seconds, where it is the first to be timed."""
+        """Note a measurement that took so long; return what all of them cost in seconds, at the second one.
+
+        The first one takes longer: probes are drawn and made ready, and evidence is asked about them.
+        """
         self.seconds += seconds
-        if self.planned is None or self.planned.seconds is not None:
+        self.number += 1
+        if self.planned is None or self.number != TIMED:
             return None
         self.planned = self.planned.timed(seconds)
         return self.planned

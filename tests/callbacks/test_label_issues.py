@@ -7,11 +7,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.evidence import InputAgreement, ReferenceModels
 from lightning_interactions.records import LabelIssues, SplitMeasurement
+from lightning_interactions.tasks import Classification, Task
 from tests.callbacks.runs import TINY_SET_UP, SinglePlayers, few, other_references, prints_of_pairs, quiet_trainer
 from tests.helpers.models import TabularClassifier, tabular_data, tabular_loader
 
@@ -213,6 +215,47 @@ def test_each_row_gets_its_own_numbers_whatever_is_ignored_in_the_others(tmp_pat
     judged = found.explained_loss[found.ranking][: int((weights > 0).sum())]
     assert bool((judged.diff() <= 0).all())
     assert (weights[order][found.ranking] == 0).tolist() == sorted((weights == 0).tolist())
+
+
+class OfDicts(LightningModule):
+    """Takes dict batches in which other things lie as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Linear(4, 3)
+
+    def training_step(self, batch: dict[str, Any]) -> Tensor:
+        return cross_entropy(self.layers(batch["features"]), batch["label"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_batch_as_the_loader_gives_it_is_asked_about(tmp_path: Path) -> None:
+    inputs, labels = of_classes(12, 0)
+    samples = [
+        {"name": f"row {row}", "index": row, "features": inputs[row], "label": max(int(labels[row]), 0)} for row in range(12)
+    ]
+    model, monitor = OfDicts(), few(training=6, held_out=0)
+    loader = DataLoader(samples, batch_size=6)  # type: ignore[arg-type]
+    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model, loader)
+    batch = next(iter(loader))
+    found = monitor.label_issues(model, batch)
+    assert found.loss.shape == (6,)
+    expected = cross_entropy(model.layers(batch["features"]), batch["label"], reduction="none").detach()
+    judged = found.loss.isfinite()
+    assert bool(judged.any())
+    torch.testing.assert_close(found.loss[judged], expected[judged].double(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [None, Classification()])
+def test_a_batch_and_its_two_parts_give_the_same(tmp_path: Path, task: Task | None) -> None:
+    model, monitor = TabularClassifier(), few(task=task, held_out=5)
+    quiet_trainer(tmp_path, callbacks=[monitor], max_epochs=1).fit(model, tabular_loader(24), tabular_loader(10, seed=1))
+    inputs, targets = tabular_data(6, seed=5).tensors
+    parts, batch = monitor.label_issues(model, inputs, targets), monitor.label_issues(model, [inputs, targets])
+    assert len(parts.loss) == 6
+    torch.testing.assert_close(batch.explained_loss, parts.explained_loss, equal_nan=True)
 
 
 def test_where_no_target_counts_no_label_can_be_judged(tmp_path: Path) -> None:

@@ -39,14 +39,15 @@ def test_the_account_of_a_fit() -> None:
     assert expense.part == 0
     expense.begin()
     assert expense.part == 0
-    assert expense.measured(2.0) is None  # Nothing was planned.
     expense.planned = MeasuringCost(512, 10)
+    assert expense.measured(20.0) is None  # The first one is no measure of the others.
     assert expense.measured(3.0) == MeasuringCost(512, 10, seconds=3.0)
     assert expense.measured(1.0) is None
-    assert (expense.seconds, expense.planned) == (6.0, MeasuringCost(512, 10, seconds=3.0))
+    assert (expense.seconds, expense.number, expense.planned) == (24.0, 3, MeasuringCost(512, 10, seconds=3.0))
     assert expense.part > 0
     expense.begin()
-    assert (expense.seconds, expense.planned, expense.part) == (0, None, 0)
+    assert (expense.seconds, expense.number, expense.planned, expense.part) == (0, 0, None, 0)
+    assert (expense.measured(1.0), expense.measured(1.0)) == (None, None)  # Nothing was planned.
 
 
 @pytest.mark.parametrize(

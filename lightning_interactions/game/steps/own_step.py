@@ -97,16 +97,18 @@ class OwnStep(Task):
         }
         return Rows(batch, sizes.pop(), self._axes) if len(sizes) == 1 else Rows.of(batch)
 
-    def given(self, model: nn.Module, inputs: Any, targets: Any) -> tuple[Probes, Int[Tensor, " probes"]]:
-        """Take a batch ``(inputs, targets)`` that is handed in; see :class:`Task`.
-
-        Raises:
-            IgnoredError: If no target counts.
-        """
-        number, batch = len(Rows.of(targets)), (inputs, targets)
+    def given(self, model: nn.Module, inputs: Any, targets: Any = None) -> tuple[Probes, Int[Tensor, " probes"], int]:
+        """Take a batch, or one of ``(inputs, targets)``, that is handed in; see :class:`Task`."""
+        batch = inputs if targets is None else (inputs, targets)
         known = self.rows(batch)
-        parts = self._read(model, in_dtype_of(model, known if len(known) == number else Rows.of(batch, number)))
-        return Probes(tuple(group for group, _ in parts)), torch.cat([places for _, places in parts])
+        number = len(known) if targets is None else len(Probes.of((inputs, targets)))
+        rows = known if len(known) == number else Rows.of(batch, number)
+        try:
+            parts = self._read(model, in_dtype_of(model, rows)) if number else []
+        except IgnoredError:  # No target counts.
+            parts = []
+        places = [torch.empty(0, dtype=torch.long), *(own for _, own in parts)]
+        return Probes(tuple(group for group, _ in parts)), torch.cat(places), number
 
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         """Refuse: what the targets are is only known by running the step; see :meth:`read`."""
