@@ -9,7 +9,7 @@ from lightning_interactions.records import History
 from lightning_interactions.records.files import UnreadableError, load_safely
 from lightning_interactions.reporting import RunRecord
 
-__all__ = ["BadRunError", "read_run"]
+__all__ = ["BadRunError", "FailedError", "read_run"]
 
 ENDINGS = (".ckpt", ".pt", ".pth")
 """Of checkpoints and history files."""
@@ -20,6 +20,10 @@ STATE = {"version", "history", "final_interactions"}
 
 class BadRunError(ValueError):
     """What was given is no run that can be read."""
+
+
+class FailedError(Exception):
+    """Code of the user's that a command runs has failed."""
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunRecord:
