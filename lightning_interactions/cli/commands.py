@@ -12,7 +12,8 @@ from typing import Any
 from tabulate import tabulate
 
 from lightning_interactions.analysis import summarise
-from lightning_interactions.cli.runs import BadRunError, read_run
+from lightning_interactions.cli.errors import BadRunError
+from lightning_interactions.cli.runs import read_run
 from lightning_interactions.records import Estimate, Phase, TimePoint
 from lightning_interactions.reporting import (
     RunRecord,

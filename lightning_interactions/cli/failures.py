@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import lightning_interactions
-from lightning_interactions.cli.runs import BadRunError, FailedError
+from lightning_interactions.cli.errors import BadRunError, FailedError
 
 __all__ = ["in_words"]
 

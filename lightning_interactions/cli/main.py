@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from lightning_interactions.cli.runs import BadRunError, FailedError
+from lightning_interactions.cli.errors import BadRunError, FailedError
 
 __all__ = ["BAD_INPUT", "FAILED", "main"]
 

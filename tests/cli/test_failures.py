@@ -11,8 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_interactions import FeatureGroups
 from lightning_interactions.cli import main
+from lightning_interactions.cli.errors import BadRunError, FailedError
 from lightning_interactions.cli.failures import in_words
-from lightning_interactions.cli.runs import BadRunError, FailedError
 from tests.helpers.models import TabularClassifier, tabular_loader
 from tests.helpers.trainers import TINY_SET_UP, quiet_trainer
 
