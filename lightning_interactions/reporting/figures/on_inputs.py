@@ -192,7 +192,9 @@ def _thinned(values: Float[Tensor, " time"]) -> Int[Tensor, " points"]:
     if len(values) <= MOST_POINTS:
         return torch.arange(len(values))
     parts = torch.arange(len(values)).tensor_split(MOST_POINTS // 2)
-    return torch.stack([part[end(values[part])] for part in parts for end in (torch.argmin, torch.argmax)]).unique()
+    ends = [part[end(values[part])] for part in parts for end in (torch.argmin, torch.argmax)]
+    moments: Tensor = torch.stack(ends).unique()
+    return moments
 
 
 def _runs(inside: Bool[Tensor, " time"]) -> list[tuple[int, int]]:
