@@ -1,7 +1,6 @@
 """Fitting reference models to data that the monitored run never sees."""
 
 import math
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ class Fitted:
     """
 
     references: ReferenceModels
-    indices: "tuple[array[int], ...]"
+    indices: tuple[Sequence[int], ...]
     is_repeatable: bool
 
 
@@ -168,7 +167,7 @@ def fit_ensemble(
         return Fitted(references, tuple(_used(plan) for plan in plans), all(seen))
 
 
-def _used(plan: Plan) -> "array[int]":
+def _used(plan: Plan) -> Sequence[int]:
     """List the samples that a model is trained or stopped on."""
     parts = [plan.stopping] if plan.training is None else [plan.training, plan.stopping]
     return as_indices(np.concatenate(parts))
@@ -204,7 +203,7 @@ def _arguments(training: ReferenceTraining, plan: Plan, pool: Sequence[int] | No
     return {"limit_train_batches": limit, **arguments}
 
 
-def _pool(loader: Any, ensemble: Ensemble) -> "array[int] | None":
+def _pool(loader: Any, ensemble: Ensemble) -> Sequence[int] | None:
     """List the samples of the data; refuse data without indices where there are folds."""
     pool = sampler_pool(loader)
     if pool is None and ensemble.folds is not None:

@@ -1,7 +1,6 @@
 """Which reference model is trained on which part of the data."""
 
 import warnings
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,8 +30,8 @@ class Plan:
     """
 
     seed: int
-    training: "array[int] | None"
-    stopping: "array[int]"
+    training: Sequence[int] | None
+    stopping: Sequence[int]
 
 
 def make_plans(
@@ -64,7 +63,7 @@ def make_plans(
     return plans
 
 
-def _shares(pool: "array[int] | None", folds: int | None, seed: int) -> "Sequence[array[int] | None]":
+def _shares(pool: Sequence[int] | None, folds: int | None, seed: int) -> Sequence[Sequence[int] | None]:
     """List the data of each fold's models: all but that fold, or all if there are no folds."""
     if pool is None or folds is None:
         return [pool]
@@ -81,7 +80,7 @@ def _shares(pool: "array[int] | None", folds: int | None, seed: int) -> "Sequenc
     return shares
 
 
-def _can_stop(shares: "Sequence[array[int] | None]", knows_loss: bool) -> bool:
+def _can_stop(shares: Sequence[Sequence[int] | None], knows_loss: bool) -> bool:
     """Whether trainings can be stopped early; a warning says why not."""
     smallest = min(0 if share is None else len(share) for share in shares)
     if None in shares:

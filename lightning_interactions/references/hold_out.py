@@ -1,7 +1,7 @@
 """Making the split: data for reference models, taken away from a run's training data."""
 
 import copy
-from array import array
+from collections.abc import Sequence
 from functools import cache
 from types import MethodType
 from typing import Any
@@ -221,7 +221,7 @@ class HoldOutDataModule(BorrowedHooks):
             )
         return loader_of_part(loader, indices, generator=loader.generator or getattr(loader.sampler, "generator", None))
 
-    def _draw_once(self, pool: "array[int]", length: int) -> None:
+    def _draw_once(self, pool: Sequence[int], length: int) -> None:
         if not self._held_out:
             self._held_out, _ = draw_part(pool, round(self.fraction * len(pool)), self.seed)
             self._length = length

@@ -39,15 +39,15 @@ REPEATED = 16
 _SizedSampler = SequentialSampler | RandomSampler | WeightedRandomSampler
 
 
-def as_indices(numbers: Any) -> "array[int]":
-    """Keep the indices of samples in 8 bytes each, and give Python's own integers, which datasets of users may ask for.
+def as_indices(numbers: Any) -> Sequence[int]:
+    """Keep indices of samples in an array of 8 bytes each, which gives Python's own integers: users' datasets may ask for them.
 
-    A list has 40, and workers that are forked copy them: to look at an integer is to write into it.
+    A list takes 40, and workers that are forked copy them: to look at an integer is to write into it.
     """
     return array("q", np.asarray(numbers, dtype=np.int64).tobytes())
 
 
-def sampler_pool(loader: Any) -> "array[int] | None":
+def sampler_pool(loader: Any) -> Sequence[int] | None:
     """List the dataset indices that a loader's sampler can give, over however many epochs.
 
     Args:
@@ -79,7 +79,7 @@ def sampler_pool(loader: Any) -> "array[int] | None":
     return _given(loader)
 
 
-def _given(loader: DataLoader[Any]) -> "array[int] | None":
+def _given(loader: DataLoader[Any]) -> Sequence[int] | None:
     """List the indices that a sampler gives in one epoch."""
     with preserve_random_state(torch.device("cpu"), seed=0):
         indices = sampled_indices(loader, float("inf"))
@@ -128,7 +128,7 @@ class PartOfBatches(Sampler[list[int]]):
             self.batches.set_epoch(epoch)
 
 
-def draw_part(pool: Sequence[int], size: int, seed: int) -> "tuple[array[int], array[int]]":
+def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
     """Draw a part of the indices with a generator of our own.
 
     Args:
