@@ -48,7 +48,9 @@ def settings_text(history: History) -> str:
 
 def escaped(text: str) -> str:
     """Escape text for Markdown in HTML, and for a cell of a table."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", html.escape(" ".join(text.split())))
+    said = re.sub(r"([\\`*_{}\[\]()#+!|-])", r"\\\1", html.escape(" ".join(text.split())))
+    # What not all renderers know as something special would keep its backslash.
+    return said.replace("~", "&#126;").replace("$", "&#36;")
 
 
 def _near_chance(history: History) -> list[tuple[str, str]]:

@@ -1,11 +1,14 @@
 import html
 import math
+import re
+import string
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown import markdown
 
 from lightning_interactions.records import History, Phase, PhaseTest, TimePoint
 from lightning_interactions.reporting import phase_text, settings_text
@@ -80,6 +83,14 @@ def test_escaped_text_is_one_cell_without_markup(text: str) -> None:
         assert found.count(sign) == found.count(f"\\{sign}")
     plain = html.unescape("".join(sign for place, sign in enumerate(found) if not escapes(found, place)))
     assert plain == " ".join(text.split())
+
+
+@PROPERTY
+@given(text=st.text(string.ascii_letters + string.punctuation, min_size=1, max_size=60))
+def test_the_renderer_of_tensorboard_shows_the_text_as_it_was(text: str) -> None:
+    page = markdown(f"| a |\n|---|\n| x{escaped(text)}x |", extensions=["tables"])
+    (cell,) = re.findall("<td>(.*)</td>", page)
+    assert html.unescape(cell) == f"x{text}x"
 
 
 def escapes(text: str, place: int) -> bool:
