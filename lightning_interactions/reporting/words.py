@@ -96,12 +96,9 @@ def explain_detections(history: History) -> list[PhaseInWords]:
     Args:
         history: All measurements and phases.
     """
-    detected = set(map(id, history.detections))
-    return [
-        explain_phase(phase, share_near_chance(history.measurements[: place + 1]))
-        for place, phase in enumerate(history.phases)
-        if id(phase) in detected
-    ]
+    numbers = [phase.number for phase in history.phases]
+    places = [place for place, number in enumerate(numbers) if not place or number != numbers[place - 1]]
+    return [explain_phase(history.phases[place], share_near_chance(history.measurements[: place + 1])) for place in places]
 
 
 def _since(phase: Phase) -> str:
