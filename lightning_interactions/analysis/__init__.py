@@ -5,6 +5,7 @@ A new number is one function here: records keep what was measured, input by inpu
 
 from lightning_interactions.analysis.label_issues import find_label_issues
 from lightning_interactions.analysis.loss_gap import explained_growth
+from lightning_interactions.analysis.near_chance import NearChance, share_near_chance
 from lightning_interactions.analysis.phases import detect_phases, segment_phases
 from lightning_interactions.analysis.second_phase import explain_second_phase
 from lightning_interactions.analysis.strongest import (
@@ -16,6 +17,7 @@ from lightning_interactions.analysis.strongest import (
 from lightning_interactions.analysis.summary import SplitSummary, StrengthByOrder, Summary, shape_of, summarise
 
 __all__ = [
+    "NearChance",
     "OneInteraction",
     "SplitSummary",
     "StrengthByOrder",
@@ -27,6 +29,7 @@ __all__ = [
     "find_label_issues",
     "segment_phases",
     "shape_of",
+    "share_near_chance",
     "strongest_interactions",
     "summarise",
     "telling_inputs",

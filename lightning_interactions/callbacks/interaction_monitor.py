@@ -209,6 +209,7 @@ class InteractionMonitor(Callback):
         if not self.history or not self._preparation.evidence.is_known:
             begin = time.perf_counter()
             with self._safeguard.around(trainer.strategy.root_device):
+                self._preparation.check_settings(trainer, pl_module)
                 self._preparation.fit_evidence(trainer, pl_module)
             self._expense.seconds += time.perf_counter() - begin
         begin = time.perf_counter()
@@ -276,6 +277,8 @@ class InteractionMonitor(Callback):
         if not self._is_lazy and self.replays is None:
             self._measure_within_epoch(trainer, pl_module, max(steps_logged(trainer) - 1, 0))
         say_failed(self.failed, self.history)
+        if not trainer.fast_dev_run:
+            self._notices.say_at_end(self.history)
         if self.replays is None and not trainer.fast_dev_run:
             say_if_long(self._expense)
         if self.final_interactions is not None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_interactions.analysis import NearChance, share_near_chance
 from lightning_interactions.game.steps import OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.cost import Expense, MeasuringCost, duration
@@ -46,11 +47,27 @@ class Notices:
                     f"InteractionMonitor: all {split} probes are left out of the measurement after epoch {time.epoch}, because "
                     f"{reason}"
                 )
+        near_chance = share_near_chance(history.measurements)
+        if phase.number > 1:  # The share of a network that has yet to learn something is near chance, too.
+            self._say_doubt(near_chance, time)
         if phase.number == 3 and phase.detected == time:
-            rank_zero_info(f"InteractionMonitor: {explain_phase(phase)}")
+            rank_zero_info(f"InteractionMonitor: {explain_phase(phase, near_chance)}")
         for kind, note in phase.notes.items():
             if self._is_new("note", kind):
                 rank_zero_info(f"InteractionMonitor: after epoch {time.epoch}, {note}")
+
+    def say_at_end(self, history: History) -> None:
+        """Say after the training what was not said before, because the run has stayed in phase 1.
+
+        Args:
+            history: All measurements.
+        """
+        if len(history) > 1:
+            self._say_doubt(share_near_chance(history.measurements), history.measurements[-1].time)
+
+    def _say_doubt(self, near_chance: NearChance | None, time: TimePoint) -> None:
+        if near_chance is not None and near_chance.never_above and self._is_new("note", "near_chance"):
+            rank_zero_info(f"InteractionMonitor: after epoch {time.epoch}, {near_chance.note}")
 
     def _is_new(self, what: str, name: str) -> bool:
         is_new = (what, name) not in self._said

@@ -1,14 +1,17 @@
 """Getting the meter of a run ready: its evidence, its probes, and each split when its probes are there."""
 
+import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_interactions.callbacks.attempts import Attempt
+from lightning_interactions.callbacks.checks import check_shapes
 from lightning_interactions.callbacks.notices import shown
 from lightning_interactions.callbacks.precision import dtypes_named, forward_context
 from lightning_interactions.callbacks.probes import ProbeKeeper, digest
@@ -16,15 +19,20 @@ from lightning_interactions.callbacks.run_evidence import RunEvidence
 from lightning_interactions.evidence import Evidence, OrderShape
 from lightning_interactions.game.baselines import Baseline
 from lightning_interactions.game.players import Players, Some
+from lightning_interactions.game.steps import FirstBatchError, OwnStep
 from lightning_interactions.game.tasks import Task
 from lightning_interactions.measuring.isolation import shadowed
 from lightning_interactions.measuring.meter import TRAINING, Extraction, InteractionMeter, Ranks
 from lightning_interactions.measuring.probes import ProbeSampling
+from lightning_interactions.references.trainer import quiet
 
 __all__ = ["MeterSettings", "Preparation"]
 
 BASELINE_SAMPLE = 256
 """So many training inputs are looked at to choose baseline values that depend on them (if there are)."""
+
+TRIED = 2
+"""So many training inputs tell whether the settings fit: with a single one, rows could not be told from anything else."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,55 @@ class Preparation:
         self.meter.baseline_values = baseline_values
         self.keeper.forward_context = forward_context(trainer, settings.extraction)
 
+    def check_settings(self, trainer: Trainer, model: LightningModule) -> None:
+        """Find out before evidence is fitted, which takes long, whether players, baseline and task fit the data.
+
+        A trial with two training inputs, of which nothing is kept. What it takes for wrong is tried again with the inputs that
+        will be measured, so that nothing is refused that would work. Modules that can be understood only after a first batch,
+        and data that can only be watched, are checked when there is a batch.
+
+        Args:
+            trainer: The Trainer of the run.
+            model: The module that it trains.
+
+        Raises:
+            MisconfigurationException: If loaders or probes are not what is needed.
+            ValueError: If inputs, outputs or labels do not fit players, baseline or task.
+        """
+        if self.evidence.is_fitted:
+            return
+        own = self.keeper.sampling
+        failed = False
+        try:
+            with quiet():
+                warnings.simplefilter("ignore")  # What is to be said is said when the run is prepared.
+                self._try(trainer, model, replace(own, training=own.given(TRAINING) or TRIED, held_out=0))
+        except Exception as error:
+            failed = not isinstance(error, FirstBatchError)
+        # Several processes draw together.
+        if trainer.strategy.reduce_boolean_decision(failed, all=False):
+            with suppress(FirstBatchError):
+                self._try(trainer, model, replace(own, held_out=0))
+
+    def _try(self, trainer: Trainer, model: LightningModule, sampling: ProbeSampling) -> None:
+        """Prepare a meter with training inputs, and forget it."""
+        check_shapes(model)
+        task, players = self.settings.task, self.settings.players
+        settings = replace(
+            self.settings,
+            # They remember what they have seen.
+            task=copy.deepcopy(task) if isinstance(task, OwnStep) else task,
+            players=copy.deepcopy(players) if isinstance(players, Some) else players,
+        )
+        keeper = ProbeKeeper(sampling, settings.task)
+        keeper.forward_context = self.keeper.forward_context
+        with self.shadow(trainer, model) as shadow:
+            keeper.find(trainer, shadow, self._sample_size)
+        if TRAINING in keeper.probes:
+            with dtypes_named(trainer, self.settings.extraction):
+                trial = settings.meter(OrderShape(), trainer, alone=True)
+                trial.prepare({TRAINING: keeper.probes[TRAINING]}, model=model, sample=keeper.sample)
+
     def fit_evidence(self, trainer: Trainer, model: LightningModule) -> None:
         """Let the evidence fit itself; see :meth:`RunEvidence.fit`."""
         self.evidence.fit(trainer, model, self.settings.task)
@@ -147,10 +204,8 @@ class Preparation:
             MisconfigurationException: If loaders, probes or reference models are not what is needed.
             ValueError: If inputs, outputs or labels do not fit players, baseline or task.
         """
-        baseline = self.settings.baseline
-        sample_size = BASELINE_SAMPLE if baseline is not None and baseline.needs_sample else 0
         self.keeper.refused = self.evidence.refused
-        return self._prepare(trainer, model, partial(self.keeper.find, sample_size=sample_size))
+        return self._prepare(trainer, model, partial(self.keeper.find, sample_size=self._sample_size))
 
     def take(self, trainer: Trainer, model: LightningModule, *, ends_epoch: bool) -> tuple[str, ...]:
         """Prepare splits whose probes have passed; see :meth:`find`.
@@ -225,6 +280,12 @@ class Preparation:
         self.evidence.load_state_dict(state_dict)
         self.keeper.load_state_dict(dict(state_dict))
         self.meter.evidence, self.meter.baseline_values = self.evidence.current, state_dict["baseline"]
+
+    @property
+    def _sample_size(self) -> int:
+        """How many training inputs baseline values are chosen by, at least; 0 if the probes are enough."""
+        baseline = self.settings.baseline
+        return BASELINE_SAMPLE if baseline is not None and baseline.needs_sample else 0
 
     def _prepare(
         self, trainer: Trainer, model: LightningModule, get_probes: Callable[[Trainer, LightningModule], None]

@@ -126,7 +126,7 @@ class RunEvidence:
         """Say why there are no twins, and what decides instead."""
         self.current = ParameterNoise()
         rank_zero_warn(
-            "InteractionMonitor: two models on the two halves of the data, which would judge what generalizes, cannot be "
-            f"trained: {reason}. {self.current!r} decides instead, by which phase 3 is found late or not at all; better: "
-            "evidence=HeldOutReferences(), or reference models of your own (docs/evidence.md)"
+            "InteractionMonitor: twins (two models on the two halves of the data), which would judge what generalizes, "
+            f"cannot be trained: {reason}. {self.current!r} decides instead, by which phase 3 is found late or not at all; "
+            "better: evidence=HeldOutReferences(), or reference models of your own (docs/evidence.md)"
         )

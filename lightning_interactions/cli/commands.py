@@ -11,14 +11,15 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lightning_interactions.analysis import summarise
+from lightning_interactions.analysis import share_near_chance, summarise
 from lightning_interactions.cli.errors import BadRunError
 from lightning_interactions.cli.runs import read_run
-from lightning_interactions.records import Estimate, Phase, TimePoint
+from lightning_interactions.records import Estimate, History, Phase, TimePoint
 from lightning_interactions.reporting import (
+    PhaseInWords,
     RunRecord,
     compare_figure,
-    explain_phase,
+    explain_detections,
     export_tables,
     history_table,
     write_html,
@@ -44,16 +45,17 @@ def phases(given: argparse.Namespace) -> int:
     run = read_run(given.run, given.name)
     now = run.history.phases[-1]
     found = run.history.first_detection(3)
-    said = [str(explain_phase(phase)) for phase in run.history.detections]
-    text = "\n\n".join([*said, *(f"Note: {note}." for note in now.notes.values())])
+    near_chance = share_near_chance(run.history.measurements)
+    notes = {**({} if near_chance is None else {"near_chance": near_chance.note}), **now.notes}
+    text = "\n\n".join([*map(str, explain_detections(run.history)), *(f"Note: {note}." for note in notes.values())])
     _say(
         given,
         {
             "run": run.title,
             "phase": now.number,
             "phase_3_detected": found is not None,
-            "phases": [_phase(phase) for phase in run.history.detections],
-            "notes": now.notes,
+            "phases": _phases(run.history),
+            "notes": notes,
         },
         text,
     )
@@ -138,7 +140,7 @@ def replay(given: argparse.Namespace) -> int:
             {
                 "name": monitor.name,
                 "measurements": len(monitor.history),
-                "phases": [_phase(one) for one in monitor.history.detections],
+                "phases": _phases(monitor.history),
             }
             for monitor in monitors
         ],
@@ -180,11 +182,14 @@ def _number(estimate: Estimate) -> float | None:
     return estimate.value if math.isfinite(estimate.value) else None
 
 
-def _phase(phase: Phase) -> dict[str, Any]:
+def _phases(history: History) -> list[dict[str, Any]]:
+    return [_phase(phase, words) for phase, words in zip(history.detections, explain_detections(history), strict=True)]
+
+
+def _phase(phase: Phase, words: PhaseInWords) -> dict[str, Any]:
     def moment(time: TimePoint | None) -> dict[str, int] | None:
         return None if time is None else {"epoch": time.epoch, "step": time.step}
 
-    words = explain_phase(phase)
     return {
         "phase": phase.number,
         "name": words.name,

@@ -1,7 +1,7 @@
 """Fitting reference models to data that the monitored run never sees."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_interactions.evidence import ReferenceModels
 from lightning_interactions.game.steps import OwnStep
@@ -19,11 +19,12 @@ from lightning_interactions.records.describe import describe
 from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.internals import classes
-from lightning_interactions.references.loaders import as_indices, sampler_pool, unrepeatable
-from lightning_interactions.references.saved_models import SavedModels
+from lightning_interactions.references.loaders import as_indices, sampler_pool, unrepeatable, why_without_indices
+from lightning_interactions.references.saved_models import FittedModel, SavedModels
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, in_run
 from lightning_interactions.references.sharing import Sharing
 from lightning_interactions.references.trainer import ReferenceTrainer, accelerator, introduce
+from lightning_interactions.references.watching import has_fallen
 
 __all__ = ["Fitted", "fit_ensemble", "fit_reference_models"]
 
@@ -146,7 +147,7 @@ def fit_ensemble(
         saved = None
         if resume_from is not None:
             saved = SavedModels(resume_from, _decisive(model, pool, ensemble, task, training, arguments))
-        _tell(plans, pool, arguments["max_epochs"], saved, run)
+        _tell(ensemble.called, plans, pool, arguments["max_epochs"], saved, run)
         trainer = ReferenceTrainer(
             model=model,
             task=task,
@@ -158,9 +159,11 @@ def fit_ensemble(
             looks_at_content=not changes,
             saved=saved,
             run=run,
+            called=ensemble.called,
         )
     with preserve_random_state(accelerator(), training.seed):
         fitted = trainer.fit(plans)
+        tell_how_it_went(ensemble, fitted)
         models, seen = [one.model for one in fitted], [one.seen for one in fitted]
         learned = 0 if ensemble.folds is None else learned_epochs([one.losses for one in fitted])
         references = ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models, learned_epochs=learned)
@@ -208,8 +211,8 @@ def _pool(loader: Any, ensemble: Ensemble) -> Sequence[int] | None:
     pool = sampler_pool(loader)
     if pool is None and ensemble.folds is not None:
         raise MisconfigurationException(
-            "reference models: folds need data with indices, a torch DataLoader of a map-style dataset without a batch "
-            f"sampler of its own, got {type(loader).__name__}; make such a loader, or hold data out instead"
+            f"{ensemble.called}: expected data with indices, to train each model on a part: a torch DataLoader of a map-style "
+            f"dataset, got {why_without_indices(loader)}; make such a loader, or hold data out instead"
         )
     return pool
 
@@ -254,7 +257,51 @@ def _decisive(
     }
 
 
+def tell_how_it_went(ensemble: Ensemble, fitted: Sequence[FittedModel]) -> None:
+    """Say in one line what the trainings have come to, and warn of models that have learned nothing.
+
+    Args:
+        ensemble: How many models, on which parts.
+        fitted: The models, with their losses.
+    """
+    called, watched = ensemble.called, [one for one in fitted if one.losses]
+    if not watched:
+        rank_zero_info(
+            f"{called}: {len(fitted)} trained to the end; no inputs are kept from them to tell what they have learned"
+        )
+        return
+    epochs = _listed(str(len(one.losses)) for one in watched)
+    before, after = (_listed(map("{:.4g}".format, losses)) for losses in ([one.loss_before for one in watched], _best(watched)))
+    rank_zero_info(
+        f"{called}: {len(fitted)} trained, for {epochs} epochs; the mean loss on inputs kept from each went from {before} to "
+        f"{after} at the best epoch, whose weights are taken"
+    )
+    best = zip(watched, _best(watched), strict=True)
+    idle = [one for one, loss in best if math.isfinite(loss) and not has_fallen(loss, one.loss_before)]
+    if idle:
+        pairs = "; ".join(f"{loss:.4g}, {one.loss_before:.4g} before" for one, loss in zip(idle, _best(idle), strict=True))
+        other = "" if ensemble.folds is None else ", or judge by models of data that the run never sees: HeldOutReferences()"
+        rank_zero_warn(
+            f"{called}: {len(idle)} of {len(fitted)} are no better after their training than before (best loss on inputs kept "
+            f"from it: {pairs}). Unless a model began with pretrained weights that fit already, it has learned nothing, and "
+            "what generalizes cannot be told by it: do not trust shares, phases and label issues. Train longer, such as "
+            f"{'evidence=Twins(' if called == 'twins' else ''}training=ReferenceTraining(max_epochs=200)"
+            f"{')' if called == 'twins' else ''}, take more data{other} (docs/evidence.md)"
+        )
+
+
+def _best(fitted: Sequence[FittedModel]) -> list[float]:
+    """Return the smallest loss of each that is finite; infinity where none is."""
+    return [min((loss for loss in one.losses if math.isfinite(loss)), default=math.inf) for one in fitted]
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _tell(
+    called: str,
     plans: list[Plan],
     pool: Sequence[int] | None,
     max_epochs: int | None,
@@ -273,4 +320,4 @@ def _tell(
         cost = f", {trained * max_epochs / (len(pool) * epochs):.0%} of what the run trains on".replace("%", " %")
     if run is not None and run.world_size > 1:
         cost += f", shared out over {run.world_size} processes of one device each"
-    rank_zero_info(f"reference models: training {len(plans)}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}")
+    rank_zero_info(f"{called}: training {len(plans)}, each on {inputs} for at most {max_epochs} epochs{cost}{taken}")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from types import MethodType
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -59,7 +60,13 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
     if named != set(hparams):
         return None
     rebuilt = type(model)(**hparams)
-    return rebuilt if _shapes(rebuilt) == _shapes(model) else None
+    if _shapes(rebuilt) != _shapes(model):
+        return None
+    # Lightning's command line hangs a configure_optimizers on the instance.
+    for name, method in vars(model).items():
+        if isinstance(method, MethodType) and method.__self__ is model and name not in vars(rebuilt):
+            setattr(rebuilt, name, MethodType(method.__func__, rebuilt))
+    return rebuilt
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -31,7 +31,7 @@ from lightning_interactions.measuring.loading import (
 )
 from lightning_interactions.records import fingerprints
 
-__all__ = ["as_indices", "draw_part", "loader_of_part", "sampler_pool", "unrepeatable"]
+__all__ = ["as_indices", "draw_part", "loader_of_part", "sampler_pool", "unrepeatable", "why_without_indices"]
 
 REPEATED = 16
 """About so many samples are loaded twice."""
@@ -77,6 +77,27 @@ def sampler_pool(loader: Any) -> Sequence[int] | None:
         is_whole = sampler.dataset is loader.dataset
         return as_indices(np.arange(len(loader.dataset))) if is_whole else None  # type: ignore[arg-type]
     return _given(loader)
+
+
+def why_without_indices(loader: Any) -> str:
+    """Say in words what a loader is for which :func:`sampler_pool` gives nothing.
+
+    Args:
+        loader: The loader.
+    """
+    if not isinstance(loader, DataLoader):
+        return (
+            f"a {type(loader).__name__}" if not isinstance(loader, (list, tuple, dict)) else f"{len(loader)} loaders together"
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        return f"a {type(loader).__name__} of an IterableDataset ({type(loader.dataset).__name__})"
+    if loader.batch_sampler is None:
+        return f"a {type(loader).__name__} with batch_size=None, whose dataset makes the batches"
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        return f"a {type(loader).__name__} with an __iter__ of its own"
+    sampler = type(loader.batch_sampler if has_own_batches(loader) else loader.batch_sampler.sampler).__name__
+    kind = "batch sampler" if has_own_batches(loader) else "sampler"
+    return f"a {type(loader).__name__} with a {kind} of its own ({sampler}), of which each process knows a part"
 
 
 def _given(loader: DataLoader[Any]) -> Sequence[int] | None:

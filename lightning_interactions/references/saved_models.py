@@ -19,7 +19,7 @@ from lightning_interactions.records.files import UnreadableError, load_safely
 
 __all__ = ["FittedModel", "SavedModels"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class FittedModel:
         model: The model.
         seen: Fingerprints of all inputs that it was trained or stopped on; none where their content does not tell.
         losses: Its mean loss on inputs kept from the training, after each epoch; empty without early stopping.
+        loss_before: The same before the training; NaN without early stopping.
     """
 
     model: LightningModule
     seen: frozenset[str]
     losses: list[float]
+    loss_before: float
 
 
 class SavedModels:
@@ -71,7 +73,8 @@ class SavedModels:
             return None
         try:
             with preserve_random_state(torch.device("cpu"), seed=0):
-                return FittedModel(_with_weights(fresh, saved["weights"]), frozenset(saved["seen"]), list(saved["losses"]))
+                model = _with_weights(fresh, saved["weights"])
+            return FittedModel(model, frozenset(saved["seen"]), list(saved["losses"]), saved["loss_before"])
         except RuntimeError as error:
             raise self._refusal(f"its weights do not fit {type(fresh).__name__}: {error}") from error
 
@@ -81,6 +84,7 @@ class SavedModels:
             "weights": dict(fitted.model.state_dict()),
             "seen": sorted(fitted.seen),
             "losses": fitted.losses,
+            "loss_before": fitted.loss_before,
         }
         self._write()
 

@@ -31,8 +31,9 @@ class ReferenceTraining:
     Attributes:
         max_epochs: Epochs, at most. If left out, 50 with early stopping and 15 without, and no more than the run trains if they
             are trained in one.
-        patience: Epochs without a smaller loss on a fifth of the data, kept from the training, before it stops; the weights
-            with the smallest loss are kept. ``None`` to train on all of the data to the end.
+        patience: Epochs without a smaller loss on a fifth of the data, kept from the training, before it stops; they count
+            once that loss has fallen by 1 % from its value before the training. The weights with the smallest loss are kept.
+            ``None`` to train on all of the data to the end.
         seed: Seed of the parts and of the first model; the other models follow.
         factory: Makes a freshly initialised module. Needed for fine-tuning and for parameters without an initialiser; may
             make another architecture that takes the same inputs and gives the same kind of outputs.
@@ -82,6 +83,11 @@ class Ensemble:
     folds: int | None
     num_models: int
     vote: str | int
+
+    @property
+    def called(self) -> str:
+        """What the models are called to the user."""
+        return "twins" if (self.folds, self.num_models) == (2, 1) else "reference models"
 
     @classmethod
     def of(cls, folds: int | None, num_models: int | None, vote: str | int) -> "Ensemble":

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from lightning_interactions.references.watching import (
     SetUpAlone,
 )
 
-__all__ = ["ReferenceTrainer", "accelerator", "introduce"]
+__all__ = ["ReferenceTrainer", "accelerator", "introduce", "progress", "quiet"]
 
 SHOWN_AFTER = 3.0
 """Seconds after which progress is shown."""
@@ -59,6 +60,7 @@ class ReferenceTrainer:
         looks_at_content: Whether the content of inputs is taken down to tell who has seen them.
         saved: Where finished models are kept, if anywhere.
         run: The Trainer of the run that is monitored, if it has begun.
+        called: What the models are called to the user.
     """
 
     model: LightningModule
@@ -71,6 +73,7 @@ class ReferenceTrainer:
     looks_at_content: bool
     saved: SavedModels | None
     run: Trainer | None
+    called: str = "reference models"
 
     def fit(self, plans: Sequence[Plan]) -> list[FittedModel]:
         """Train one model by each plan, or take it from where finished models are kept.
@@ -84,7 +87,8 @@ class ReferenceTrainer:
         trained: dict[int, FittedModel] = {}
         sharing = Sharing(self.run)
         begins = self.run is not None and self.run.global_step == 0
-        with sharing.together(), progress(len(plans) * (self.arguments["max_epochs"] or 1), self.run) as bar:
+        most, what = len(plans) * (self.arguments["max_epochs"] or 1), f"Training {self.called}"
+        with sharing.together(), progress(most, self.run, what) as bar:
             for number, plan in enumerate(plans):
                 with self._undisturbed(plan.seed):
                     fresh = fresh_copy(self.model, self.training.factory, begins=begins)
@@ -100,7 +104,7 @@ class ReferenceTrainer:
                 # Most stop early.
                 bar.update((number + 1) * bar.total // len(plans) - bar.n)
         owns = [trained.get(number) for number in range(len(plans))]
-        handed = [None if own is None else (own.model.state_dict(), own.seen, own.losses) for own in owns]
+        handed = [None if own is None else (own.model.state_dict(), own.seen, own.losses, own.loss_before) for own in owns]
         found = [sharing.hand_round(number, own) for number, own in enumerate(handed)]
         with sharing.together():
             for number, plan in enumerate(plans):
@@ -147,17 +151,18 @@ class ReferenceTrainer:
             seen |= keeps.fingerprints if sees.fingerprints else frozenset()
             if keeps.best_weights is None:
                 warnings.warn(
-                    "reference models: the loss of a reference model was never finite, so its last weights are kept; lower the "
-                    "learning rate, or look at the data",
+                    f"{self.called}: the loss of a model was never finite, so its last weights are kept; lower the learning "
+                    "rate, or look at the data",
                     stacklevel=4,
                 )
             else:
                 model.load_state_dict(keeps.best_weights)
-        losses = [] if keeps is None else keeps.losses
+        told = ([], math.nan) if keeps is None else (keeps.losses, keeps.loss_before)
+        fitted = FittedModel(model, seen, *told)
         if self.saved is not None:
-            self.saved.add(plan.seed, FittedModel(model, seen, losses))
+            self.saved.add(plan.seed, fitted)
         # Without the losses and hidden states of its training, with which it could not be copied.
-        return FittedModel(shadow_of(model).module, seen, losses)
+        return replace(fitted, model=shadow_of(model).module)
 
     def _trainer(self, model: LightningModule, **more: Any) -> Trainer:
         return trainer_class(model)(**{"logger": deaf_logger(model), **self.arguments, **more})
@@ -186,7 +191,7 @@ class ReferenceTrainer:
             preserve_random_state(accelerator(), seed),
             data_as_found(self.loader, self.training.val_dataloaders, self.datamodule),
             torch.enable_grad(),
-            _quiet(),
+            quiet(),
         ):
             yield
 
@@ -254,7 +259,7 @@ def introduce(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
 
     All but two: that there is a validation step and no validation loader is as it should be, and nobody reads the logger.

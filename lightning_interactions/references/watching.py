@@ -22,7 +22,22 @@ from lightning_interactions.records import ProbeGroup, Rows, fingerprints
 from lightning_interactions.records.trees import walk
 from lightning_interactions.references.transfer import transfer
 
-__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs", "SetUpAlone"]
+__all__ = ["EpochProgress", "Introduction", "KeepBestWeights", "SeenInputs", "SetUpAlone", "has_fallen"]
+
+CLEARLY = 0.01
+"""A loss that is smaller by this part of what it was before the training has fallen: noise on few inputs is no learning."""
+
+
+def has_fallen(loss: float, before: float) -> bool:
+    """Say whether a loss is clearly smaller than before the training; also if it was not finite then and is now.
+
+    Args:
+        loss: Mean loss on inputs kept from the training.
+        before: The same before the training; losses may be negative.
+    """
+    if not math.isfinite(before):
+        return math.isfinite(loss)
+    return before - loss >= CLEARLY * abs(before) and loss < before
 
 
 class SeenInputs(Callback):
@@ -98,14 +113,17 @@ class EpochProgress(Callback):
 class KeepBestWeights(Callback):
     """Stop the training of a reference model when its loss on inputs kept from it stops falling, and keep its best weights.
 
-    The loss is measured after each epoch, and the training goes on exactly as it would without.
+    The loss is measured after each epoch, and the training goes on exactly as it would without. Patience begins to count when
+    the loss has first fallen clearly below its value before the training: where learning begins slowly, by a schedule that
+    warms up or on little data, nothing would be learned otherwise.
 
     Args:
         loader: Loads the inputs that are kept from the training, in order.
         task: Runs the model and has the loss.
-        patience: Epochs without a smaller loss before the training stops.
+        patience: Epochs without a smaller loss before the training stops, once it has fallen.
 
     Attributes:
+        loss_before: The mean loss before the training; NaN as long as it has not begun.
         best_loss: The smallest mean loss so far; infinity before the first epoch.
         best_weights: The state dict then, on the CPU; ``None`` as long as no loss was finite.
         best_epoch: How many epochs were completed then.
@@ -117,6 +135,7 @@ class KeepBestWeights(Callback):
         self.loader = loader
         self.task = task
         self.patience = patience
+        self.loss_before = math.nan
         self.best_loss = math.inf
         self.best_weights: dict[str, Any] | None = None
         self.best_epoch = 0
@@ -124,9 +143,9 @@ class KeepBestWeights(Callback):
         self.fingerprints: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute the loss once before the training, so that it does not fail after the first epoch."""
+        """Compute the loss before the training: learning is told by it, and it does not fail after the first epoch."""
         try:
-            self._mean_loss(trainer, pl_module)
+            self.loss_before = self._mean_loss(trainer, pl_module)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -146,7 +165,7 @@ class KeepBestWeights(Callback):
                 name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
                 for name, value in pl_module.state_dict().items()
             }
-        elif epoch - self.best_epoch >= self.patience:
+        elif epoch - self.best_epoch >= self.patience and has_fallen(self.best_loss, self.loss_before):
             trainer.should_stop = True
 
     def _mean_loss(self, trainer: Trainer, pl_module: LightningModule) -> float:

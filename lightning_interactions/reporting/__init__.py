@@ -19,11 +19,13 @@ from lightning_interactions.reporting.run_record import RunRecord
 from lightning_interactions.reporting.scalars import scalars, tag_prefix
 from lightning_interactions.reporting.shapiq import from_shapiq, to_shapiq
 from lightning_interactions.reporting.table import history_table
-from lightning_interactions.reporting.words import explain_phase
+from lightning_interactions.reporting.words import PhaseInWords, explain_detections, explain_phase
 
 __all__ = [
+    "PhaseInWords",
     "RunRecord",
     "compare_figure",
+    "explain_detections",
     "explain_phase",
     "export_tables",
     "from_shapiq",

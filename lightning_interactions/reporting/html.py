@@ -18,6 +18,7 @@ from lightning_interactions.analysis import (
     explain_second_phase,
     find_label_issues,
     shape_of,
+    share_near_chance,
     strongest_interactions,
     summarise,
 )
@@ -33,7 +34,7 @@ from lightning_interactions.reporting.figures import (
 )
 from lightning_interactions.reporting.figures.pictures import pixels_of
 from lightning_interactions.reporting.run_record import RunRecord
-from lightning_interactions.reporting.words import explain_phase
+from lightning_interactions.reporting.words import explain_detections, explain_phase
 
 __all__ = ["FIGURES", "FigureOfRun", "html_report", "write_html"]
 
@@ -157,12 +158,16 @@ def _check_writable(path: Path) -> None:
 def _content(run: RunRecord) -> dict[str, Any]:
     history = run.history
     last = history.measurements[-1]
+    near_chance = share_near_chance(history.measurements)
+    doubted = near_chance is not None and near_chance.never_above
+    notes = list(history.phases[-1].notes.values())
     return {
         "run": run,
-        "phase": explain_phase(history.phases[-1]),
+        "phase": explain_phase(history.phases[-1], near_chance),
         "number": history.phases[-1].number,
-        "detections": [explain_phase(phase) for phase in history.detections],
-        "notes": list(history.phases[-1].notes.values()),
+        "detections": explain_detections(history),
+        "doubt": near_chance.note if near_chance is not None and doubted else "",
+        "notes": notes if near_chance is None or doubted else [near_chance.note, *notes],
         "last": last,
         "figures": [_drawn(figure, run) for figure in FIGURES],
         "numbers": _numbers(history),

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from lightning_interactions.analysis import summarise
+from lightning_interactions.analysis import share_near_chance
 from lightning_interactions.records import History, Phase, PhaseTest, TimePoint
 from lightning_interactions.reporting.words import explain_phase
 
@@ -27,14 +27,18 @@ def phase_text(history: History) -> str:
     if not history:
         raise ValueError("phase_text: expected a history of at least one measurement, got an empty one")
     phase = history.phases[-1]
-    words = explain_phase(phase)
+    near_chance = share_near_chance(history.measurements)
+    words = explain_phase(phase, near_chance)
+    doubt = [] if near_chance is None else [("Note: near chance", escaped(near_chance.note))]
+    comes_first = near_chance is not None and near_chance.never_above
     rows = [
+        *(doubt if comes_first else []),
         ("**Phase**", f"**{escaped(words.name)}**. {escaped(words.meaning)}"),
         ("Since", escaped(words.since)),
         ("How sure", escaped(words.certainty) or "the run begins with it, no test is needed"),
         ("Why", escaped(words.reason)),
         ("What to do", escaped(words.advice)),
-        *_near_chance(history),
+        *([] if comes_first else doubt),
         *((f"Note: {kind.replace('_', ' ')}", escaped(note)) for kind, note in phase.notes.items()),
         *(("Speaks for phase " + str(test.phase), _test(test.p_value, test.reason)) for test in _others(phase)),
     ]
@@ -51,19 +55,6 @@ def escaped(text: str) -> str:
     said = re.sub(r"([\\`*_{}\[\]()#+!|-])", r"\\\1", html.escape(" ".join(text.split())))
     # What not all renderers know as something special would keep its backslash.
     return said.replace("~", "&#126;").replace("$", "&#36;")
-
-
-def _near_chance(history: History) -> list[tuple[str, str]]:
-    """Warn where the share is not above its chance level, which makes all that is said of phases worth little."""
-    training = summarise(history.measurements[-1]).training
-    if not training.share.low <= training.share_chance.value:
-        return []
-    words = (
-        f"the share ({training.share.value:.2f}, from {training.share.low:.2f}) is not above its chance level "
-        f"({training.share_chance.value:.2f}): the evidence sees nothing that generalizes here, so do not trust the phases; "
-        "choose other evidence, or other players"
-    )
-    return [("Note: near chance", escaped(words))]
 
 
 def _others(phase: Phase) -> list[PhaseTest]:

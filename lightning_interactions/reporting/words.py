@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from lightning_interactions.records import Phase, TimePoint
+from lightning_interactions.analysis import NearChance, share_near_chance
+from lightning_interactions.records import History, Phase, TimePoint
 
-__all__ = ["PhaseInWords", "explain_phase"]
+__all__ = ["PhaseInWords", "explain_detections", "explain_phase"]
 
 NAMES = {1: "simple interactions first", 2: "learning what generalizes", 3: "memorising"}
 
@@ -24,6 +25,17 @@ ADVICE = {
         "take more data, or regularise more."
     ),
 }
+
+DOUBTED = {
+    "name": "not to be trusted",
+    "meaning": "The evidence has seen nothing that generalizes in this run so far, so its phases say nothing of the network.",
+    "advice": (
+        "Go by the validation loss. Look whether the twins or reference models have learned anything (a warning after their "
+        "training says if not); train them longer, take more data, other evidence, such as HeldOutReferences(), or other "
+        "players."
+    ),
+}
+"""What is said instead of phases that rest on a share that was never above its chance level."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +71,34 @@ class PhaseInWords:
         return " ".join(part for part in parts if part)
 
 
-def explain_phase(phase: Phase) -> PhaseInWords:
+def explain_phase(phase: Phase, near_chance: NearChance | None = None) -> PhaseInWords:
     """Say what a phase means, since when it lasts, how sure that is, why, and what to do.
 
     Args:
         phase: As detected at some measurement.
+        near_chance: What is known then of a share at its chance level: if it never was above, no advice is drawn from phases 2
+            and 3. ``None`` if it is above.
     """
+    doubted = near_chance is not None and near_chance.never_above and phase.number > 1
     return PhaseInWords(
-        name=f"Phase {phase.number}: {NAMES[phase.number]}",
-        meaning=MEANINGS[phase.number],
+        name=f"Phase {phase.number}: {DOUBTED['name'] if doubted else NAMES[phase.number]}",
+        meaning=DOUBTED["meaning"] if doubted else MEANINGS[phase.number],
         since=_since(phase),
         certainty=_certainty(phase.confidence),
         reason=phase.reason,
-        advice=ADVICE[phase.number],
+        advice=DOUBTED["advice"] if doubted else ADVICE[phase.number],
     )
+
+
+def explain_detections(history: History) -> list[PhaseInWords]:
+    """Explain the first phase of a run and each that was detected after another one, from what was known then.
+
+    Args:
+        history: All measurements and phases.
+    """
+    numbers = [phase.number for phase in history.phases]
+    places = [place for place, number in enumerate(numbers) if not place or number != numbers[place - 1]]
+    return [explain_phase(history.phases[place], share_near_chance(history.measurements[: place + 1])) for place in places]
 
 
 def _since(phase: Phase) -> str:

@@ -1,13 +1,15 @@
 """What a monitored run says to whoever watches it, and the report that it writes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from lightning_interactions import InteractionMonitor
-from lightning_interactions.records import Phase
+from lightning_interactions.analysis import NearChance
+from lightning_interactions.records import Estimate, Phase
 from lightning_interactions.reporting import RunRecord, explain_phase
 from lightning_interactions.schedules import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, few, quiet_trainer, script_phases
@@ -32,6 +34,31 @@ def test_phase_3_is_said_once_in_words(
     notes = [text for record in caplog.records if "Phase 3: " in (text := record.getMessage())]
     detected: Phase = monitor.history.phases[2]
     assert notes == [f"InteractionMonitor: {explain_phase(detected)}"]
+
+
+@pytest.mark.parametrize(("numbers", "place"), [([1, 2, 3, 3], 1), ([1, 1, 1, 1], 3)])
+def test_a_share_that_was_never_above_chance_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, numbers: list[int], place: int
+) -> None:
+    script_phases(monkeypatch, numbers)
+    for module in ("callbacks.notices", "reporting.markdown", "reporting.html", "reporting.words"):
+        monkeypatch.setattr(f"lightning_interactions.{module}.share_near_chance", near_chance)
+    monkeypatch.setattr("lightning_interactions.reporting.html.FIGURES", ())
+    monitor = few(schedule=EveryNEpochs())
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(tmp_path, monitor, 3)
+    said = [record.getMessage() for record in caplog.records]
+    note = near_chance(monitor.history.measurements).note
+    assert [text for text in said if note in text] == [f"InteractionMonitor: after epoch {place}, {note}"]
+    assert not [text for text in said if "PhaseEarlyStopping" in text]
+    monitor.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index(note) < page.index(f"Phase {numbers[-1]}:")
+    assert page.count(note) == 1
+
+
+def near_chance(_measurements: Any) -> NearChance:
+    return NearChance(Estimate(0.1, 0.0, 0.2), Estimate(0.2, 0.1, 0.3), None)
 
 
 def test_a_monitor_writes_the_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

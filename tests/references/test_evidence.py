@@ -222,7 +222,7 @@ def test_every_process_of_a_run_fits_the_same_models_on_all_of_the_data(tmp_path
 def test_it_says_what_it_will_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         run(tmp_path, twins(max_epochs=1), max_epochs=1)
-    (said,) = [record.getMessage() for record in caplog.records if "reference models" in record.getMessage()]
+    (said,) = [record.getMessage() for record in caplog.records if "training 2" in record.getMessage()]
     # Two models, half of the inputs, epochs, the part of the run's own training.
     assert [int(number) for number in re.findall(r"\d+", said)] == [2, 50, 100, 1, 100]
 

@@ -20,8 +20,15 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_interactions.game.tasks import Classification
-from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool, unrepeatable
-from tests.helpers.models import GloballyAugmentedDataset, SelfAugmentedDataset, StreamedDataset, tabular_data
+from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool, unrepeatable, why_without_indices
+from tests.helpers.models import (
+    GloballyAugmentedDataset,
+    PlainTabularClassifier,
+    SelfAugmentedDataset,
+    StreamedDataset,
+    tabular_data,
+)
+from tests.references.fits import fit
 
 DATA = tabular_data(20)
 POSITION = {tuple(row): position for position, row in enumerate(DATA.tensors[0].tolist())}
@@ -262,3 +269,38 @@ def test_random_augmentation_is_noticed(dataset: Any) -> None:
 
 def test_data_that_stays_the_same_passes() -> None:
     assert unrepeatable(DataLoader(DATA), range(20), Classification()) == ""
+
+
+class OwnBatches(Dataset[Any]):
+    """Makes batches itself."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.zeros(2, 4), torch.zeros(2)
+
+
+class OwnIteration(DataLoader[Any]):
+    """Makes its batches as it likes."""
+
+    def __iter__(self) -> Any:
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    ("loader", "named"),
+    [
+        (DataLoader(StreamedDataset(DATA, 8), batch_size=4), "DataLoader of an IterableDataset"),
+        (DataLoader(OwnBatches(), batch_size=None), "batch_size=None"),
+        (OwnIteration(DATA), "OwnIteration with an __iter__"),
+        ([DataLoader(DATA), DataLoader(DATA)], "2 loaders"),
+        (iter([1]), "list_iterator"),
+    ],
+    ids=["stream", "batches", "iteration", "several", "iterator"],
+)
+def test_data_without_indices_are_called_by_what_they_are(loader: Any, named: str) -> None:
+    assert isinstance(loader, list) or sampler_pool(loader) is None
+    assert named in why_without_indices(loader)
+    with pytest.raises(MisconfigurationException, match=named):
+        fit(PlainTabularClassifier(), loader, folds=2, num_models=1)

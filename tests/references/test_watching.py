@@ -1,6 +1,8 @@
 import copy
 import math
 import random
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lightning_interactions.game.tasks import Classification, Regression, Task
-from lightning_interactions.references.watching import KeepBestWeights
+from lightning_interactions.references.watching import KeepBestWeights, has_fallen
 from tests.helpers.models import (
     DictOutputClassifier,
     GloballyAugmentedDataset,
@@ -74,18 +76,84 @@ def test_the_best_weights_on_a_fifth_kept_from_the_training_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "epochs"), [({}, 6), ({"patience": 2}, 3), ({"patience": None}, 15), ({"max_epochs": 4}, 4)], ids=str
+    ("options", "losses", "epochs"),
+    [
+        ({}, [1.0, 0.5], 6),
+        ({"patience": 2}, [1.0, 0.5], 3),
+        ({"patience": None}, [1.0, 0.5], 15),
+        ({"max_epochs": 4}, [1.0, 0.5], 4),
+        # Before the loss has clearly fallen, patience does not count.
+        ({"patience": 2}, [1.0], 50),
+        ({"patience": 2}, [1.0, 0.995], 50),
+        ({"patience": 2}, [1.0, 1.1, 1.2, 1.3, 1.2, 0.9], 7),
+        ({"patience": 2}, [-1.0, -1.1], 3),
+        ({"patience": 2}, [math.nan, 3.0], 3),
+    ],
+    ids=str,
 )
-def test_training_stops_when_patience_is_over(options: dict[str, Any], epochs: int) -> None:
+def test_training_stops_when_patience_is_over(
+    options: dict[str, Any], losses: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Standing(PlainTabularClassifier):
-        """Is best after one epoch, because it never changes."""
-
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.0)
 
+    left = iter(losses)
+    # The last one stays.
+    monkeypatch.setattr(KeepBestWeights, "_mean_loss", lambda *_given: next(left, losses[-1]))
     watches = Watches()
     fit(Standing(), num_models=1, callbacks=[watches], **{"max_epochs": None, **options})
     assert len(watches.weights) == epochs
+
+
+class SlowToBegin(PlainTabularClassifier):
+    """Learns nothing in its first epochs, as under a schedule that warms up."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: float(epoch >= 6))
+        return [optimizer], [schedule]
+
+
+def test_a_slow_beginning_does_not_use_patience_up(caplog: pytest.LogCaptureFixture) -> None:
+    watches = Watches()
+    with caplog.at_level("INFO"), warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* are no better after")
+        references = fit(SlowToBegin(), num_models=1, callbacks=[watches], max_epochs=15, patience=2)
+    assert len(watches.weights) > 8
+    weights = references.models[0].state_dict()
+    assert not same_weights(weights, watches.weights[0])
+    (said,) = [text for record in caplog.records if " trained, for " in (text := record.getMessage())]
+    model, *numbers = map(float, re.findall(r"\d+(?:\.\d+)?", said))
+    assert (model, numbers[0]) == (1, len(watches.weights))
+    assert numbers[2] < 0.99 * numbers[1]
+
+
+def test_models_that_learn_nothing_are_warned_of() -> None:
+    torch.manual_seed(0)
+    noise = TensorDataset(INPUTS.repeat(2, 1) + torch.randn(120, 4), torch.randint(0, 3, (120,)))
+    with pytest.warns(UserWarning, match=r"^twins: 2 of 2 .*evidence=Twins\(training=ReferenceTraining\(max_epochs="):
+        fit(PlainTabularClassifier(learning_rate=1e-6), shuffled(noise), folds=2, num_models=1, max_epochs=2)
+    with pytest.warns(UserWarning, match="^reference models: 1 of 1 "):
+        fit(PlainTabularClassifier(learning_rate=1e-6), shuffled(noise), num_models=1, max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "before", "expected"),
+    [
+        (0.98, 1.0, True),
+        (0.995, 1.0, False),
+        (-1.02, -1.0, True),
+        (-0.9, -1.0, False),
+        (0.0, 0.0, False),
+        (5.0, math.nan, True),
+        (5.0, math.inf, True),
+        (math.inf, 1.0, False),
+        (math.nan, 1.0, False),
+    ],
+)
+def test_a_loss_has_fallen_if_clearly(loss: float, before: float, expected: bool) -> None:
+    assert has_fallen(loss, before) == expected
 
 
 @pytest.mark.parametrize("augmented", [None, GloballyAugmentedDataset, SelfAugmentedDataset])

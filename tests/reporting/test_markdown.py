@@ -56,6 +56,7 @@ def test_a_share_at_its_chance_level_is_a_note(chance: float, said: bool) -> Non
     found = cells(phase_text(history))
     assert ("Note: near chance" in found) == said
     assert not said or "0.90" in found["Note: near chance"]
+    assert not said or next(iter(found)) == "Note: near chance"
 
 
 def test_nothing_measured_is_refused() -> None:

@@ -1,9 +1,12 @@
 import math
 
 import pytest
+import torch
 
-from lightning_interactions.records import Phase, TimePoint
-from lightning_interactions.reporting import explain_phase
+from lightning_interactions.analysis import NearChance
+from lightning_interactions.records import Estimate, Phase, TimePoint
+from lightning_interactions.reporting import explain_detections, explain_phase
+from tests.helpers.histories import history_from_strengths, with_phases
 
 
 def phase(number: int, onset: tuple[int, int], detected: tuple[int, int], confidence: float, **more: TimePoint) -> Phase:
@@ -17,6 +20,27 @@ def test_each_phase_has_a_meaning_and_advice_of_its_own(number: int) -> None:
     assert words.name.startswith(f"Phase {number}")
     assert all(words.meaning != other.meaning and words.advice != other.advice for other in others)
     assert all(part in str(words) for part in vars(words).values())
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("until", [None, TimePoint(2, 20)])
+def test_no_advice_is_drawn_from_a_share_that_was_never_above_chance(number: int, until: TimePoint | None) -> None:
+    share = Estimate(0.1, 0.0, 0.2)
+    detected = phase(number, (4, 40), (6, 60), 0.99)
+    plain, near = explain_phase(detected), explain_phase(detected, NearChance(share, share, until))
+    withheld = until is None and number > 1
+    assert (near.advice != plain.advice) == (near.meaning != plain.meaning) == (near.name != plain.name) == withheld
+    assert (near.since, near.certainty, near.reason) == (plain.since, plain.certainty, plain.reason)
+
+
+def test_detections_are_explained_by_what_was_known_then() -> None:
+    # The share is above its chance level from the fourth measurement on.
+    g = torch.tensor([1.0, 1.0, 1.0, 5.0, 5.0, 5.0])[:, None] + 0.01 * torch.arange(6)
+    history = with_phases(history_from_strengths(g, torch.ones(6, 6), chance=0.6), [1, 1, 2, 2, 3, 3])
+    first, second, third = explain_detections(history)
+    assert [first.name[:7], second.name[:7], third.name[:7]] == ["Phase 1", "Phase 2", "Phase 3"]
+    doubted = [words != explain_phase(own) for words, own in zip((first, second, third), history.detections, strict=True)]
+    assert doubted == [False, True, False]
 
 
 def test_moments_are_epochs_where_these_tell_them_apart_else_steps() -> None:
