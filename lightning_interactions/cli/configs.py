@@ -1,6 +1,7 @@
 """Configurations of runs, as LightningCLI reads and saves them."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,7 @@ def config_arguments(configs: Sequence[str | Path], classes: Mapping[str, str | 
     arguments = [*chosen]
     for path, content in zip(configs, contents, strict=True):
         clean = _with_script(_of_fit(content), script) if isinstance(content, dict) else content
-        # A slash is escaped, since a text with :// in it would be taken for an address.
-        text = str(path) if clean == content else json.dumps(clean, ensure_ascii=False).replace("/", "\\/")
+        text = str(path) if clean == content else _yaml(clean)
         arguments += ["--config", text]
     return [*arguments, *chosen, *rest]
 
@@ -96,6 +96,18 @@ def _content(path: Path) -> Any:
         return get_loader("yaml")(path.read_text(encoding="utf-8"))
     except Exception:
         return None
+
+
+def _yaml(value: Any) -> str:
+    """Write YAML on one line, as an argument."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_yaml(key)}: {_yaml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_yaml, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value:+}".replace("+nan", ".nan").replace("inf", ".inf")
+    # A slash is escaped, since a text with :// in it would be taken for an address.
+    return json.dumps(value, ensure_ascii=False).replace("/", "\\/")
 
 
 def _of_fit(content: Mapping[str, Any]) -> dict[str, Any]:
