@@ -130,7 +130,7 @@ def _in_folder(folder: Path) -> list[Path]:
         )
     found = [path for path in files if path not in skipped]
     if not found:
-        got = f"{len(skipped)} others in {folder}" if skipped else str(folder)
+        got = f"{folder}, where {len(skipped)} .ckpt are none that a Trainer has written" if skipped else str(folder)
         raise MisconfigurationException(f"replay: expected a checkpoint, or a folder with some, got {got}")
     return found
 

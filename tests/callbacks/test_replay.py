@@ -285,7 +285,7 @@ class TestFolders:
 
     def test_one_without_any_of_a_run_is_refused(self, folder: Path) -> None:
         (folder / "epoch.ckpt").unlink()
-        with pytest.raises(MisconfigurationException, match="1 others"):
+        with pytest.raises(MisconfigurationException, match=r"where 1 \.ckpt"):
             find_checkpoints([folder])
 
     def test_the_same_moment_is_measured_once_with_a_line(
