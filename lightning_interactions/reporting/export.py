@@ -79,7 +79,7 @@ def write_tables(tables: Mapping[str, Table], path: str | Path) -> list[Path]:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "export: expected pyarrow to write Parquet, which is not installed; pip install 'lightning-interactions[parquet]', "
+            "export: expected pyarrow to write Parquet, which is not installed; pip install 'pyarrow>=16', "
             "or write .npz"
         ) from error
     files = []

@@ -30,14 +30,14 @@ def to_shapiq(interactions: Interactions, effect_type: str) -> "list[Interaction
 
     Raises:
         ValueError: If there is no such type of effect.
-        ImportError: If shapiq is not installed: ``pip install 'lightning-interactions[shapiq]'``.
+        ImportError: If shapiq is not installed: ``pip install 'shapiq>=1.3'``.
     """
     if effect_type not in EFFECT_TYPES:
         raise ValueError(f"to_shapiq: expected an effect type among {EFFECT_TYPES}, got {effect_type!r}")
     try:
         from shapiq import InteractionValues
     except ImportError as error:
-        raise ImportError("to_shapiq: shapiq is not installed; pip install 'lightning-interactions[shapiq]'") from error
+        raise ImportError("to_shapiq: shapiq is not installed; pip install 'shapiq>=1.3'") from error
 
     effects = interactions.effects[:, EFFECT_TYPES.index(effect_type)].double().cpu()
     num_players = infer_num_players(effects.shape[-1])

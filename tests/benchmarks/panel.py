@@ -31,6 +31,10 @@ class Panel(Evidence):
         self.weights: list[dict[str, EvidenceWeights]] = []
         self._num_raters = dict.fromkeys(members, 0)
 
+    @property
+    def models_beside(self) -> int:
+        return sum(member.models_beside for member in self.members.values())
+
     def prepare(self, game: ProbeGame) -> dict[str, Any]:
         prepared = {}
         for name, member in self.members.items():

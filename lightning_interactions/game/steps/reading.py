@@ -36,6 +36,11 @@ ABOUT_DTYPES = re.compile(r"dtype|scalar type|type .*should be the same|BFloat16
 
 OTHERS = "they depend on the other rows, as in a loss over a batch or with batch norm without running statistics"
 
+NOT_OF_ROWS = "are not those of each row, whatever the others are"
+
+_KINDS = {"nll_loss": "cross_entropy", "binary_cross_entropy": "binary_cross_entropy_with_logits"}
+"""Loss functions that are the same but for what they make of the outputs first."""
+
 MOST_LISTED = 8
 """Names of leaves that are said."""
 
@@ -63,7 +68,8 @@ def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mappi
             reading = choice.reading()
             if reading is not None:
                 instead = "".join(f"; {one.step} was not taken: {', '.join(one.reasons)}" for one in tried)
-                return replace(reading, said=reading.said + instead)
+                other = "" if saved is not None else _trained_otherwise(choice, reading)
+                return replace(reading, said=reading.said + instead, doubt=reading.doubt or other)
             tried.append(choice)
     for one in tried:
         if _sets_weights_once(runner, model, one.step, batch):
@@ -72,6 +78,18 @@ def find_reading(runner: StepRunner, model: nn.Module, batch: Rows, saved: Mappi
                 "by the first batch that passes, as layers do that scale by its statistics; let a batch pass before"
             )
     raise _not_understood(model, tried)
+
+
+def _trained_otherwise(choice: "_Choice", reading: Reading) -> str:
+    """Say that a validation step has a loss of another kind than the training step; nothing where that cannot be known."""
+    validation, training = STEPS
+    if reading.step != validation or step_of(choice.model, training) is None:
+        return ""
+    minimised = {call.name for call in choice.runner.run(choice.model, training, choice.batch.tree).calls}
+    own = choice.run.calls[reading.call].name
+    if not minimised or _KINDS.get(own, own) in {_KINDS.get(name, name) for name in minimised}:
+        return ""
+    return f"{validation} has {own}, which is explained, and {training} minimises {' and '.join(sorted(minimised))}"
 
 
 def _sets_weights_once(runner: StepRunner, model: nn.Module, step: str, batch: Rows) -> bool:
@@ -189,7 +207,7 @@ class _Choice:
         ragged = LossTerm.of(call, 1)
         if ragged is None or call.outputs.shape[1:] != alone[0].outputs.shape[1:]:
             shapes = f"{tuple(call.outputs.shape)} for {num_rows} rows and {tuple(alone[0].outputs.shape)} for one"
-            self.reasons.append(f"{call.name}, whose outputs {shapes} are not those of each row, whatever the others are")
+            self.reasons.append(f"{call.name}, whose outputs {shapes} {NOT_OF_ROWS}")
             return None, ALONE
         count = len(alone[0].outputs)
         if len(call.outputs) != num_rows and are_close(call.outputs[:count], alone[0].outputs, call.outputs):
@@ -293,13 +311,28 @@ def _not_understood(model: nn.Module, tried: Sequence[_Choice]) -> ValueError:
             f"OwnStep: expected a step that runs in the dtype of its weights, got {got}; pass "
             "Extraction(trainer_precision=True), with which it runs under the precision of the Trainer"
         )
+    reasons = [reason for choice in tried for reason in choice.reasons]
+    if reasons and all(NOT_OF_ROWS in reason for reason in reasons):
+        return ValueError(
+            f"OwnStep: expected outputs and targets of each row, got {got}; a loss over a whole batch says nothing of a row: "
+            "explain another number of each row in a task of your own, a tasks.Task with unpack, forward and score, such as "
+            "the similarity of its two views"
+        )
     return ValueError(
         f"OwnStep: expected a step that calls a loss function of torch ({', '.join(one.__name__ for one in LOSSES[:5])}, …) on "
         f"outputs and targets of each row, got {got}; say what is explained in a task of your own:\n"
-        "    class MyTask(tasks.Classification):\n"
+        "    from lightning_interactions import tasks\n"
+        "    class MyTask(tasks.Classification):  # or BinaryClassification, Regression, …\n"
         "        def unpack(self, batch):\n"
-        "            return batch['image'], batch['label']\n"
+        f"            return {_two_of(tried[0].batch.tree if tried else None)}  # inputs, targets\n"
         "        def forward(self, model, inputs):\n"
         "            return model(inputs)\n"
         "    InteractionMonitor(task=MyTask())"
     )
+
+
+def _two_of(batch: Any) -> str:
+    """Write how two things are taken out of a batch, by the names that it has."""
+    if isinstance(batch, Mapping) and len(batch) > 1:
+        return ", ".join(f"batch[{name!r}]" for name in list(batch)[:2])
+    return "batch[0], batch[1]"

@@ -1,6 +1,9 @@
 """The module's own step as the game: its loss, score and targets, against plain calls of the loss function."""
 
+import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -319,10 +322,45 @@ def over_the_batch(_: LightningModule, logits: Tensor, labels: Tensor) -> Tensor
     return F.cross_entropy(logits - logits.mean(0), labels)
 
 
-@pytest.mark.parametrize("loss", [by_hand, contrastive, over_the_batch])
+@pytest.mark.parametrize("loss", [by_hand, over_the_batch])
 def test_what_is_not_understood_is_refused_with_the_lines_to_write(loss: Loss) -> None:
-    with pytest.raises(ValueError, match="class MyTask"):
-        read(Stepping(loss), batch_of())
+    batch = batch_of()
+    first, second = list(batch)[:2]
+    with pytest.raises(ValueError, match=rf"(?s)class MyTask.*batch\['{first}'\], batch\['{second}'\]") as refused:
+        read(Stepping(loss), batch)
+    lines = str(refused.value).splitlines()[1:]
+    defined: dict[str, Any] = {}
+    exec(textwrap.dedent("\n".join(lines[:-1])), defined)
+    assert issubclass(defined["MyTask"], Classification)
+
+
+def test_a_loss_over_a_whole_batch_gets_no_lines_for_classes() -> None:
+    with pytest.raises(ValueError, match="a whole batch") as refused:
+        read(Stepping(contrastive), batch_of())
+    assert "MyTask" not in str(refused.value)
+
+
+OTHER_KINDS: dict[str, tuple[Callable[..., Tensor], bool]] = {
+    "the same": (F.cross_entropy, False),
+    "smoothed": (partial(F.cross_entropy, label_smoothing=0.1), False),
+    "of log-probabilities": (lambda z, y: F.nll_loss(z.log_softmax(1), y), False),
+    "by hand": (lambda z, _: -z.log_softmax(1)[:, 0].mean(), False),
+    "another": (lambda z, y: F.mse_loss(z.softmax(1), F.one_hot(y, CLASSES).float()), True),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_validation_step_with_a_loss_of_another_kind_is_doubted(kind: str) -> None:
+    trained, is_other = OTHER_KINDS[kind]
+
+    class Two(Stepping):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            return trained(self(batch["x"]), batch["y"])
+
+    model = Two(KINDS["classes"][0])
+    with pytest.warns(UserWarning, match="mse_loss") if is_other else nullcontext():
+        task, _ = read(model, batch_of())
+    assert task.readings[0].step == "validation_step"
 
 
 def test_raw_logits_as_log_probabilities_are_refused() -> None:
