@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_interactions.callbacks.interaction_monitor import InteractionMonitor
@@ -62,8 +63,8 @@ def replay(
             limit of epochs or steps, as it had then. Its loggers, which may be those of the run, are told nothing, and are its
             own again afterwards.
         model: The module as it was before the run. It has the weights of the last checkpoint afterwards.
-        checkpoints: Files that Lightning has written, in any order; folders stand for the ``.ckpt`` files in them. Several of
-            the same moment count once.
+        checkpoints: Files that Lightning has written, in any order; folders stand for those in them, as
+            :func:`find_checkpoints` has it. Several of the same moment count once, and a line says so.
         train_dataloaders: As for ``Trainer.fit``.
         val_dataloaders: As for ``Trainer.fit``.
         datamodule: As for ``Trainer.fit``.
@@ -100,20 +101,51 @@ def replay(
 
 
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
-    """List checkpoint files; a folder stands for the ``.ckpt`` files in it.
+    """List checkpoint files.
+
+    Args:
+        paths: Files and folders. A folder stands for the ``.ckpt`` files in it (else in its folder ``checkpoints``) that a
+            Trainer has written; others, such as those that ``PhaseEarlyStopping`` keeps of an onset, are skipped with a line.
 
     Raises:
         MisconfigurationException: If there is none, or a file does not exist.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        inside = sorted(path.glob("*.ckpt")) if path.is_dir() else [path]
-        if not inside or not all(one.is_file() for one in inside):
+    found = [one for path in map(Path, paths) for one in (_in_folder(path) if path.is_dir() else [path])]
+    for path in found:
+        if not path.is_file():
             raise MisconfigurationException(f"replay: expected a checkpoint, or a folder with some, got {path}")
-        found += inside
     if not found:
         raise MisconfigurationException("replay: expected at least one checkpoint, got none")
     return list(dict.fromkeys(found))
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """List the checkpoints of a run in a folder."""
+    files = sorted(folder.glob("*.ckpt")) or sorted((folder / "checkpoints").glob("*.ckpt"))
+    skipped = [path for path in files if path.is_file() and not _may_be_of_a_run(path)]
+    if skipped:
+        rank_zero_info(
+            f"replay: skips {', '.join(path.name for path in skipped)} in {skipped[0].parent}: onset files of "
+            "PhaseEarlyStopping and files of other programs do not say where in the run they are from"
+        )
+    found = [path for path in files if path not in skipped]
+    if not found:
+        got = f"{folder}, where {len(skipped)} .ckpt are none that a Trainer has written" if skipped else str(folder)
+        raise MisconfigurationException(f"replay: expected a checkpoint, or a folder with some, got {got}")
+    return found
+
+
+def _may_be_of_a_run(path: Path) -> bool:
+    """Whether a file is a Trainer's checkpoint, or cannot be read, which is to be said and not passed over."""
+    try:
+        return _has_moment(load_safely(path))
+    except (UnreadableError, OSError):
+        return True
+
+
+def _has_moment(content: Any) -> bool:
+    """Whether this is of a Trainer, which says where in the run it is from."""
+    return isinstance(content, dict) and {"state_dict", "loops", "global_step"} <= content.keys()
 
 
 def save_monitors(monitors: Sequence[InteractionMonitor], path: str | Path) -> None:
@@ -190,12 +222,13 @@ def _load(path: Path) -> dict[str, Any]:
         found = load_safely(path)
     except (UnreadableError, OSError) as error:
         raise MisconfigurationException(f"replay: expected a checkpoint of Lightning: {error}") from error
-    if not isinstance(found, dict) or not {"state_dict", "loops", "global_step"} <= found.keys():
+    if not _has_moment(found):
         raise MisconfigurationException(
             f"replay: expected a checkpoint that a Trainer has written at {path}, got a file without its state_dict and loops; "
             "weights that PhaseEarlyStopping keeps of an onset do not say where in the run they are from"
         )
-    return found
+    checkpoint: dict[str, Any] = found
+    return checkpoint
 
 
 def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +271,7 @@ def _in_order(saved: Sequence[_Saved]) -> list[_Saved]:
                 "run alone"
             )
     moments: dict[TimePoint, _Saved] = {}
+    again: list[str] = []
     for one in ordered:
         known = moments.setdefault(one.time, one)
         if known is not one and not _same_weights(known.path, one.path):
@@ -245,6 +279,10 @@ def _in_order(saved: Sequence[_Saved]) -> list[_Saved]:
                 f"replay: expected checkpoints of one run, got {known.path} and {one.path}, which are of the same moment "
                 f"(epoch {one.time.epoch}, step {one.time.step}) and have other weights; replay each run alone"
             )
+        if known is not one:
+            again.append(f"{one.path.name} (of the same moment as {known.path.name})")
+    if again:
+        rank_zero_info(f"replay: skips {', '.join(again)}")
     return list(moments.values())
 
 

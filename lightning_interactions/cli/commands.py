@@ -103,10 +103,11 @@ def export(given: argparse.Namespace) -> int:
 
 def replay(given: argparse.Namespace) -> int:
     """Measure a finished run from its checkpoints."""
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.utilities import rank_zero_info
 
     from lightning_interactions.callbacks.replay import find_checkpoints, replay, save_monitors
-    from lightning_interactions.cli.failures import in_words
+    from lightning_interactions.cli.configs import RunCLI, config_arguments, find_config
+    from lightning_interactions.cli.failures import importing, in_words
 
     # Where a script of the user's would find their modules; a command begins elsewhere.
     sys.path.insert(0, str(Path.cwd()))
@@ -116,12 +117,16 @@ def replay(given: argparse.Namespace) -> int:
         raise BadRunError(f"expected --output in a folder that exists, got {output}")
     with in_words():
         checkpoints = find_checkpoints(given.checkpoints)
-        configs = [part for path in given.config for part in ("--config", path)]
-        with warnings.catch_warnings():
+        configs = given.config
+        if configs is None:
+            configs = [find_config(given.checkpoints)]
+            rank_zero_info(f"replay: takes model, data and Trainer from {configs[0]}")
+        arguments = config_arguments(configs, {"model": given.model, "data": given.data}, given.rest)
+        with importing(), warnings.catch_warnings():
             # It takes them for a script's that has arguments of its own; ours are these.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            made = LightningCLI(
-                args=[*configs, *given.rest],
+            made = RunCLI(
+                args=arguments,
                 run=False,
                 save_config_callback=None,
                 parser_kwargs={"exit_on_error": False},  # What is wrong is hard to find under fifty lines of usage.

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import lightning_interactions
 from lightning_interactions.cli.errors import BadRunError, FailedError
 
-__all__ = ["in_words"]
+__all__ = ["importing", "in_words"]
 
 OURS = Path(lightning_interactions.__file__).parent
 PYTHON = Path(sysconfig.get_path("stdlib"))
@@ -31,6 +31,8 @@ def in_words() -> Iterator[None]:
     """
     try:
         yield
+    except FailedError:
+        raise
     except (BadRunError, MisconfigurationException, ArgumentError) as error:
         raise BadRunError(str(error)) from error
     except Exception as error:
@@ -40,6 +42,24 @@ def in_words() -> Iterator[None]:
             raise BadRunError(str(first)) from error
         said = "".join(traceback.format_exception_only(first)).strip()
         raise FailedError(f"{said}\n{_place(traceback.extract_tb(first.__traceback__))}") from error
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import the user's code, which may be a script.
+
+    Raises:
+        FailedError: If it ends the program.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if not end.code:  # Of --print_config, which is an option of LightningCLI.
+            raise
+        raise FailedError(
+            "expected code that can be imported, got a script that runs then and ends the program; put what runs under "
+            f'if __name__ == "__main__":\n{_place(traceback.extract_tb(end.__traceback__))}'
+        ) from end
 
 
 def _first(error: BaseException) -> BaseException:

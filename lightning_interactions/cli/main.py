@@ -119,14 +119,26 @@ def _parser() -> argparse.ArgumentParser:
     replay = add(
         "replay",
         "measure a finished run from its checkpoints",
-        "Model, data, Trainer and monitors come from a file of LightningCLI, as for `fit`; other options go on to it, such as "
-        "--trainer.devices=4 or --trainer.num_nodes=2: write --option=value, since a value after a blank would be taken "
-        "for a checkpoint. The history is the one that live monitoring would have given, if the "
-        "config and the seed are those of the run.",
+        "Model, data, Trainer and monitors come from a file of LightningCLI: the one of the run, or the config.yaml that was "
+        "saved in its log folder. The history is the one that live monitoring would have given, if config and seed are those "
+        "of the run. Other options go on to LightningCLI, such as --trainer.devices=4: write --option=value, since a value "
+        "after a blank would be taken for a checkpoint.",
         printing,
     )
     replay.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="checkpoints of one run, or folders of them")
-    replay.add_argument("--config", metavar="FILE", action="append", required=True, help="YAML of LightningCLI, as for fit")
+    replay.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="YAML of LightningCLI, as for fit (default: config.yaml beside the checkpoints, or one folder above)",
+    )
+    replay.add_argument(
+        "--model",
+        metavar="CLASS",
+        help="the module's class, such as package.module.Class, where the config has its arguments alone; of script.py in this "
+        "folder: script.Class",
+    )
+    replay.add_argument("--data", metavar="CLASS", help="the class of the data module, in the same way")
     replay.add_argument(
         "--output", metavar="FILE", default="replayed.ckpt", help="what the other commands read (default: %(default)s)"
     )

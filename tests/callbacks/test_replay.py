@@ -1,5 +1,6 @@
 """A replay of a run's checkpoints gives the history that live monitoring gives."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lightning_interactions import HeldOutReferences, InteractionMonitor, PhaseEarlyStopping, ProbeSampling, Twins
 from lightning_interactions.callbacks import replay
+from lightning_interactions.callbacks.onset_checkpoint import OnsetKeeper
 from lightning_interactions.callbacks.replay import find_checkpoints, save_monitors
 from lightning_interactions.evidence import Evidence, ParameterNoise
 from lightning_interactions.records import History, TimePoint
@@ -245,6 +247,56 @@ def test_a_fit_that_has_trained_nothing_says_of_no_limit_that_it_was_reached(
     assert not any("reached" in text for text in said)
     assert model.stands == [(0, 0), (1, 3)]
     assert (trainer.current_epoch, trainer.global_step) == (1, 3)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+class TestFolders:
+    @pytest.fixture
+    def folder(self, written: Path, tmp_path: Path) -> Path:
+        """A checkpoint of a run, and an onset file as ``PhaseEarlyStopping`` keeps it."""
+        folder = tmp_path / "version_0" / "checkpoints"
+        folder.mkdir(parents=True)
+        (path,) = find_checkpoints([written / "epochs"])
+        shutil.copy(path, folder / "epoch.ckpt")
+        trainer = quiet_trainer(tmp_path, max_epochs=1)
+        trainer.fit(seeded(), tabular_loader(24))
+        keeper = OnsetKeeper(folder, "phase-3-onset")
+        keeper.keep(trainer, {trainer.global_step})
+        keeper.write(trainer, trainer.lightning_module)
+        return folder
+
+    def test_onset_files_and_those_of_others_are_skipped_with_a_line(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        torch.save([1, 2], folder / "other.ckpt")
+        (onset,) = folder.glob("phase-3-*")
+        with caplog.at_level("INFO", logger="lightning.pytorch"):
+            assert find_checkpoints([folder]) == [folder / "epoch.ckpt"]
+        (said,) = caplog.messages
+        assert onset.name in said
+        assert "other.ckpt" in said
+
+    def test_one_that_is_broken_is_not_passed_over(self, folder: Path) -> None:
+        (folder / "broken.ckpt").write_bytes(b"no checkpoint")
+        assert find_checkpoints([folder]) == [folder / "broken.ckpt", folder / "epoch.ckpt"]
+
+    def test_the_folder_of_a_run_stands_for_its_checkpoints(self, folder: Path) -> None:
+        assert find_checkpoints([folder.parent]) == [folder / "epoch.ckpt"]
+
+    def test_one_without_any_of_a_run_is_refused(self, folder: Path) -> None:
+        (folder / "epoch.ckpt").unlink()
+        with pytest.raises(MisconfigurationException, match=r"where 1 \.ckpt"):
+            find_checkpoints([folder])
+
+    def test_the_same_moment_is_measured_once_with_a_line(
+        self, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shutil.copy(folder / "epoch.ckpt", folder / "last.ckpt")
+        monitor = fewest(held_out=0, schedule=EveryNEpochs())
+        with caplog.at_level("INFO", logger="lightning.pytorch"):
+            replay(quiet_trainer(tmp_path, callbacks=[monitor]), seeded(), [folder], tabular_loader(24))
+        assert monitor.history.epochs == [0, 1]
+        assert [text for text in caplog.messages if "last.ckpt" in text and "epoch.ckpt" in text]
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")

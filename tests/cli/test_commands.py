@@ -111,6 +111,7 @@ def test_export_writes_tables(name: str, run: Path, tmp_path: Path, capsys: pyte
         (["compare", "run.ckpt", "--figure", "nowhere/both.png"], "nowhere"),
         (["compare", *["run.ckpt"] * 9, "--figure", "both.png"], "got 9"),
         (["replay", "nothing.ckpt", "--config", "run.yaml"], "nothing.ckpt"),
+        (["replay", "run.ckpt"], "expected --config"),
         (["replay", "run.ckpt", "--config", "run.yaml", "--output", "nowhere/replayed.ckpt"], "nowhere"),
     ],
 )
@@ -131,7 +132,7 @@ def test_replay_says_how_options_are_written(capsys: pytest.CaptureFixture[str])
     assert "--option=value" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["phases"], ["phases", "run.ckpt", "--jsn"], ["replay", "run.ckpt"]])
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["phases"], ["phases", "run.ckpt", "--jsn"], ["replay"]])
 def test_bad_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)

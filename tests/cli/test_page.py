@@ -60,10 +60,14 @@ def test_replays_of_the_page_run(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("run.yaml").write_text(yaml.safe_dump(config(folder)), encoding="utf-8")
     cli.main(["fit", "--config", "run.yaml"])
     shutil.move("saved", "checkpoints")
-    # A module of the user's own, which only this folder has.
-    source = "from modules import CancerClassifier\n\n\nclass Mine(CancerClassifier):\n    pass\n"
-    Path("mine.py").write_text(source, encoding="utf-8")
-    Path("run.yaml").write_text(yaml.safe_dump({**config(folder), "model": {"class_path": "mine.Mine"}}), encoding="utf-8")
+    # Modules of the user's own, which only this folder has.
+    source = "import modules\n\n\nclass WineNet(modules.CancerClassifier):\n    pass\n\n\nWineData = modules.CancerData\n"
+    Path("net.py").write_text(source, encoding="utf-8")
+    Path("run.yaml").write_text(yaml.safe_dump({**config(folder), "model": {"class_path": "net.WineNet"}}), encoding="utf-8")
+    logged = folder / "lightning_logs" / "version_0"
+    shutil.copy("run.yaml", logged / "config.yaml")
+    shutil.rmtree(logged / "checkpoints")
+    shutil.copytree("checkpoints", logged / "checkpoints")
     monkeypatch.setattr("sys.path", list(sys.path))
     for line in REPLAYS:
         assert run(line) == 0

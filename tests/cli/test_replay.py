@@ -120,3 +120,61 @@ def test_a_model_that_is_configured_otherwise_is_refused(run: tuple[Path, Histor
     assert main([*arguments, "--model.init_args.width=8"]) == 2
     assert "another model" in capsys.readouterr().err
     assert not output.exists()
+
+
+SCRIPT = """
+import lightning as L
+import modules
+from lightning.pytorch.cli import LightningCLI
+
+class Net(modules.CancerClassifier):
+    pass
+
+class Data(modules.CancerData):
+    pass
+
+if __name__ == "__main__":
+    LightningCLI({classes}, auto_configure_optimizers={optimizes})
+"""
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["handed over", "in the config"])
+def test_what_lightning_saved_of_a_script_is_enough(by_name: bool, tmp_path: Path) -> None:
+    """The script hands its classes to LightningCLI, or its config names them, as ``__main__.Net`` when it is saved."""
+    made = config(tmp_path)
+    made["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "."}}
+    monitor, saver = made["trainer"]["callbacks"]
+    stopping = {"class_path": "lightning_interactions.PhaseEarlyStopping", "init_args": {"phase": 2, "log_only": True}}
+    saver["init_args"] = {"save_top_k": -1, "save_last": True}
+    made["trainer"]["callbacks"] = [monitor, stopping, saver]
+    for key, name in (("model", "Net"), ("data", "Data")):
+        made[key] = {"class_path": f"__main__.{name}"} if by_name else {}
+    made["model"] |= {"init_args": {"width": 9}} if by_name else {"width": 9}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
+    classes = "" if by_name else "Net, Data"
+    script = SCRIPT.format(classes=classes, optimizes=by_name).replace("(, ", "(")
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    live = run("script.py", "fit", "--config", "run.yaml")
+    assert live.returncode == 0, live.stderr
+    (tmp_path / "run.yaml").unlink()
+    folder = tmp_path / "lightning_logs" / "version_0"
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert "ckpt_path" in saved
+    assert ("class_path" in saved["model"]) == by_name
+    given = ["--model=script.Net"] if by_name else ["--model", "script.Net", "--data", "script.Data"]
+    again = run(
+        "-m", "lightning_interactions.cli", "replay", "lightning_logs/version_0/checkpoints", *given, "--output", "again.ckpt"
+    )
+    assert again.returncode == 0, again.stderr
+    history = read_run(tmp_path / "again.ckpt").history
+    assert history.epochs == [0, 1, 2]
+    assert_same_history(history, read_run(folder).history, 1e-6)
+    assert "last.ckpt" in again.stderr
+    assert "config.yaml" in again.stderr
