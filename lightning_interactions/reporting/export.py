@@ -79,8 +79,7 @@ def write_tables(tables: Mapping[str, Table], path: str | Path) -> list[Path]:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "export: expected pyarrow to write Parquet, which is not installed; pip install 'pyarrow>=16', "
-            "or write .npz"
+            "export: expected pyarrow to write Parquet, which is not installed; pip install 'pyarrow>=16', or write .npz"
         ) from error
     files = []
     for name, table in tables.items():

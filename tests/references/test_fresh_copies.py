@@ -1,6 +1,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from types import MethodType
 
 import pytest
 import torch
@@ -110,6 +111,19 @@ def test_tensors_with_a_history_are_no_obstacle() -> None:
 def test_a_factory_comes_first() -> None:
     made = BareParameter(nn.Linear(4, 3))
     assert fresh_copy(PlainTabularClassifier(), lambda: made) is made
+
+
+@pytest.mark.parametrize("make", [PlainTabularClassifier, lambda: WithoutWidth(8)])
+def test_a_method_that_hangs_on_the_instance_comes_along(make: Callable[[], LightningModule]) -> None:
+    def configure_optimizers(self: LightningModule) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(self.parameters())
+
+    model = make()
+    model.configure_optimizers = MethodType(configure_optimizers, model)  # As Lightning's command line does.
+    fresh = fresh_copy(model, None)
+    optimizer = fresh.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Adagrad)
+    assert {id(one) for one in optimizer.param_groups[0]["params"]} == {id(one) for one in fresh.parameters()}
 
 
 def test_names_that_lightnings_command_line_adds_to_the_hyperparameters_do_not_count() -> None:

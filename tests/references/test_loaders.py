@@ -271,7 +271,7 @@ def test_data_that_stays_the_same_passes() -> None:
     assert unrepeatable(DataLoader(DATA), range(20), Classification()) == ""
 
 
-class OwnBatches(Dataset[Any]):
+class BatchesOfItsOwn(Dataset[Any]):
     """Makes batches itself."""
 
     def __len__(self) -> int:
@@ -281,18 +281,11 @@ class OwnBatches(Dataset[Any]):
         return torch.zeros(2, 4), torch.zeros(2)
 
 
-class OwnIteration(DataLoader[Any]):
-    """Makes its batches as it likes."""
-
-    def __iter__(self) -> Any:
-        return iter([])
-
-
 @pytest.mark.parametrize(
     ("loader", "named"),
     [
         (DataLoader(StreamedDataset(DATA, 8), batch_size=4), "DataLoader of an IterableDataset"),
-        (DataLoader(OwnBatches(), batch_size=None), "batch_size=None"),
+        (DataLoader(BatchesOfItsOwn(), batch_size=None), "batch_size=None"),
         (OwnIteration(DATA), "OwnIteration with an __iter__"),
         ([DataLoader(DATA), DataLoader(DATA)], "2 loaders"),
         (iter([1]), "list_iterator"),
