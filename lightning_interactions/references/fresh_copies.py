@@ -1,8 +1,10 @@
 """Freshly initialised copies of a module."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from types import MethodType
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -62,11 +64,20 @@ def _rebuilt(model: LightningModule) -> LightningModule | None:
     rebuilt = type(model)(**hparams)
     if _shapes(rebuilt) != _shapes(model):
         return None
-    # Lightning's command line hangs a configure_optimizers on the instance.
-    for name, method in vars(model).items():
-        if isinstance(method, MethodType) and method.__self__ is model and name not in vars(rebuilt):
-            setattr(rebuilt, name, MethodType(method.__func__, rebuilt))
+    _take_over_methods(model, rebuilt)
     return rebuilt
+
+
+def _take_over_methods(model: LightningModule, fresh: LightningModule) -> None:
+    """Hang on a copy what methods hang on the module itself, as Lightning's command line hangs a ``configure_optimizers``.
+
+    What they hold, such as an optimizer of the module's parameters, is copied with the parameters of the copy.
+    """
+    own, others = ([*one.parameters(), *one.buffers()] for one in (model, fresh))
+    copied: dict[int, Any] = {id(model): fresh, **{id(one): other for one, other in zip(own, others, strict=True)}}
+    for name, method in vars(model).items():
+        if isinstance(method, MethodType) and method.__self__ is model:
+            setattr(fresh, name, MethodType(copy.deepcopy(method.__func__, copied), fresh))
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -102,6 +113,7 @@ def _copied(model: LightningModule) -> LightningModule:
             f"reference models: {type(model).__name__} cannot be copied: {shadow.shared}; call self.save_hyperparameters() in "
             "the module, or pass training=ReferenceTraining(factory=lambda: YourModule(...))"
         )
+    _take_over_methods(model, shadow.module)
     return shadow.module.cpu().train()
 
 

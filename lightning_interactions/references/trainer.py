@@ -38,6 +38,13 @@ from lightning_interactions.references.watching import (
 
 __all__ = ["ReferenceTrainer", "accelerator", "introduce", "progress", "quiet"]
 
+SAID_FOR_NOTHING = (
+    "You defined a `validation_step` but have no `val_dataloader`",
+    "The number of training batches",
+    r"Seems like `optimizer\.step\(\)` has been overridden",
+)
+"""Beginnings of warnings in trainings of reference models, as regular expressions."""
+
 SHOWN_AFTER = 3.0
 """Seconds after which progress is shown."""
 
@@ -262,14 +269,15 @@ def introduce(
 def quiet() -> Iterator[None]:
     """Keep Lightning's notes on hardware and epochs for the run that the user looks at; warnings still come through.
 
-    All but two: that there is a validation step and no validation loader is as it should be, and nobody reads the logger.
+    All but three: that there is a validation step and no validation loader is as it should be, nobody reads the logger, and
+    schedulers that were copied with their optimizers, as those of Lightning's command line, miss a mark of the original.
     """
     levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
     for logger in levels:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in ("You defined a `validation_step` but have no `val_dataloader`", "The number of training batches"):
+            for message in SAID_FOR_NOTHING:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

@@ -1,6 +1,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 
 import pytest
@@ -115,15 +116,18 @@ def test_a_factory_comes_first() -> None:
 
 @pytest.mark.parametrize("make", [PlainTabularClassifier, lambda: WithoutWidth(8)])
 def test_a_method_that_hangs_on_the_instance_comes_along(make: Callable[[], LightningModule]) -> None:
-    def configure_optimizers(self: LightningModule) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad(self.parameters())
+    def configure_optimizers(_: LightningModule, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return optimizer
 
     model = make()
-    model.configure_optimizers = MethodType(configure_optimizers, model)  # As Lightning's command line does.
+    # As Lightning's command line does.
+    of_model = torch.optim.Adagrad(model.parameters())
+    model.configure_optimizers = MethodType(partial(configure_optimizers, optimizer=of_model), model)
     fresh = fresh_copy(model, None)
     optimizer = fresh.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adagrad)
     assert {id(one) for one in optimizer.param_groups[0]["params"]} == {id(one) for one in fresh.parameters()}
+    assert model.configure_optimizers() is of_model
 
 
 def test_names_that_lightnings_command_line_adds_to_the_hyperparameters_do_not_count() -> None:
