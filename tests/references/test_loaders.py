@@ -249,7 +249,7 @@ def test_data_that_stays_the_same_passes() -> None:
     assert unrepeatable(DataLoader(DATA), range(20), Classification()) == ""
 
 
-class OwnBatches(Dataset[Any]):
+class BatchesAsSamples(Dataset[Any]):
     """Makes batches itself."""
 
     def __len__(self) -> int:
@@ -270,7 +270,7 @@ class OwnIteration(DataLoader[Any]):
     ("loader", "named"),
     [
         (DataLoader(StreamedDataset(DATA, 8), batch_size=4), "DataLoader of an IterableDataset"),
-        (DataLoader(OwnBatches(), batch_size=None), "batch_size=None"),
+        (DataLoader(BatchesAsSamples(), batch_size=None), "batch_size=None"),
         (OwnIteration(DATA), "OwnIteration with an __iter__"),
         ([DataLoader(DATA), DataLoader(DATA)], "2 loaders"),
         (iter([1]), "list_iterator"),
