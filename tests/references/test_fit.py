@@ -103,7 +103,7 @@ def test_nothing_is_written_and_nothing_warns(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "The '.*' does not have many workers|GPU available|.*LeafSpec")
+        warnings.filterwarnings("ignore", "The '.*' does not have many workers|GPU available|.*LeafSpec|.* are no better after")
         fit(TabularClassifier())
     assert list(tmp_path.iterdir()) == []
 
