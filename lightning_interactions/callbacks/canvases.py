@@ -7,11 +7,13 @@ Each is a function that dispatches on the class of the logger, and can be taught
         logger.upload(tag, figure, step)
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import singledispatch
 from typing import Any
 
 import numpy as np
+from markdown import markdown
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard.summary import hparams
@@ -20,6 +22,13 @@ from lightning_interactions.references.internals import classes
 from lightning_interactions.reporting.layout import layout_summary, phase_layout
 
 __all__ = ["draw_figure", "lay_out", "takes", "teach_known_loggers", "write_settings", "write_text"]
+
+PAGE = """<!DOCTYPE html><meta charset="utf-8"><style>
+body { font: 14px/1.4 system-ui, sans-serif; margin: 8px; color: #222; background: #fff }
+table { border-collapse: collapse } th, td { padding: 4px 8px; border: 1px solid #ccc; text-align: left; vertical-align: top }
+td:first-child { white-space: nowrap }
+</style>"""
+"""What goes before a text that is shown as a page of its own."""
 
 
 @singledispatch
@@ -86,6 +95,15 @@ def _draw_for_wandb(logger: Any, tag: str, figure: Figure, step: int) -> None:
     logger.log_image(tag, [np.asarray(canvas.buffer_rgba())[..., :3]], step=step)
 
 
+def _write_for_wandb(logger: Any, tag: str, text: str, step: int) -> None:
+    """Log a page of HTML, which Weights & Biases shows beside the figures; it has no other texts."""
+    from wandb import Html  # A run with this logger has it.
+
+    page = Html(io.StringIO(PAGE + markdown(text, extensions=["tables"])), inject=False)
+    # The key of a scalar can be no page besides.
+    logger.log_metrics({f"{tag}_text": page}, step=step)
+
+
 def _draw_for_mlflow(logger: Any, tag: str, figure: Figure, step: int) -> None:
     logger.experiment.log_figure(logger.run_id, figure, f"{tag}/step_{step:08d}.png")
 
@@ -101,7 +119,7 @@ KNOWN: dict[str, dict[Any, Callable[..., None]]] = {
         lay_out: _lay_out_for_tensorboard,
         write_settings: _write_settings_for_tensorboard,
     },
-    "WandbLogger": {draw_figure: _draw_for_wandb},
+    "WandbLogger": {draw_figure: _draw_for_wandb, write_text: _write_for_wandb},
     "MLFlowLogger": {draw_figure: _draw_for_mlflow, write_text: _write_for_mlflow},
 }
 """What the loggers of Lightning take."""

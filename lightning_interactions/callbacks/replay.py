@@ -141,6 +141,7 @@ class _Replay(Callback):
     def __init__(self, saved: Sequence[_Saved], monitors: Sequence[InteractionMonitor]) -> None:
         self.saved = saved
         self.monitors = monitors
+        self._counts_at_end: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse checkpoints of other modules before anything takes long; begin with the weights of step 0 if there are."""
@@ -151,6 +152,7 @@ class _Replay(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure all checkpoints, and end the fit before the first step."""
         trainer.should_stop = True
+        counts = trainer.fit_loop.state_dict()
         with progress(len(self.saved), trainer, "Measuring checkpoints", "checkpoint") as bar:
             for saved in self.saved:
                 # That of step 0 was measured as the untrained module.
@@ -160,6 +162,15 @@ class _Replay(Callback):
                 for monitor in waiting:
                     monitor.measure_checkpoint(trainer, pl_module, saved.time, ends_epoch=saved.ends_epoch)
                 bar.update()
+        self._counts_at_end = trainer.fit_loop.state_dict()
+        # Nothing was trained: with those of the run's end the Trainer would say that it had reached its limit.
+        trainer.fit_loop.load_state_dict(counts)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the Trainer stand where the checkpoints end, as it did when the run had ended."""
+        trainer.fit_loop.load_state_dict(self._counts_at_end)
+        # A checkpoint is written before its epoch counts as completed.
+        trainer.fit_loop.epoch_progress.current.completed = self.saved[-1].time.epoch
 
     @staticmethod
     def _load(trainer: Trainer, model: LightningModule, saved: _Saved) -> None:

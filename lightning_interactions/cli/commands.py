@@ -12,7 +12,8 @@ from typing import Any
 from tabulate import tabulate
 
 from lightning_interactions.analysis import summarise
-from lightning_interactions.cli.runs import BadRunError, read_run
+from lightning_interactions.cli.errors import BadRunError
+from lightning_interactions.cli.runs import read_run
 from lightning_interactions.records import Estimate, Phase, TimePoint
 from lightning_interactions.reporting import (
     RunRecord,
@@ -100,10 +101,10 @@ def export(given: argparse.Namespace) -> int:
 
 def replay(given: argparse.Namespace) -> int:
     """Measure a finished run from its checkpoints."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.cli import LightningCLI
 
     from lightning_interactions.callbacks.replay import find_checkpoints, replay, save_monitors
+    from lightning_interactions.cli.failures import in_words
 
     # Where a script of the user's would find their modules; a command begins elsewhere.
     sys.path.insert(0, str(Path.cwd()))
@@ -111,18 +112,23 @@ def replay(given: argparse.Namespace) -> int:
     output = Path(given.output)
     if not output.parent.is_dir():
         raise BadRunError(f"expected --output in a folder that exists, got {output}")
-    try:
+    with in_words():
         checkpoints = find_checkpoints(given.checkpoints)
         configs = [part for path in given.config for part in ("--config", path)]
         with warnings.catch_warnings():
             # It takes them for a script's that has arguments of its own; ours are these.
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            made = LightningCLI(args=[*configs, *given.rest], run=False, save_config_callback=None)
+            made = LightningCLI(
+                args=[*configs, *given.rest],
+                run=False,
+                save_config_callback=None,
+                parser_kwargs={"exit_on_error": False},  # What is wrong is hard to find under fifty lines of usage.
+            )
         monitors = replay(made.trainer, made.model, checkpoints, datamodule=made.datamodule)
-    except MisconfigurationException as error:
-        raise BadRunError(str(error)) from error
     if not made.trainer.is_global_zero:
         return 0
+    if not any(monitor.history for monitor in monitors):
+        raise BadRunError("expected measurements, got none; give the Trainer the epochs or steps of the run, and see warnings")
     save_monitors(monitors, output)
     text = "\n\n".join(history_table(monitor.history) for monitor in monitors) + f"\n\nwrote {output}"
     found = {

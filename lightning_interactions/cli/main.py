@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from lightning_interactions.cli.runs import BadRunError
+from lightning_interactions.cli.errors import BadRunError, FailedError
 
-__all__ = ["BAD_INPUT", "main"]
+__all__ = ["BAD_INPUT", "FAILED", "main"]
+
+FAILED = 1
+"""Exit code where the user's own module or data raised an error; what Python itself ends with then."""
 
 BAD_INPUT = 2
 """Exit code where a run, an argument or a path is wrong; what argparse itself ends with."""
@@ -21,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process if left out.
 
     Returns:
-        The exit code: 0, 2 where what was given is wrong, and 3 from ``phases`` where phase 3 was detected.
+        The exit code: 0, 1 where a user's module or data raised an error in a replay, 2 where what was given is wrong, and 3
+        from ``phases`` where phase 3 was detected.
     """
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
@@ -35,16 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = getattr(commands, given.command)
     try:
         return run(given)
-    except (BadRunError, OSError, ModuleNotFoundError) as error:
-        print(f"lightning-interactions {given.command}: {error}", file=sys.stderr)
-        return BAD_INPUT
+    except (BadRunError, FailedError, OSError, ModuleNotFoundError) as error:
+        shows_calls = getattr(given, "traceback", False)
+        if shows_calls:
+            traceback.print_exception(error.__cause__ or error)
+        is_failure = isinstance(error, FailedError)
+        hint = "\n  (--traceback prints all calls that led there)" if is_failure and not shows_calls else ""
+        print(f"lightning-interactions {given.command}: {error}{hint}", file=sys.stderr)
+        return FAILED if is_failure else BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lightning-interactions",
         description="Look at runs that an InteractionMonitor has measured, and measure finished ones.",
-        epilog="exit codes: 0 all went well, 2 bad input, 3 phase 3 was detected (from phases alone)",
+        epilog="exit codes: 0 all went well, 1 your own code failed (from replay alone), 2 bad input, "
+        "3 phase 3 was detected (from phases alone)",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -119,4 +130,5 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument(
         "--output", metavar="FILE", default="replayed.ckpt", help="what the other commands read (default: %(default)s)"
     )
+    replay.add_argument("--traceback", action="store_true", help="print the whole traceback of an error, too")
     return parser

@@ -5,21 +5,18 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from lightning_interactions.cli.errors import BadRunError
 from lightning_interactions.records import History
 from lightning_interactions.records.files import UnreadableError, load_safely
 from lightning_interactions.reporting import RunRecord
 
-__all__ = ["BadRunError", "read_run"]
+__all__ = ["read_run"]
 
 ENDINGS = (".ckpt", ".pt", ".pth")
 """Of checkpoints and history files."""
 
 STATE = {"version", "history", "final_interactions"}
 """What the state of a monitor has among others."""
-
-
-class BadRunError(ValueError):
-    """What was given is no run that can be read."""
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunRecord:

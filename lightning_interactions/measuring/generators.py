@@ -5,11 +5,13 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import BuiltinMethodType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+
+from lightning_interactions.game.steps.copies import slots_of
 
 __all__ = ["preserve_generators"]
 
@@ -74,10 +76,6 @@ def _reachable(roots: tuple[object, ...]) -> Iterator[object]:
 def _attributes(item: object) -> Iterator[object]:
     with suppress(AttributeError):
         yield from list(object.__getattribute__(item, "__dict__").values())
-    for kind in type(item).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            slot = kind.__dict__.get(name)
-            if isinstance(slot, MemberDescriptorType):
-                with suppress(AttributeError):  # one that was never set
-                    yield slot.__get__(item)
+    for slot in slots_of(item):
+        with suppress(AttributeError):  # one that was never set
+            yield slot.__get__(item)

@@ -149,7 +149,7 @@ def known_classes(dataset: object) -> torch.Tensor | None:
     """
     if isinstance(dataset, Subset):
         whole = known_classes(dataset.dataset)
-        return None if whole is None else whole[torch.as_tensor(dataset.indices, dtype=torch.long)]
+        return None if whole is None else whole[torch.tensor(np.asarray(dataset.indices, dtype=np.int64))]
     if isinstance(dataset, ConcatDataset):
         parts = [known_classes(part) for part in dataset.datasets]
         return torch.cat([part for part in parts if part is not None]) if all(part is not None for part in parts) else None

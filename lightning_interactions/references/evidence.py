@@ -1,11 +1,13 @@
 """Evidence of reference models that fits itself when training starts."""
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
@@ -94,8 +96,9 @@ class FittedEvidence(Evidence):
                 f"whenever they are loaded, and the indices of {unknown} of {len(prints)} training probes are not known; let "
                 "the monitor draw the probes, or take random augmentation out of the dataset (into training_step)"
             )
+        numbers = np.fromiter(indices.values(), np.int64)
         self.references.seen = tuple(
-            seen | {one for one, index in indices.items() if index in own}
+            seen | set(itertools.compress(indices, np.isin(numbers, np.asarray(own))))
             for seen, own in zip(self.references.seen, self._fitted.indices, strict=True)
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,7 +19,7 @@ from lightning_interactions.records.describe import describe
 from lightning_interactions.references.fit_length import fit_length
 from lightning_interactions.references.folds import Plan, make_plans
 from lightning_interactions.references.internals import classes
-from lightning_interactions.references.loaders import sampler_pool, unrepeatable
+from lightning_interactions.references.loaders import as_indices, sampler_pool, unrepeatable
 from lightning_interactions.references.saved_models import SavedModels
 from lightning_interactions.references.settings import QUIET, Ensemble, ReferenceTraining, in_run
 from lightning_interactions.references.sharing import Sharing
@@ -44,7 +45,7 @@ class Fitted:
     """
 
     references: ReferenceModels
-    indices: tuple[frozenset[int], ...]
+    indices: tuple[Sequence[int], ...]
     is_repeatable: bool
 
 
@@ -163,7 +164,13 @@ def fit_ensemble(
         models, seen = [one.model for one in fitted], [one.seen for one in fitted]
         learned = 0 if ensemble.folds is None else learned_epochs([one.losses for one in fitted])
         references = ReferenceModels(models, ensemble.vote, seen, num_raters=ensemble.num_models, learned_epochs=learned)
-        return Fitted(references, tuple(frozenset((*(plan.training or ()), *plan.stopping)) for plan in plans), all(seen))
+        return Fitted(references, tuple(_used(plan) for plan in plans), all(seen))
+
+
+def _used(plan: Plan) -> Sequence[int]:
+    """List the samples that a model is trained or stopped on."""
+    parts = [plan.stopping] if plan.training is None else [plan.training, plan.stopping]
+    return as_indices(np.concatenate(parts))
 
 
 def learned_epochs(losses: Sequence[Sequence[float]]) -> int:
@@ -184,7 +191,7 @@ def learned_epochs(losses: Sequence[Sequence[float]]) -> int:
     return next(epoch for epoch, mean in enumerate(means, start=1) if mean <= enough)
 
 
-def _arguments(training: ReferenceTraining, plan: Plan, pool: list[int] | None, run: Trainer | None) -> dict[str, Any]:
+def _arguments(training: ReferenceTraining, plan: Plan, pool: Sequence[int] | None, run: Trainer | None) -> dict[str, Any]:
     """Return the arguments of the Trainers, which train on a part of each epoch if the run does."""
     stops = bool(plan.stopping)
     if run is None:
@@ -196,7 +203,7 @@ def _arguments(training: ReferenceTraining, plan: Plan, pool: list[int] | None, 
     return {"limit_train_batches": limit, **arguments}
 
 
-def _pool(loader: Any, ensemble: Ensemble) -> list[int] | None:
+def _pool(loader: Any, ensemble: Ensemble) -> Sequence[int] | None:
     """List the samples of the data; refuse data without indices where there are folds."""
     pool = sampler_pool(loader)
     if pool is None and ensemble.folds is not None:
@@ -226,7 +233,7 @@ def _set_up_loader(data: Any, folds: int | None) -> Any:
 
 def _decisive(
     model: LightningModule,
-    pool: list[int] | None,
+    pool: Sequence[int] | None,
     ensemble: Ensemble,
     task: Task,
     training: ReferenceTraining,
@@ -249,7 +256,7 @@ def _decisive(
 
 def _tell(
     plans: list[Plan],
-    pool: list[int] | None,
+    pool: Sequence[int] | None,
     max_epochs: int | None,
     saved: SavedModels | None,
     run: Trainer | None,

@@ -4,10 +4,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_interactions.references.loaders import draw_part
+from lightning_interactions.references.loaders import as_indices, draw_part
 
 __all__ = ["Plan", "make_plans"]
 
@@ -29,12 +30,12 @@ class Plan:
     """
 
     seed: int
-    training: list[int] | None
-    stopping: list[int]
+    training: Sequence[int] | None
+    stopping: Sequence[int]
 
 
 def make_plans(
-    pool: list[int] | None, num_models: int, folds: int | None, *, stops: bool, knows_loss: bool, seed: int
+    pool: Sequence[int] | None, num_models: int, folds: int | None, *, stops: bool, knows_loss: bool, seed: int
 ) -> list[Plan]:
     """Decide what each model trains and stops on.
 
@@ -49,7 +50,7 @@ def make_plans(
     Raises:
         MisconfigurationException: If there are fewer inputs than folds.
     """
-    shares = _shares(pool, folds, seed)
+    shares = _shares(None if pool is None else as_indices(pool), folds, seed)
     stops = stops and _can_stop(shares, knows_loss)
     plans = []
     for position in range(len(shares) * num_models):
@@ -58,11 +59,11 @@ def make_plans(
             stopping, training = draw_part(share, len(share) // STOPPING_FRACTION, seed + position)
             plans.append(Plan(seed + position, training, stopping))
         else:
-            plans.append(Plan(seed + position, share, []))
+            plans.append(Plan(seed + position, share, as_indices([])))
     return plans
 
 
-def _shares(pool: list[int] | None, folds: int | None, seed: int) -> Sequence[list[int] | None]:
+def _shares(pool: Sequence[int] | None, folds: int | None, seed: int) -> Sequence[Sequence[int] | None]:
     """List the data of each fold's models: all but that fold, or all if there are no folds."""
     if pool is None or folds is None:
         return [pool]
@@ -70,12 +71,16 @@ def _shares(pool: list[int] | None, folds: int | None, seed: int) -> Sequence[li
         raise MisconfigurationException(
             f"reference models: expected at least one input for each of {folds} folds, got {len(pool)}; use fewer folds"
         )
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
-    left_out = [frozenset(pool[position] for position in order[fold::folds]) for fold in range(folds)]
-    return [[index for index in pool if index not in part] for part in left_out]
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
+    shares = []
+    for fold in range(folds):
+        is_kept = np.ones(len(pool), dtype=bool)
+        is_kept[order[fold::folds]] = False
+        shares.append(as_indices(np.asarray(pool)[is_kept]))
+    return shares
 
 
-def _can_stop(shares: Sequence[list[int] | None], knows_loss: bool) -> bool:
+def _can_stop(shares: Sequence[Sequence[int] | None], knows_loss: bool) -> bool:
     """Whether trainings can be stopped early; a warning says why not."""
     smallest = min(0 if share is None else len(share) for share in shares)
     if None in shares:

@@ -1,16 +1,18 @@
 """Making the split: data for reference models, taken away from a run's training data."""
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from types import MethodType
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_interactions.references.internals import classes, data_module_class, share_hyperparameters
-from lightning_interactions.references.loaders import draw_part, loader_of_part, sampler_pool
+from lightning_interactions.references.loaders import as_indices, draw_part, loader_of_part, sampler_pool
 
 __all__ = ["BorrowedHooks", "GivenLoaders", "HoldOutDataModule"]
 
@@ -175,7 +177,7 @@ class HoldOutDataModule(BorrowedHooks):
         self.allow_zero_length_dataloader_with_multiple_devices = self.inner.allow_zero_length_dataloader_with_multiple_devices
         self.fraction = fraction
         self.seed = seed
-        self._held_out: frozenset[int] = frozenset()
+        self._held_out = as_indices([])
         self._length = 0
         self._set_up: set[str] = set()
 
@@ -210,7 +212,8 @@ class HoldOutDataModule(BorrowedHooks):
                 f"got {got}; split such data yourself, and give fit_reference_models a loader of the held-out part"
             )
         self._draw_once(pool, len(loader.dataset))
-        indices = [index for index in pool if (index in self._held_out) == held_out]
+        numbers = np.asarray(pool)
+        indices = as_indices(numbers[np.isin(numbers, np.asarray(self._held_out), invert=not held_out)])
         if not indices:
             raise MisconfigurationException(
                 f"HoldOutDataModule: expected samples in both parts, got {len(self._held_out)} held out of {len(pool)}; use "
@@ -218,10 +221,10 @@ class HoldOutDataModule(BorrowedHooks):
             )
         return loader_of_part(loader, indices, generator=loader.generator or getattr(loader.sampler, "generator", None))
 
-    def _draw_once(self, pool: list[int], length: int) -> None:
+    def _draw_once(self, pool: Sequence[int], length: int) -> None:
         if not self._held_out:
-            part, _ = draw_part(pool, round(self.fraction * len(pool)), self.seed)
-            self._held_out, self._length = frozenset(part), length
+            self._held_out, _ = draw_part(pool, round(self.fraction * len(pool)), self.seed)
+            self._length = length
         if length != self._length:
             raise MisconfigurationException(
                 f"HoldOutDataModule: expected the same {self._length} training samples whenever the loaders are made, got "

@@ -1,8 +1,10 @@
 """Parts of the data behind a loader, as loaders with the same settings."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import (
@@ -29,7 +31,7 @@ from lightning_interactions.measuring.loading import (
 )
 from lightning_interactions.records import fingerprints
 
-__all__ = ["draw_part", "loader_of_part", "sampler_pool", "unrepeatable"]
+__all__ = ["as_indices", "draw_part", "loader_of_part", "sampler_pool", "unrepeatable"]
 
 REPEATED = 16
 """About so many samples are loaded twice."""
@@ -37,7 +39,15 @@ REPEATED = 16
 _SizedSampler = SequentialSampler | RandomSampler | WeightedRandomSampler
 
 
-def sampler_pool(loader: Any) -> list[int] | None:
+def as_indices(numbers: Any) -> Sequence[int]:
+    """Keep indices of samples in an array of 8 bytes each, which gives Python's own integers: users' datasets may ask for them.
+
+    A list takes 40, and workers that are forked copy them: to look at an integer is to write into it.
+    """
+    return array("q", np.asarray(numbers, dtype=np.int64).tobytes())
+
+
+def sampler_pool(loader: Any) -> Sequence[int] | None:
     """List the dataset indices that a loader's sampler can give, over however many epochs.
 
     Args:
@@ -57,22 +67,23 @@ def sampler_pool(loader: Any) -> list[int] | None:
         return None if torch.distributed.is_available() and torch.distributed.is_initialized() else _given(loader)
     sampler = loader.batch_sampler.sampler
     if isinstance(sampler, SubsetRandomSampler):
-        return sorted({int(index) for index in sampler.indices})
+        return as_indices(np.unique(np.fromiter(map(int, sampler.indices), np.int64)))
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
-        return list(range(len(loader.dataset)))  # type: ignore[arg-type]
+        return as_indices(np.arange(len(loader.dataset)))  # type: ignore[arg-type]
     if isinstance(sampler, WeightedRandomSampler):
-        return sampler.weights.nonzero()[:, 0].tolist()
+        return as_indices(sampler.weights.nonzero()[:, 0])
     if isinstance(sampler, DistributedSampler):
         # One around a sampler of the user's own gives each process a part that the others do not know.
-        return list(range(len(loader.dataset))) if sampler.dataset is loader.dataset else None  # type: ignore[arg-type]
+        is_whole = sampler.dataset is loader.dataset
+        return as_indices(np.arange(len(loader.dataset))) if is_whole else None  # type: ignore[arg-type]
     return _given(loader)
 
 
-def _given(loader: DataLoader[Any]) -> list[int] | None:
+def _given(loader: DataLoader[Any]) -> Sequence[int] | None:
     """List the indices that a sampler gives in one epoch."""
     with preserve_random_state(torch.device("cpu"), seed=0):
         indices = sampled_indices(loader, float("inf"))
-        return None if indices is None else indices.tolist()
+        return None if indices is None else as_indices(indices)
 
 
 class Part(Subset[Any]):
@@ -117,7 +128,7 @@ class PartOfBatches(Sampler[list[int]]):
             self.batches.set_epoch(epoch)
 
 
-def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[list[int], list[int]]:
+def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
     """Draw a part of the indices with a generator of our own.
 
     Args:
@@ -128,8 +139,12 @@ def draw_part(pool: Sequence[int], size: int, seed: int) -> tuple[list[int], lis
     Returns:
         The part and the rest, both sorted.
     """
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
-    return sorted(pool[position] for position in order[:size]), sorted(pool[position] for position in order[size:])
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed), device="cpu").numpy()
+    is_drawn = np.zeros(len(pool), dtype=bool)
+    is_drawn[order[:size]] = True
+    numbers = np.asarray(pool, dtype=np.int64)
+    part, rest = (as_indices(np.sort(numbers[some])) for some in (is_drawn, ~is_drawn))
+    return part, rest
 
 
 def loader_of_part(
@@ -150,11 +165,12 @@ def loader_of_part(
     Raises:
         MisconfigurationException: If the part has no sample, or no batch because incomplete ones are dropped.
     """
-    if not indices:
+    own = as_indices(indices)
+    if not own:
         raise MisconfigurationException("data: expected a part of at least one sample, got none; use more data")
     if has_own_batches(loader):
-        return _part_of_batches(loader, indices, in_order=in_order)
-    part = Part(loader.dataset, list(indices))
+        return _part_of_batches(loader, own, in_order=in_order)
+    part = Part(loader.dataset, own)
     sampler = SequentialSampler(part) if in_order else _sampler_of_part(loader, part, generator)
     assert isinstance(loader.batch_sampler, BatchSampler)
     size, drop_last = loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
@@ -193,7 +209,7 @@ def _sampler_of_part(loader: DataLoader[Any], part: Subset[Any], generator: torc
     if isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle):
         return SequentialSampler(part)
     if isinstance(sampler, WeightedRandomSampler):
-        weights = sampler.weights[list(part.indices)]
+        weights = sampler.weights[torch.from_numpy(np.asarray(part.indices, dtype=np.int64))]
         num_samples = _in_proportion(sampler.num_samples, len(part), int((sampler.weights > 0).sum()))
         return WeightedRandomSampler(weights.tolist(), num_samples, sampler.replacement, generator)
     if isinstance(sampler, RandomSampler):

@@ -283,7 +283,7 @@ def test_mlflow_gets_scalars_figures_and_texts(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wandb_gets_scalars_and_figures_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_scalars_figures_and_texts_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WANDB_MODE", "offline"), ("WANDB_SILENT", "true"), ("DO_NOT_TRACK", "true")):
         monkeypatch.setenv(name, value)
     logger, monitor = WandbLogger(save_dir=tmp_path, offline=True, project="run"), few(figures=EveryNEpochs())
@@ -298,6 +298,13 @@ def test_wandb_gets_scalars_and_figures_offline(tmp_path: Path, monkeypatch: pyt
     pictures = {str(path.relative_to(tmp_path)).partition("images/")[2].rpartition("_")[0] for path in tmp_path.rglob("*.png")}
     drawn = {name.rpartition("_")[0] for name in pictures}
     assert {*FIGURES, "interactions-figures/on_input_1"} <= drawn
+    pages = {str(path.relative_to(tmp_path)).partition("html/")[2]: path for path in tmp_path.rglob("*.html")}
+    assert [name.rsplit("_", 2)[0] for name in sorted(pages)] == [
+        *["interactions/phase_text"] * 3,
+        "interactions/settings_text",
+    ]
+    assert {path.read_text(encoding="utf-8").count("<table>") for path in pages.values()} == {1}
+    assert summary["interactions/phase"] == monitor.history.phases[-1].number
 
 
 def test_the_monitor_plots_its_history(tmp_path: Path) -> None:

@@ -216,6 +216,37 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Standing(TabularClassifier):
+    """Takes down where the Trainer says that the run is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stands: list[tuple[int, int]] = []
+
+    def on_train_start(self) -> None:
+        self.stands.append((self.current_epoch, self.global_step))
+
+    def on_train_end(self) -> None:
+        self.stands.append((self.current_epoch, self.global_step))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 3}], ids=["epochs", "steps"])
+def test_a_fit_that_has_trained_nothing_says_of_no_limit_that_it_was_reached(
+    written: Path, tmp_path: Path, limit: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, monitor = seeded(Standing), fewest(held_out=0, schedule=EveryNEpochs())
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], **limit)
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        replay(trainer, model, [written / "epochs"], tabular_loader(24))
+    assert monitor.history.epochs == [0, 1]
+    said = [record.getMessage() for record in caplog.records]
+    assert any("InteractionMonitor: " in text for text in said)
+    assert not any("reached" in text for text in said)
+    assert model.stands == [(0, 0), (1, 3)]
+    assert (trainer.current_epoch, trainer.global_step) == (1, 3)
+
+
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 class TestBadInput:
     def refused(self, root: Path, *paths: Path, train: Any = None) -> str:

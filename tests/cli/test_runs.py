@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_interactions.cli import main
-from lightning_interactions.cli.runs import BadRunError, read_run
+from lightning_interactions.cli.errors import BadRunError
+from lightning_interactions.cli.runs import read_run
 from lightning_interactions.records import History
 from lightning_interactions.reporting import html
 from tests.cli.files import state_of, written
@@ -157,6 +158,7 @@ def test_a_broken_file_is_read_or_refused_and_hides_no_other(tmp_path: Path, dat
         assert main(["phases", str(bad)]) in (0, 2, 3)
         for command, output in (("report", "page.html"), ("export", "run.npz")):
             assert main([command, str(bad), "--output", str(tmp_path / output)]) in (0, 2)
+        assert main(["compare", str(good), str(bad), "--figure", str(tmp_path / "both.png")]) in (0, 2)
     assert read_run(tmp_path).title in (str(good), str(bad))
 
 

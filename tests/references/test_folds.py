@@ -11,7 +11,7 @@ POOL = list(range(10, 190, 2))
 @pytest.mark.parametrize("stops", [True, False])
 def test_every_sample_is_left_out_by_the_models_of_its_fold(stops: bool) -> None:
     plans = make_plans(POOL, 2, 3, stops=stops, knows_loss=True, seed=0)
-    shares = [sorted((plan.training or []) + plan.stopping) for plan in plans]
+    shares = [sorted([*(plan.training or []), *plan.stopping]) for plan in plans]
     assert [plan.seed for plan in plans] == list(range(6))
     assert [len(share) for share in shares] == [60] * 6
     assert [len(plan.stopping) for plan in plans] == [12 * stops] * 6
@@ -21,7 +21,7 @@ def test_every_sample_is_left_out_by_the_models_of_its_fold(stops: bool) -> None
 
 def test_without_folds_all_is_for_every_model_and_each_stops_on_another_part() -> None:
     plans = make_plans(POOL, 3, None, stops=True, knows_loss=True, seed=0)
-    assert all(sorted((plan.training or []) + plan.stopping) == POOL for plan in plans)
+    assert all(sorted([*(plan.training or []), *plan.stopping]) == POOL for plan in plans)
     assert all(len(plan.stopping) == 18 for plan in plans)
     assert len({tuple(plan.stopping) for plan in plans}) == 3
 
@@ -39,7 +39,7 @@ def test_the_seed_decides_on_the_parts() -> None:
 def test_where_a_training_cannot_stop_early_it_says_why(pool: list[int] | None, knows_loss: bool, reason: str) -> None:
     with pytest.warns(UserWarning, match=f"{reason}.*patience=None"):
         (plan,) = make_plans(pool, 1, None, stops=True, knows_loss=knows_loss, seed=0)
-    assert (plan.training, plan.stopping) == (pool, [])
+    assert (plan.training and list(plan.training), list(plan.stopping)) == (pool, [])
 
 
 def test_more_folds_than_samples_are_refused() -> None:

@@ -8,10 +8,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from lightning_interactions.analysis import OneInteraction, StrongestInteractions
 from lightning_interactions.game.players import (
+    AssignedPlayers,
     CustomPlayers,
     Evenly,
     FeatureGroups,
@@ -23,7 +25,7 @@ from lightning_interactions.game.players import (
     Tokens,
     Words,
 )
-from lightning_interactions.records import Probes
+from lightning_interactions.records import Probes, Rows
 from lightning_interactions.reporting import input_figure
 from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
 from tests.game.players.vocabularies import WORD_PIECE
@@ -102,7 +104,6 @@ def bar_labels(axes: Axes) -> list[str]:
             torch.tensor([[0.5, 2.0, 3.0]]),
             ["age = 0.5 AND bmi $x_1$ = 2", "<b> = 3", "bmi $x_1$ = 2 OR <b> = 3"],
         ),
-        (TimeSegments(3), torch.zeros(1, 12), ["segment 1 AND segment 2", "segment 3", "segment 2 OR segment 3"]),
         (
             ImagePatches(2, 2, depth=2),
             torch.zeros(1, 1, 4, 4, 4),
@@ -113,7 +114,7 @@ def bar_labels(axes: Axes) -> list[str]:
             ],
         ),
     ],
-    ids=["table", "series", "volume"],
+    ids=["table", "volume"],
 )
 def test_players_of_other_inputs_are_named_on_bars(players: Players, inputs: Tensor, labels: list[str]) -> None:
     figure = input_figure(probe(inputs), players, FOUND)
@@ -122,6 +123,59 @@ def test_players_of_other_inputs_are_named_on_bars(players: Players, inputs: Ten
     assert [bar.get_width() for bars in axes.containers for bar in bars] == [1.5, 0.25, -0.5]
     assert legend_labels(axes) == ["generalizable", "non-generalizable"]
     assert axes.get_xlabel() == "Effect (score units)"
+    assert len(rendered(figure)) > 1000
+
+
+def shaded(axes: Axes) -> list[tuple[float, float]]:
+    """First and last moments of what is shaded."""
+    return [(box.get_x(), box.get_x() + box.get_width()) for box in axes.patches if isinstance(box, Rectangle)]
+
+
+@pytest.mark.parametrize(
+    ("players", "series"),
+    [
+        (TimeSegments(3), torch.randn(1, 12)),
+        (TimeSegments(3), torch.randn(1, 2, 12)),
+        (TimeSegments(3), torch.randn(1, 12, 2)),
+        (TimeSegments(3, axis=2), torch.randn(1, 3, 12).half()),
+        (Some(TimeSegments(6), 3, Evenly()), torch.randn(1, 1, 12)),
+    ],
+    ids=["one", "channels first", "channels last", "axis given", "some segments"],
+)
+def test_segments_are_shaded_on_series(players: AssignedPlayers, series: Tensor) -> None:
+    figure = input_figure(probe(series), players, FOUND, "Probe 7")
+    channels = 1 if series.ndim == 2 else sum(series.shape[1:]) - 12
+    panels = [figure.axes[first : first + 2] for first in range(0, len(figure.axes), 2)]
+    assert len(panels) == 2 * channels
+    whole = series[0].float().reshape(-1, 12) if series.shape[-1] == 12 else series[0].T
+    ((_, owners),) = players.assignments(Rows.of(series)).items()
+    for row, (left, right) in enumerate(panels):
+        line = torch.tensor(left.get_lines()[0].get_ydata())
+        assert torch.equal(line, whole[row % channels])
+        kept = torch.tensor(AND.players if row < channels else ALONE.players)
+        moments = {moment for first, last in shaded(left) for moment in range(round(first + 0.5), round(last + 0.5))}
+        assert moments == set(torch.isin(owners.flatten(), kept).nonzero()[:, 0].tolist())
+        assert right.get_visible() is (row < channels)
+    assert panels[0][0].get_title() == "generalizable\nAND of 2: +1.50"
+    assert panels[channels][0].get_title() == "1 segment: +0.25"
+    assert (panels[0][0].get_lines()[1].get_color(), panels[0][1].get_lines()[1].get_color()) == (BLUE, VERMILION)
+    assert len(rendered(figure)) > 1000
+
+
+def test_of_many_channels_the_first_are_drawn_and_once() -> None:
+    figure = input_figure(probe(torch.randn(1, 9, 40)), TimeSegments(4), FOUND)
+    assert len(figure.axes) == 12
+    assert figure.get_supylabel() == "Channel, first 6 of 9"
+    assert len(rendered(figure)) > 1000
+
+
+def test_a_long_series_keeps_its_peaks_and_odd_values_leave_gaps() -> None:
+    series = torch.randn(1, 1, 100_000, generator=torch.Generator().manual_seed(0))
+    series[0, 0, 70_001], series[0, 0, 30_000], series[0, 0, :10] = 50.0, torch.inf, torch.nan
+    figure = input_figure(probe(series), TimeSegments(5), FOUND)
+    line = torch.tensor(figure.axes[0].get_lines()[0].get_ydata())
+    assert len(line) <= 1000
+    assert float(line.nan_to_num().max()) == 50.0
     assert len(rendered(figure)) > 1000
 
 
@@ -156,6 +210,9 @@ def test_nothing_found_is_said() -> None:
     picture = input_figure(probe(torch.rand(1, 1, 4, 4)), ImagePatches(2, 2), nothing)
     assert [text.get_text() for text in picture.axes[0].texts] == ["none"]
     assert len(rendered(picture)) > 1000
+    series = input_figure(probe(torch.rand(1, 2, 12)), TimeSegments(3), nothing)
+    assert [axes.get_title() for axes in series.axes] == ["generalizable\nnone", "non-generalizable\nnone", "", ""]
+    assert len(rendered(series)) > 1000
     bars = input_figure(probe(torch.rand(1, 3)), FeatureGroups(), nothing)
     assert bar_labels(bars.axes[0]) == ["no salient interaction"]
     assert len(rendered(bars)) > 1000

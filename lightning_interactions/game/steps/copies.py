@@ -4,6 +4,7 @@ import collections
 import copy
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["LARGE", "copied", "is_data", "is_frame", "replacements"]
+__all__ = ["LARGE", "copied", "is_data", "is_frame", "replacements", "slots_of"]
 
 LARGE = 2**24
 """Bytes of an array above which it is not copied: 16 MiB are copied in a few milliseconds."""
@@ -28,6 +29,14 @@ def is_data(value: Any) -> bool:
         or hasattr(value, "fit_loop")
         or hasattr(value, "prepare_data_per_node")
     )
+
+
+def slots_of(value: object) -> Iterator[types.MemberDescriptorType]:
+    """List the places of attributes that the classes of an object have by ``__slots__``, and not in a dict."""
+    for kind in type(value).__mro__:
+        if "__slots__" in vars(kind):
+            # By their own names: those of private ones are not what stands in __slots__.
+            yield from (one for one in vars(kind).values() if isinstance(one, types.MemberDescriptorType))
 
 
 def replacements(root: Any, memo: dict[int, Any], shares_tensors: bool = False) -> None:
@@ -112,5 +121,8 @@ def _reachable(root: Any) -> Iterator[Any]:
             todo.extend(item.values())
         elif isinstance(item, (list, tuple, set, frozenset, collections.deque)):
             todo.extend(item)
-        elif hasattr(item, "__dict__"):
-            todo.extend(value for name, value in vars(item).items() if name != "_trainer")
+        else:
+            todo.extend(value for name, value in getattr(item, "__dict__", {}).items() if name != "_trainer")
+            for slot in slots_of(item):
+                with suppress(AttributeError):  # One that was never set.
+                    todo.append(slot.__get__(item))

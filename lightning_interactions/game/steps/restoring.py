@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_interactions.game.steps.copies import LARGE, is_data
+from lightning_interactions.game.steps.copies import LARGE, is_data, slots_of
 
 __all__ = ["as_found", "opened"]
 
@@ -33,7 +34,42 @@ MOST_KEPT_OF_DATA, MOST_WALKED_OF_DATA, MOST_BYTES_OF_DATA = 100_000, 64, 2**26
 """Where datasets are looked into: lists of more items are the data, and not kept; lists of more than the second number are not
 looked into; tensors and arrays are kept up to so many bytes in all."""
 
+NOT_SET = object()
+"""Content of a slot without one."""
+
 ATOMS = (str, bytes, int, float, complex, type(None), type, types.ModuleType, types.FunctionType, torch.Generator)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """An attribute that an object does not have in a dict.
+
+    Attributes:
+        owner: The object.
+        place: Where its class keeps the attribute.
+    """
+
+    owner: object
+    place: types.MemberDescriptorType
+
+    @property
+    def content(self) -> Any:
+        try:
+            return self.place.__get__(self.owner)
+        except AttributeError:
+            return NOT_SET
+
+    def put(self, content: Any) -> None:
+        """Give the attribute a content, past a ``__setattr__`` that forbids it."""
+        if content is NOT_SET:
+            self.place.__delete__(self.owner)
+        else:
+            self.place.__set__(self.owner, content)
+
+
+def _slots(name: str | None, value: object) -> Iterator[tuple[str, _Slot]]:
+    """List an object's slots, by the name that it hangs on; by their own names if it is a root."""
+    yield from ((place.__name__ if name is None else name, _Slot(value, place)) for place in slots_of(value))
 
 
 @contextmanager
@@ -98,7 +134,8 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
     The name is ``None`` for the attributes of a root, which have names of their own.
     """
     parts = [part for root in roots for part in (root.modules() if isinstance(root, nn.Module) else [root])]
-    todo: list[tuple[str | None, Any]] = [(None, vars(part) if hasattr(part, "__dict__") else part) for part in parts]
+    todo: list[tuple[str | None, Any]] = [(None, vars(part)) for part in parts if hasattr(part, "__dict__")]
+    todo += [slot for part in parts for slot in _slots(None, part)]
     most_walked = MOST_WALKED_OF_DATA if data else MOST_WALKED
     left: float = MOST_BYTES_OF_DATA if data else math.inf
     seen = {id(part) for part in parts}
@@ -115,6 +152,10 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
                 content = value.cell_contents
             except ValueError:  # One that has not been filled yet.
                 continue
+            yield name, value, content
+            todo.append((name, content))
+        elif isinstance(value, _Slot):
+            content = value.content
             yield name, value, content
             todo.append((name, content))
         elif isinstance(value, (dict, list, set, collections.deque)):
@@ -146,8 +187,10 @@ def _kept(roots: tuple[object, ...], data: bool) -> Iterator[tuple[str | None, A
             todo.append((name, value.__self__))
         elif data and isinstance(value, functools.partial):
             todo += [(name, part) for part in (value.func, value.args, value.keywords)]
-        elif hasattr(value, "__dict__") and _is_looked_at(value, data):
-            todo.append((name, vars(value)))
+        elif _is_looked_at(value, data):
+            if hasattr(value, "__dict__"):
+                todo.append((name, vars(value)))
+            todo += _slots(name, value)
 
 
 def _is_looked_at(value: Any, data: bool) -> bool:
@@ -189,6 +232,8 @@ def _are_same(value: Any, content: Any) -> bool:
         return bool(value == content)
     if isinstance(value, types.CellType):
         return value.cell_contents is content
+    if isinstance(value, _Slot):
+        return value.content is content
     if len(value) != len(content):
         return False
     items = [(value, content), (value.values(), content.values())] if isinstance(value, dict) else [(value, content)]
@@ -205,6 +250,8 @@ def _put_back(value: Any, content: Any) -> None:
         value[...] = content
     elif isinstance(value, types.CellType):
         value.cell_contents = content
+    elif isinstance(value, _Slot):
+        value.put(content)
     else:
         value.clear()
         value.update(content) if isinstance(value, (dict, set)) else value.extend(content)

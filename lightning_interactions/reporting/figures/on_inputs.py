@@ -1,11 +1,11 @@
-"""Interactions on the input that they are of: patches outlined, words marked, features named."""
+"""Interactions on the input that they are of: patches outlined, moments shaded, words marked, features named."""
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_interactions.analysis import OneInteraction, StrongestInteractions
 from lightning_interactions.game.axes import axis_of_channels
-from lightning_interactions.game.players import AssignedPlayers, FeatureMapPatches, Players, Some, Words
+from lightning_interactions.game.players import AssignedPlayers, FeatureMapPatches, Players, Some, TimeSegments, Words
 from lightning_interactions.records import Probes, Rows
 from lightning_interactions.reporting.figures.cards import TEXT, TITLE, card, style
 from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
@@ -26,6 +26,12 @@ KINDS = (("generalizable", BLUE), ("non-generalizable", VERMILION))
 
 PICTURES_A_KIND = 2
 BARS_A_KIND = 3
+
+MOST_CHANNELS = 6
+"""Panels that a card has room for above each other."""
+
+MOST_POINTS = 1000
+"""Points of a line; a longer series is drawn by the least and the greatest value of short spans."""
 
 LETTERS_A_LINE = 54
 """Letters of a monospaced font of 7 points that a card has room for."""
@@ -48,6 +54,19 @@ class Picture:
     owners: Int[Tensor, "height width"]
 
 
+@dataclass(frozen=True)
+class Course:
+    """A series, and whose each moment is.
+
+    Attributes:
+        values: ``[channels, time]``.
+        owners: ``[time]``; the player of each moment, -1 for nobody.
+    """
+
+    values: Float[Tensor, "channels time"]
+    owners: Int[Tensor, " time"]
+
+
 def input_figure(probe: Probes, players: Players, found: StrongestInteractions, title: str = "") -> Figure:
     """Draw the strongest interactions of both kinds on their input; for a card.
 
@@ -58,8 +77,9 @@ def input_figure(probe: Probes, players: Players, found: StrongestInteractions, 
         title: Which input it is; its target is added if that is one number.
 
     Returns:
-        Of an image two pictures of each kind, in which the patches of an interaction are outlined; of other inputs bars with
-        the names of the players, and above them of a text its words, those of the strongest interaction of each kind marked.
+        Of an image two pictures of each kind, in which the patches of an interaction are outlined; of a series its course, by
+        channel, with the segments of an interaction shaded; of other inputs bars with the names of the players, and above them
+        of a text its words, those of the strongest interaction of each kind marked.
 
     Raises:
         ValueError: If it is not a single probe.
@@ -73,6 +93,10 @@ def input_figure(probe: Probes, players: Players, found: StrongestInteractions, 
     picture = _picture(players, inputs)
     if picture is not None:
         _draw_pictures(figure, picture, found)
+        return figure
+    course = _course(players, inputs)
+    if course is not None:
+        _draw_course(figure, course, found)
         return figure
     words = _words(players, inputs)
     if words is None:
@@ -102,7 +126,7 @@ def _draw_pictures(figure: Figure, picture: Picture, found: StrongestInteraction
             else:
                 _outline(axes, picture, interactions[row], color)
             heading = f"{kind}\n" if row == 0 else ""
-            effect = _effect(interactions[row]) if row < len(interactions) else ""
+            effect = _effect(interactions[row], "patch") if row < len(interactions) else ""
             axes.set_title(f"{heading}{effect}", fontsize=TEXT, color=color, pad=2)
 
 
@@ -120,6 +144,63 @@ def _outline(axes: Axes, picture: Picture, one: OneInteraction, color: str) -> N
     lines = [[(x - 0.5, y - 0.5), (x - 0.5, y + 0.5)] for y, x in across.nonzero().tolist()]
     lines += [[(x - 0.5, y - 0.5), (x + 0.5, y - 0.5)] for y, x in along.nonzero().tolist()]
     axes.add_collection(LineCollection(lines, colors=color, linewidths=2.2, capstyle="projecting", clip_on=False))
+
+
+def _draw_course(figure: Figure, course: Course, found: StrongestInteractions) -> None:
+    """Draw a series once for each interaction, a panel a channel; of each kind two where there are few channels."""
+    channels = min(len(course.values), MOST_CHANNELS)
+    most = max(1, *(len(own) for own in _of_kinds(found)))
+    blocks = min(most, PICTURES_A_KIND if PICTURES_A_KIND * channels <= MOST_CHANNELS else 1)
+    panels = figure.subplots(blocks * channels, len(KINDS), sharex=True, sharey="row", squeeze=False)
+    for column, ((kind, color), interactions) in enumerate(zip(KINDS, _of_kinds(found), strict=True)):
+        for block in range(blocks):
+            one = interactions[block] if block < len(interactions) else None
+            own = [panels[block * channels + channel][column] for channel in range(channels)]
+            for axes, values in zip(own, course.values, strict=False):
+                _shade(axes, values, torch.isin(course.owners, torch.tensor(one.players if one else ())), color)
+                axes.set_visible(one is not None or block == 0)
+            heading = f"{kind}\n" if block == 0 else ""
+            own[0].set_title(f"{heading}{_effect(one, 'segment') if one else 'none'}", fontsize=TEXT, color=color, pad=2)
+        # A column may end before the other one, which has the numbers of time below it otherwise.
+        [axes for axes in panels[:, column] if axes.get_visible()][-1].tick_params(labelbottom=True)
+    for row, (left, _) in enumerate(panels):
+        if channels > 1:
+            left.set_ylabel(row % channels + 1, fontsize=TEXT, rotation=0, ha="right", va="center", weight="bold")
+    if channels > 1:
+        figure.align_ylabels(panels[:, 0])
+        more = f", first {channels} of {len(course.values)}" if channels < len(course.values) else ""
+        figure.supylabel(f"Channel{more}", fontsize=TEXT)
+    figure.supxlabel("Time (steps)", fontsize=TEXT)
+
+
+def _shade(axes: Axes, values: Float[Tensor, " time"], inside: Bool[Tensor, " time"], color: str) -> None:
+    """Draw one channel, and shade the moments of an interaction."""
+    shown = _thinned(values)
+    for first, last in _runs(inside):
+        axes.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.25, linewidth=0)
+    axes.plot(shown.numpy(), values[shown].numpy(), color="0.55", linewidth=0.8)
+    axes.plot(shown.numpy(), values[shown].where(inside[shown], torch.nan).numpy(), color=color, linewidth=1.3)
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(2, min_n_ticks=1))
+    style(axes)
+    axes.tick_params(labelsize=TEXT - 1.5)
+
+
+def _thinned(values: Float[Tensor, " time"]) -> Int[Tensor, " points"]:
+    """Choose the moments that a line is drawn through."""
+    if len(values) <= MOST_POINTS:
+        return torch.arange(len(values))
+    parts = torch.arange(len(values)).tensor_split(MOST_POINTS // 2)
+    ends = [part[end(values[part])] for part in parts for end in (torch.argmin, torch.argmax)]
+    moments: Tensor = torch.stack(ends).unique()
+    return moments
+
+
+def _runs(inside: Bool[Tensor, " time"]) -> list[tuple[int, int]]:
+    """List the first and the last of moments that follow each other."""
+    edges = torch.nn.functional.pad(inside.int(), (1, 1)).diff()
+    return list(zip((edges == 1).nonzero()[:, 0].tolist(), ((edges == -1).nonzero()[:, 0] - 1).tolist(), strict=True))
 
 
 def _draw_words(axes: Axes, words: Sequence[tuple[str, int]], found: StrongestInteractions) -> None:
@@ -191,8 +272,8 @@ def _joined(one: OneInteraction, labels: Sequence[str]) -> str:
     return f" {one.effect_type.upper()} ".join(labels[player] for player in one.players)
 
 
-def _effect(one: OneInteraction) -> str:
-    kind = f"{one.effect_type.upper()} of {len(one.players)}" if len(one.players) > 1 else "1 patch"
+def _effect(one: OneInteraction, part: str) -> str:
+    kind = f"{one.effect_type.upper()} of {len(one.players)}" if len(one.players) > 1 else f"1 {part}"
     return f"{kind}: {one.effect:+.2f}"
 
 
@@ -211,6 +292,19 @@ def _words(players: Players, inputs: Rows) -> list[tuple[str, int]] | None:
     owner = dict(zip(of_words, of_players, strict=True))
     labels = players.players.labels(inputs)[0]
     return [(labels[word], owner[word]) for word in sorted(owner) if word >= 0]
+
+
+def _course(players: Players, inputs: Rows) -> Course | None:
+    """Return a single input as a series if its players are segments of time."""
+    segments = players.players if isinstance(players, Some) else players
+    if not isinstance(segments, TimeSegments) or not isinstance(players, AssignedPlayers):
+        return None
+    ((name, owners),) = players.assignments(inputs).items()
+    series = inputs.leaves[name][0].detach().cpu().float()
+    axis = segments.axis or (1 if owners.ndim == 2 or owners.shape[1] > 1 else 2)
+    values = series[None] if series.ndim == 1 else series.movedim(axis - 1, 1)
+    # Axes have no place for what is not finite.
+    return Course(values.where(values.isfinite(), torch.nan), owners[0].flatten().cpu())
 
 
 def _picture(players: Players, inputs: Rows) -> Picture | None:
