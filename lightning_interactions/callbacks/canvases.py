@@ -141,7 +141,7 @@ def _write_for_mlflow(logger: Any, tag: str, text: str, step: int) -> None:
     logger.experiment.log_text(logger.run_id, text, f"{tag}/step_{step:08d}.md")
 
 
-KNOWN: dict[str, dict[Any, Callable[..., None]]] = {
+KNOWN: dict[str, dict[Any, Callable[..., Any]]] = {
     "TensorBoardLogger": {
         draw_figure: _draw_for_tensorboard,
         write_text: _write_for_tensorboard,

@@ -23,7 +23,7 @@ ENDS = {"one": 1.0, "three": 3.0}
 BEGINS = (1, 3, 6)
 """Orders that a chart begins with."""
 
-MARKERS = "◼◆▲★✚"
+MARKERS = ("◼", "◆", "▲", "★", "✚")
 """What TensorBoard tells the lines of a chart apart by, in their order."""
 
 
