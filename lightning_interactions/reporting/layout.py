@@ -81,9 +81,10 @@ def _phase_view(prefix: str, unit: str) -> Category:
             chance,
             one,
         ),
-        _chart(f"Expected test loss, {unit} (shaded: down to the loss on training probes)", (expected, loss, expected)),
+        _chart(f"Expected test loss, {unit} (other edge of the shading: loss on training probes)", (expected, loss, expected)),
         _chart(
-            f"Loss on held-out probes, {unit} (shaded: down to the loss on training probes)", (of_held_out, loss, of_held_out)
+            f"Loss on held-out probes, {unit} (other edge of the shading: loss on training probes)",
+            (of_held_out, loss, of_held_out),
         ),
         _chart(
             f"Excess gap, {unit}: what memorised interactions add to the loss gap (shaded: 95 % interval)",
