@@ -8,7 +8,8 @@ Each is a function that dispatches on the class of the logger, and can be taught
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
 
@@ -18,10 +19,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard.summary import hparams
 
+from lightning_interactions.records import History
 from lightning_interactions.references.internals import classes
-from lightning_interactions.reporting.layout import layout_summary, phase_layout
+from lightning_interactions.reporting.layout import held_axes, layout_summary, phase_layout
 
-__all__ = ["draw_figure", "lay_out", "takes", "teach_known_loggers", "write_settings", "write_text"]
+__all__ = [
+    "draw_figure",
+    "hold_axes",
+    "lay_out",
+    "takes",
+    "teach_known_loggers",
+    "where_to_look",
+    "write_settings",
+    "write_text",
+]
 
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { font: 14px/1.4 system-ui, sans-serif; margin: 8px; color: #222; background: #fff }
@@ -42,8 +53,18 @@ def write_text(logger: object, tag: str, text: str, step: int) -> None:
 
 
 @singledispatch
-def lay_out(logger: object, names: Sequence[str | None]) -> None:
-    """Lay out the scalars of the monitors of these names; nothing unless the logger is known."""
+def lay_out(logger: object, histories: Mapping[str | None, History]) -> None:
+    """Lay out the scalars of the monitors that have these histories; nothing unless the logger is known."""
+
+
+@singledispatch
+def hold_axes(logger: object, name: str | None, step: int) -> None:
+    """Log what the charts of a monitor need beside its scalars; nothing unless the logger is known."""
+
+
+@singledispatch
+def where_to_look(logger: object) -> str | None:
+    """Say how the laid out scalars are opened; nothing unless the logger is known."""
 
 
 @singledispatch
@@ -73,8 +94,16 @@ def _write_for_tensorboard(logger: Any, tag: str, text: str, step: int) -> None:
     logger.experiment.add_text(tag, text, step)
 
 
-def _lay_out_for_tensorboard(logger: Any, names: Sequence[str | None]) -> None:
-    logger.experiment.file_writer.add_summary(layout_summary(phase_layout(names)))
+def _lay_out_for_tensorboard(logger: Any, histories: Mapping[str | None, History]) -> None:
+    logger.experiment.file_writer.add_summary(layout_summary(phase_layout(histories)))
+
+
+def _hold_axes_for_tensorboard(logger: Any, name: str | None, step: int) -> None:
+    logger.log_metrics(held_axes(name), step=step)
+
+
+def _where_to_look_in_tensorboard(logger: Any) -> str:
+    return f"tensorboard --logdir {shlex.quote(str(logger.root_dir))}, page Custom Scalars"
 
 
 def _write_settings_for_tensorboard(logger: Any, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -112,11 +141,13 @@ def _write_for_mlflow(logger: Any, tag: str, text: str, step: int) -> None:
     logger.experiment.log_text(logger.run_id, text, f"{tag}/step_{step:08d}.md")
 
 
-KNOWN: dict[str, dict[Any, Callable[..., None]]] = {
+KNOWN: dict[str, dict[Any, Callable[..., Any]]] = {
     "TensorBoardLogger": {
         draw_figure: _draw_for_tensorboard,
         write_text: _write_for_tensorboard,
         lay_out: _lay_out_for_tensorboard,
+        hold_axes: _hold_axes_for_tensorboard,
+        where_to_look: _where_to_look_in_tensorboard,
         write_settings: _write_settings_for_tensorboard,
     },
     "WandbLogger": {draw_figure: _draw_for_wandb, write_text: _write_for_wandb},

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,11 @@ from lightning_interactions.analysis.second_phase import MOST_PLAYERS_OF_THEORY
 from lightning_interactions.callbacks.attempts import Attempt
 from lightning_interactions.callbacks.canvases import (
     draw_figure,
+    hold_axes,
     lay_out,
     takes,
     teach_known_loggers,
+    where_to_look,
     write_settings,
     write_text,
 )
@@ -147,12 +149,11 @@ class Loggers:
             shown = (f"{tag_prefix(self.name)}/phase", f"{tag_prefix(self.name)}/share")
             trainer.progress_bar_metrics.update({tag: tags[tag] for tag in shown})
         if self.logging.layout and not self._is_laid_out:
-            # The first monitor lays out all of them: a run has one layout.
-            monitors = [one for one in trainer.callbacks if isinstance(getattr(one, "meter", None), InteractionMeter)]
-            names = [monitor.name for monitor in monitors]
+            # Each monitor lays out all that have measured so far: a run has one layout, the last.
             self._is_laid_out = True
-            if self.name == names[0]:
-                self._write(trainer, _write_layout, names)
+            self._write(trainer, _write_layout, {**_histories(trainer), self.name: history})
+        if self.logging.layout:
+            self._write(trainer, _write_ends_of_axes, self.name, step)
         self._write(trainer, _write_scalars, {**tags, "epoch": trainer.current_epoch}, step)
         self._write(trainer, _write_texts, history, step)
         if self.logging.verbose:
@@ -164,6 +165,9 @@ class Loggers:
         """Draw the last measurement if it is not drawn yet, and what can be said only when the training is over."""
         if not history:
             return
+        if self.logging.layout and self.name == next(iter(_histories(trainer)), None):
+            for way in filter(None, map(where_to_look, trainer.loggers)):
+                rank_zero_info(f"InteractionMonitor: the phase view: {way}")
         if self.logging.hparams:
             self._write(trainer, _write_hyperparameters, history)
         if self._figures is None:
@@ -193,8 +197,18 @@ def _write_scalars(logger: Logger, _prefix: str, tags: dict[str, float], step: i
     logger.save()
 
 
-def _write_layout(logger: Logger, _prefix: str, names: Sequence[str | None]) -> None:
-    lay_out(logger, names)
+def _histories(trainer: Trainer) -> dict[str | None, History]:
+    """Find the monitors of a run that have measured, in the order of its callbacks."""
+    monitors = [one for one in trainer.callbacks if isinstance(getattr(one, "meter", None), InteractionMeter)]
+    return {monitor.name: monitor.history for monitor in monitors if monitor.history}
+
+
+def _write_layout(logger: Logger, _prefix: str, histories: Mapping[str | None, History]) -> None:
+    lay_out(logger, histories)
+
+
+def _write_ends_of_axes(logger: Logger, _prefix: str, name: str | None, step: int) -> None:
+    hold_axes(logger, name, step)
 
 
 def _write_texts(logger: Logger, prefix: str, history: History, step: int) -> None:

@@ -101,11 +101,15 @@ def say_what_is_measured(meter: InteractionMeter, cost: MeasuringCost) -> None:
     assert meter.players is not None
     explained = meter.task.explains if isinstance(meter.task, OwnStep) else repr(meter.task)
     numbers = " and ".join(f"{len(own)} {NAMES_OF_SPLITS[split]}" for split, own in meter.probes.items())
-    number_of_players = meter.players.num_players(meter.probes[TRAINING].groups[0].inputs)
+    inputs = meter.probes[TRAINING].groups[0].inputs
+    number_of_players = meter.players.num_players(inputs)
     rank_zero_info(
         f"InteractionMonitor: measures {numbers} inputs of {number_of_players} players ({type(meter.players).__name__}), "
         f"masked with {meter.baseline!r}; explains {explained}; evidence: {type(meter.evidence).__name__}; plans {cost}"
     )
+    if hint := meter.players.naming_hint(inputs):
+        label = next(filter(None, meter.players.labels(inputs.select([0]))[0]), "player 0")
+        rank_zero_info(f"InteractionMonitor: figures call players {label!r} and the like; name them with players={hint}")
 
 
 @contextmanager

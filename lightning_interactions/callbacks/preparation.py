@@ -91,7 +91,7 @@ class Preparation:
         evidence: The evidence of the run.
         keeper: The probes of the run.
         meter: What measures.
-        player_names: For each group of training probes how many they are, and what their players are called.
+        player_names: For training probes that follow each other how many they are, and what their players are called.
     """
 
     def __init__(self, settings: MeterSettings, evidence: Evidence | None, sampling: ProbeSampling) -> None:
@@ -314,4 +314,11 @@ class Preparation:
         assert players is not None
         groups = [group.inputs for group in self.keeper.probes[TRAINING].groups]
         with Attempt("InteractionMonitor: naming the players"):  # Only reports need names.
-            self.player_names = [{"probes": len(inputs), "names": list(players.names(inputs))} for inputs in groups]
+            self.player_names = [
+                {"probes": number, "names": [label or name for label, name in zip(labels, names, strict=True)]}
+                for inputs in groups
+                for names in [players.names(inputs)]
+                for number, labels in (
+                    [(1, own) for own in players.labels(inputs)] if players.rows_differ else [(len(inputs), names)]
+                )
+            ]

@@ -31,6 +31,15 @@ __all__ = ["compare", "export", "phases", "replay", "report"]
 PHASE_3 = 3
 """Exit code of ``phases`` where phase 3 was detected."""
 
+CHECKPOINTS = "checkpoints"
+"""What Lightning calls the folder of checkpoints in that of a run."""
+
+PROBES = "probes"
+"""The setting that says which inputs are measured."""
+
+LETTERS_OF_VALUE = 30
+"""Of longer values nobody sees the difference in a line."""
+
 
 def report(given: argparse.Namespace) -> int:
     """Write the HTML report of a run."""
@@ -65,15 +74,15 @@ def phases(given: argparse.Namespace) -> int:
 def compare(given: argparse.Namespace) -> int:
     """Print several runs beside each other."""
     runs = [read_run(path, given.name) for path in given.runs]
-    names = _short_names([run.title for run in runs])
+    names = _short_names(_known_as(given.runs, [run.title for run in runs]))
     for name, run in zip(names[1:], runs[1:], strict=True):
-        different = runs[0].history.different_settings(run.history.settings)
+        different = _different(runs[0].history.settings, run.history.settings)
+        if different == [PROBES]:
+            said = "measured on other inputs, so that small differences of their numbers may come from these"
+        else:
+            said = f"measured in different ways, so that their numbers cannot be compared: other {', '.join(different)}"
         if different:
-            print(
-                f"warning: {names[0]} and {name} were measured in different ways, so that their numbers cannot be compared: "
-                f"{'; '.join(different)}",
-                file=sys.stderr,
-            )
+            print(f"warning: {names[0]} and {name} were {said}", file=sys.stderr)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
     if given.figure is not None:
         histories = {name: run.history for name, run in zip(names, runs, strict=True)}
@@ -206,6 +215,29 @@ def _phase(phase: Phase, words: PhaseInWords) -> dict[str, Any]:
         "reason": phase.reason,
         "advice": words.advice,
     }
+
+
+def _different(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, with both values where these are short."""
+    found = []
+    for name in dict.fromkeys([*settings, *others]):
+        both = [str(one.get(name)) for one in (settings, others)]
+        if settings.get(name) != others.get(name):
+            found.append(f"{name} ({both[0]}, {both[1]})" if max(map(len, both)) <= LETTERS_OF_VALUE else name)
+    return found
+
+
+def _known_as(given: Sequence[str], titles: Sequence[str]) -> list[str]:
+    """Call runs as their users do: by the folder that is given, or that has the checkpoint in it, such as ``version_0``."""
+    known = []
+    for one, title in zip(given, titles, strict=True):
+        path = Path(one).resolve() if Path(one).is_dir() else Path(title)
+        inside = path if Path(one).is_dir() else path.parent
+        known.append(str(inside.parent if inside.name == CHECKPOINTS else path))
+    # Of several files of one run their names tell more.
+    return [
+        title if known.count(one) > 1 and titles.count(title) == 1 else one for one, title in zip(known, titles, strict=True)
+    ]
 
 
 def _short_names(titles: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ from lightning_interactions.reporting.figures import (
     strength_figure,
     theory_figure,
 )
-from lightning_interactions.reporting.figures.pictures import pixels_of
+from lightning_interactions.reporting.figures.pictures import pixels_of, target_of
 from lightning_interactions.reporting.run_record import RunRecord
 from lightning_interactions.reporting.words import explain_detections, explain_phase
 
@@ -91,7 +91,7 @@ FIGURES: tuple[FigureOfRun, ...] = (
     ),
     FigureOfRun(
         "Strength by order over time",
-        "The same numbers at every measurement: the darker, the stronger. In phase 3 mostly the second one gets darker.",
+        "The same numbers at every measurement: the brighter, the stronger. In phase 3 mostly the second map gets brighter.",
         lambda run: heat_map_figure(run.history),
     ),
     FigureOfRun(
@@ -313,12 +313,9 @@ def _probe(run: RunRecord, place: int) -> ProbeGroup | None:
 
 
 def _label(run: RunRecord, place: int) -> str:
-    """Name the class that a probe is labelled with, where its target is a single whole number."""
+    """Write the target of a probe, where it is a single number."""
     probe = _probe(run, place)
-    targets = [] if probe is None else [leaf.flatten() for leaf in probe.targets.tensors.values()]
-    if len(targets) != 1 or len(targets[0]) != 1 or targets[0].is_floating_point():
-        return ""
-    return str(targets[0].item())
+    return "" if probe is None else target_of(probe)
 
 
 def _picture(run: RunRecord, place: int) -> str:

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor, nn
 
 from lightning_interactions import ImagePatches, InteractionMonitor
-from lightning_interactions.callbacks import canvases
+from lightning_interactions.callbacks import canvases, loggers
 from lightning_interactions.reporting import phase_layout
 from lightning_interactions.schedules import EveryNEpochs
 from tests.callbacks.runs import TINY_SET_UP, RecordingLogger, few, quiet_trainer, script_phases
@@ -77,7 +77,10 @@ def test_tensorboard_gets_a_layout_a_text_for_each_measurement_and_the_settings_
     fit(tmp_path, monitor, logger=logger)
     found = written(logger)
     (layout,) = found.Tensors(LAYOUT)
-    assert Layout.FromString(layout.tensor_proto.string_val[0]) == phase_layout()
+    assert Layout.FromString(layout.tensor_proto.string_val[0]) == phase_layout({None: monitor.history})
+    steps = [event.step for event in found.Scalars("interactions/phase")]
+    for tag, value in (("interactions-layout/one", 1), ("interactions-layout/three", 3)):
+        assert [(event.step, event.value) for event in found.Scalars(tag)] == [(step, value) for step in steps]
     phases = texts(found, "interactions/phase")
     assert list(phases) == [0, 2, 5]
     assert "epoch 2" in phases[5]
@@ -87,14 +90,23 @@ def test_tensorboard_gets_a_layout_a_text_for_each_measurement_and_the_settings_
 
 
 @pytest.mark.slow
-def test_several_monitors_have_one_layout_and_users_may_have_their_own(tmp_path: Path) -> None:
+def test_several_monitors_have_one_layout_and_users_may_have_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(loggers, "rank_zero_info", said.append)
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, few(name="a"), few(name="b"), logger=logger, max_epochs=1)
-    (layout,) = written(logger).Tensors(LAYOUT)
-    assert Layout.FromString(layout.tensor_proto.string_val[0]) == phase_layout(["a", "b"])
+    fit(tmp_path, first := few(name="a"), second := few(name="b"), logger=logger, max_epochs=1)
+    # TensorBoard reads the last one.
+    *_, layout = written(logger).Tensors(LAYOUT)
+    expected = phase_layout({"a": first.history, "b": second.history})
+    assert Layout.FromString(layout.tensor_proto.string_val[0]) == expected
+    (command,) = [line for line in said if "tensorboard" in line]
+    assert str(logger.root_dir) in command
+    said.clear()
     other = TensorBoardLogger(tmp_path / "other")
     other.experiment.add_custom_scalars({"mine": {"chart": ["Multiline", ["loss"]]}})
     fit(tmp_path, few(layout=False), logger=other, max_epochs=1)
+    assert not [line for line in said if "tensorboard" in line]
+    assert not [tag for tag in written(other).Tags()["scalars"] if "layout" in tag]
     (layout,) = written(other).Tensors(LAYOUT)
     assert [category.title for category in Layout.FromString(layout.tensor_proto.string_val[0]).category] == ["mine"]
 
@@ -148,7 +160,7 @@ def test_a_run_that_goes_on_keeps_its_layout(tmp_path: Path) -> None:
     trainer.fit_loop.max_epochs = 2
     trainer.fit(model, tabular_loader(24), tabular_loader(12, seed=1))
     layouts = {event.tensor_proto.string_val[0] for event in written(logger).Tensors(LAYOUT)}
-    assert layouts == {phase_layout().SerializeToString()}
+    assert layouts == {phase_layout({None: monitor.history}).SerializeToString()}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """TensorBoard as a person sees it: a real server, opened in a real browser."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,15 +37,38 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_custom_scalars_open_on_the_phase_view(address: str) -> None:
     with browser() as page:
         opened(page, address, "phase_view")
-        page.get_by_text("Share of generalizable strength, 95 % interval").first.wait_for()
-        page.get_by_text("Strength of non-generalizable interactions by order").first.wait_for()
+        page.get_by_text("Phase that was detected").first.wait_for()
+        page.get_by_text("Non-generalizable strength of order 1").first.wait_for()
         text = shown(page)
-        assert text.index("what part of the strength generalizes") < text.index("losses, phase and strength")
-        assert text.index("losses, phase and strength") < text.index("behind it")
+        # The order that a person reads in, which is not that of the layout.
+        order = (
+            "phase view",
+            "Phase that was detected",
+            "Share of generalizable",
+            "Expected test loss",
+            "Loss on held-out",
+            "Excess gap",
+            "strength by order",
+            "Generalizable strength of order 1",
+            "Non-generalizable strength of order 1",
+            "Generalizable strength of order 3",
+            "behind it",
+        )
+        assert sorted(order, key=text.index) == list(order)
         matches = [int(number) for number in re.findall(r"Matches\s*\(\s*(\d+)\s*\)", text)]
-        # Share and chance level; losses, phase, the four orders of both kinds, and the excess gap. What is behind is closed.
-        assert matches[:6] == [2, 3, 1, 4, 4, 1]
+        # Of four orders two are in one chart. What is behind is closed.
+        assert matches[:9] == [2, 3, 1, 1, 1, 2, 2, 2, 2]
         assert page.locator("tf-custom-scalar-margin-chart-card svg path").count() > 0
+
+
+def test_the_axis_of_the_phase_reaches_to_phase_3(address: str) -> None:
+    with browser() as page:
+        opened(page, address, "phase_view")
+        chart = page.locator("tf-custom-scalar-margin-chart-card").first
+        chart.locator("svg path").first.wait_for()
+        # Numbers of the vertical axis come first; those of the horizontal one begin below zero.
+        numbers = chart.locator("svg .tick-label").all_text_contents()
+        assert "3" in itertools.takewhile(lambda number: not number.startswith("-"), numbers)
 
 
 def test_time_series_come_in_groups(address: str) -> None:

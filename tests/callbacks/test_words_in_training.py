@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_interactions import InteractionMonitor
 from lightning_interactions.analysis import NearChance
+from lightning_interactions.players import FeatureGroups, Tokens
 from lightning_interactions.records import Estimate, Phase
 from lightning_interactions.reporting import RunRecord, explain_phase
 from lightning_interactions.schedules import EveryNEpochs
@@ -59,6 +62,32 @@ def test_a_share_that_was_never_above_chance_is_said_once(
 
 def near_chance(_measurements: Any) -> NearChance:
     return NearChance(Estimate(0.1, 0.0, 0.2), Estimate(0.2, 0.1, 0.3), None)
+
+
+@pytest.mark.parametrize("features", [None, ("age", "height", "weight", "shoe")])
+def test_how_players_get_names_is_said_once(
+    features: tuple[str, ...] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(tmp_path, few(players=FeatureGroups(features=features)))
+    hints = [text for record in caplog.records if "features=[...]" in (text := record.getMessage())]
+    assert len(hints) == (features is None)
+
+
+def test_texts_are_told_apart_in_records_by_their_words(tmp_path: Path) -> None:
+    vocabulary = ["<pad>", *(f"word of {number}" for number in range(1, 20))]
+    monitor = few(players=Tokens(3, vocabulary=vocabulary))
+    ids = torch.randint(1, 20, (24, 5), generator=torch.Generator().manual_seed(0))
+    loaders = [DataLoader(TensorDataset(own, own[:, 0] % 3), batch_size=6) for own in (ids, ids.flip(1))]
+    model = TabularClassifier()
+    model.network = nn.Sequential(nn.EmbeddingBag(20, 4, padding_idx=0), nn.Linear(4, 3))
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[monitor])
+    trainer.fit(model, *loaders)
+    run = RunRecord.from_state(monitor.state_dict(), "run")
+    inputs = run.probes["training"].groups[0].inputs
+    assert monitor.meter.players is not None
+    assert run.player_names == tuple(monitor.meter.players.labels(inputs))
+    assert len(set(run.player_names)) == len(run.player_names)
 
 
 def test_a_monitor_writes_the_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,36 @@ def test_compare_says_where_runs_were_measured_differently(
     assert "threshold" in capsys.readouterr().err
 
 
+def test_compare_names_settings_without_their_digests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, settings in (
+        ("a", {"probes": "0" * 64}),
+        ("b", {"probes": "1" * 64}),
+        ("c", {"probes": "0" * 64, "threshold": 0.5}),
+    ):
+        some_history(**settings).save(tmp_path / f"{name}.pt")
+    assert main(["compare", *(str(tmp_path / f"{name}.pt") for name in "abc")]) == 0
+    other_inputs, other_way = capsys.readouterr().err.splitlines()
+    assert "cannot be compared" not in other_inputs
+    assert "threshold (None, 0.5)" in other_way
+    assert all(len(line) < 200 and "0000" not in line and "1111" not in line for line in (other_inputs, other_way))
+
+
+def test_compare_calls_runs_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for folder, files in (("logs/version_0", ("epoch=1.ckpt",)), ("logs/version_1", ("epoch=1.ckpt", "epoch=2.ckpt"))):
+        checkpoints = tmp_path / folder / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        paths += [written(checkpoints / file, None) for file in files]
+
+    def names(*given: Path) -> list[str]:
+        assert main(["compare", *map(str, given), "--json"]) == 0
+        return [row["run"] for row in printed(capsys)["runs"]]
+
+    assert names(paths[0], paths[1]) == ["version_0", "version_1"]
+    assert names(paths[0].parent, paths[1].parent.parent, tmp_path) == ["version_0", "version_1", tmp_path.name]
+    assert names(*paths[1:]) == ["epoch=1.ckpt", "epoch=2.ckpt"]
+
+
 @pytest.mark.parametrize("name", ["run.npz", "run.parquet"])
 def test_export_writes_tables(name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lightning_interactions.analysis import strongest_interactions
 from lightning_interactions.records import History, Probes
@@ -59,6 +60,21 @@ def test_a_report_has_figures_and_needs_no_other_file(number: int, monkeypatch: 
     assert all(base64.b64decode(source.split(",")[1]).startswith(b"\x89PNG") for source in sources if source)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (torch.tensor([0.0, 1.0, 0.0, 1.0]), "1"),
+        (torch.tensor([[2.5], [-0.125], [3.0], [4.0]]), "-0.125"),
+        (torch.tensor([12_345] * 4), "12345"),
+        (torch.zeros(4, 2), ""),
+    ],
+)
+def test_labels_are_targets_that_are_one_number(targets: Tensor, expected: str) -> None:
+    run = some_run(probes={"training": Probes.of((torch.zeros(4, 3), targets))})
+    assert html._label(run, 1) == expected
 
 
 @pytest.mark.usefixtures("no_figures")

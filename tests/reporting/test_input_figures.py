@@ -1,5 +1,6 @@
 """Interactions on the input that they are of."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -227,3 +228,29 @@ def test_several_probes_are_refused() -> None:
     several = Probes.of((torch.rand(2, 3), torch.tensor([0, 1])))
     with pytest.raises(ValueError, match="expected a single probe, got 2"):
         input_figure(several, FeatureGroups(), FOUND)
+
+
+def test_long_names_stand_on_two_lines_that_tell_interactions_apart() -> None:
+    names = [f"a rather long name of column {letter}" for letter in "ABCDEFG"]
+    ones = [OneInteraction(players, "and", 1.0, 1.0) for players in ((0, 1, 2), (0, 1, 3), (0, 1, 2, 3, 4, 5, 6), (0,))]
+    players = FeatureGroups(features=names)
+    figure = input_figure(probe(torch.zeros(1, 7)), players, StrongestInteractions(tuple(ones[:3]), (ones[3],)))
+    (axes,) = figure.axes
+    labels = bar_labels(axes)
+    assert len(set(labels)) == 4
+    assert all(len(label.splitlines()) <= 2 for label in labels)
+    assert [label.count(" AND") for label in labels] == [2, 2, 6, 0]
+    assert labels[3] == "a rather long name of column A = 0"
+
+
+def test_names_on_bars_neither_touch_each_other_nor_lie_behind_the_zero_line() -> None:
+    ones = tuple(OneInteraction((0, 1, 2, 3, 4, 5, 6), "or", effect, 0.5) for effect in (3.0, -2.0, 1.0))
+    ids = torch.arange(100, 107)[None]
+    figure = input_figure(probe(ids), Tokens(7), StrongestInteractions(ones, ones))
+    rendered(figure)
+    text, bars = figure.axes
+    boxes = [one.get_window_extent() for one in bars.texts]
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
+    zero = next(line for line in bars.lines if set(line.get_xdata()) == {0})
+    assert all(one.get_zorder() > zero.get_zorder() for one in bars.texts)
+    assert text.get_window_extent().y0 >= bars.get_window_extent().y1

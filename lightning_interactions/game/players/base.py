@@ -103,6 +103,15 @@ class Players(ABC):
         """Say what the players of each row are, for pictures of it: their names unless overridden; ``""`` for empty players."""
         return [self.names(inputs)] * len(inputs)
 
+    @property
+    def rows_differ(self) -> bool:
+        """Whether players of different rows are different things, which only :meth:`labels` tell apart."""
+        return False
+
+    def naming_hint(self, inputs: Rows) -> str:
+        """Write players that have the names a user knows them by; empty where these have them, or need none."""
+        return ""
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return what masked players of this kind are replaced with if nobody says it."""
         return Zeros()

@@ -115,6 +115,11 @@ class Some(AssignedPlayers):
         """Whether :meth:`choose` must be called for rows before they are masked."""
         return self.choice.needs_scores
 
+    @property
+    def rows_differ(self) -> bool:
+        """True: other players may be chosen in another row."""
+        return True
+
     def leaves(self, inputs: Rows) -> tuple[str, ...]:
         """Name the masked tensors; see :class:`~lightning_interactions.players.Players`."""
         return self.players.leaves(inputs)
@@ -144,6 +149,10 @@ class Some(AssignedPlayers):
             tuple(label for label, own in zip(labels, row, strict=True) if own) + ("",) * (self.number - sum(row))
             for labels, row in zip(self.players.labels(inputs), chosen.tolist(), strict=True)
         ]
+
+    def naming_hint(self, inputs: Rows) -> str:
+        """Say how the many get names; see :class:`~lightning_interactions.players.Players`."""
+        return self.players.naming_hint(inputs)
 
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return the default of the many players."""

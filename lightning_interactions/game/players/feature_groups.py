@@ -143,6 +143,11 @@ class FeatureGroups(AssignedPlayers):
             for row in table
         ]
 
+    def naming_hint(self, inputs: Rows) -> str:
+        """Write players with names of columns; see :class:`~lightning_interactions.players.Players`."""
+        leaf = "" if self.leaf is None else f"leaf={self.leaf!r}, "
+        return f"FeatureGroups({leaf}features=[...])" if self.features is None and self.group_names is None else ""
+
     def default_baseline(self, inputs: Rows) -> Baseline:
         """Return zeros for numbers, the most frequent category for integers."""
         numbers = all(inputs.leaves[name].is_floating_point() for name in self.leaves(inputs))

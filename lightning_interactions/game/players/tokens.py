@@ -1,6 +1,6 @@
 """Words of a text as players."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,11 @@ class Words(OneLeaf):
         leaf: str | None = None,
         valid: str | None = None,
         padded: str | None = None,
+        vocabulary: Sequence[str] | Mapping[str, int] | None = None,
     ) -> None:
         check_positions(valid, padded)
+        if tokenizer is not None and vocabulary is not None:
+            raise ValueError("players: expected tokenizer or vocabulary, got both; the tokenizer has one")
         super().__init__(leaf)
         self.words = words
         self.special = tuple(special)
@@ -40,9 +43,19 @@ class Words(OneLeaf):
         self.valid = valid
         self.padded = padded
         self._vocabulary = None if tokenizer is None else Vocabulary.of(tokenizer, stop_words)
+        if vocabulary is not None:
+            self._vocabulary = Vocabulary.of_words(vocabulary, stop_words)
+        self.vocabulary = None if vocabulary is None else f"{len(vocabulary)} words"
         self.tokenizer = None if tokenizer is None else str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
         if self._vocabulary is None and any(isinstance(word, str) for word in stop_words):
-            raise ValueError(f"players: expected stop words as token ids, got {list(stop_words)}; pass tokenizer= for strings")
+            raise ValueError(
+                f"players: expected stop words as token ids, got {list(stop_words)}; pass tokenizer= or vocabulary= for strings"
+            )
+
+    @property
+    def rows_differ(self) -> bool:
+        """True: the first word of a text has nothing to do with that of another."""
+        return True
 
     @property
     def expects(self) -> str:
@@ -78,7 +91,7 @@ class Words(OneLeaf):
     def labels(self, inputs: Rows) -> list[tuple[str, ...]]:
         """Write the words of each row; see :class:`~lightning_interactions.players.Players`.
 
-        Ids where there is no tokenizer, and numbers where there are embeddings.
+        Ids where there is neither a tokenizer nor a vocabulary, and numbers where there are embeddings.
         """
         (name,) = self.leaves(inputs)
         tokens = inputs.leaves[name]
@@ -92,6 +105,13 @@ class Words(OneLeaf):
                     of_words[word].append(token)
             labels.append(tuple(self._written(word) for word in of_words))
         return labels
+
+    def naming_hint(self, inputs: Rows) -> str:
+        """Write players with words; see :class:`~lightning_interactions.players.Players`."""
+        if self._vocabulary is not None or self.tensor(inputs).is_floating_point():
+            return ""
+        leaf = "" if self.leaf is None else f"leaf={self.leaf!r}, "
+        return f"Tokens({leaf}vocabulary=[...]) or Tokens({leaf}tokenizer=...)"
 
     def _written(self, ids: Sequence[int]) -> str:
         if not ids:
@@ -188,8 +208,8 @@ class Tokens(Some):
             a word.
         tokenizer: Anything with ``convert_ids_to_tokens`` and ``all_special_ids``, such as those of Hugging Face.
         special: Ids that are never masked, besides those of the tokenizer.
-        stop_words: Words that are never masked: ids, or strings if there is a tokenizer. A word of several tokens is one if
-            all of them are.
+        stop_words: Words that are never masked: ids, or strings if there is a tokenizer or vocabulary. A word of several
+            tokens is one if all of them are.
         padding: Id of padding. If left out, the tokenizer's, and 0 where neither a tokenizer nor ``valid`` or ``padded`` tells.
         leaf: Name of the ids ``[inputs, positions]`` or embeddings ``[inputs, positions, features]``; the only one that fits
             if left out.
@@ -197,10 +217,11 @@ class Tokens(Some):
             ``attention_mask`` and ``lengths``, if left out.
         padded: Name of a mask that is true at padding; found by its usual names, such as ``key_padding_mask``.
         choice: Which words of a row with more of them; at random if left out.
+        vocabulary: In place of a tokenizer: the word of each id, from 0 on, or the id of each word. Each token is a word.
 
     Raises:
-        ValueError: If ``number`` is smaller than 1, stop words are strings without a tokenizer, or both ``valid`` and
-            ``padded`` are given.
+        ValueError: If ``number`` is smaller than 1, stop words are strings without a tokenizer or vocabulary, or both of
+            ``tokenizer`` and ``vocabulary``, or of ``valid`` and ``padded``, are given.
     """
 
     def __init__(
@@ -215,8 +236,9 @@ class Tokens(Some):
         valid: str | None = None,
         padded: str | None = None,
         choice: Choice | None = None,
+        vocabulary: Sequence[str] | Mapping[str, int] | None = None,
     ) -> None:
-        all_words = Words(words, tokenizer, special, stop_words, padding, leaf, valid, padded)
+        all_words = Words(words, tokenizer, special, stop_words, padding, leaf, valid, padded, vocabulary)
         super().__init__(all_words, number, choice)
 
     def names(self, inputs: Rows) -> tuple[str, ...]:

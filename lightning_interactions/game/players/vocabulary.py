@@ -1,6 +1,6 @@
 """What a tokenizer's vocabulary says about words: where they begin, which tokens are special."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,33 @@ class Vocabulary:
             next((one for one in known if one is not None), None),
             tuple(_written(token) for token in tokens),
         )
+
+    @classmethod
+    def of_words(cls, words: Sequence[str] | Mapping[str, int], stop_words: Sequence[int | str] = ()) -> "Vocabulary":
+        """Take each token for a word of its own.
+
+        Args:
+            words: The word of each id, from 0 on; or the id of each word.
+            stop_words: Words, as strings without regard to case; ids are passed over.
+
+        Raises:
+            ValueError: If a stop word is none of the words.
+        """
+        if isinstance(words, Mapping):
+            written = [f"id {one}" for one in range(max(words.values(), default=-1) + 1)]
+            for word, one in words.items():
+                written[one] = word
+        else:
+            written = list(words)
+        wanted = {word.lower() for word in stop_words if isinstance(word, str)}
+        missing = sorted(wanted - {word.lower() for word in written})
+        if missing or not written:
+            raise ValueError(
+                f"players: expected a vocabulary with words, and stop words that are in it, got {missing or written}"
+            )
+        begin = torch.ones(len(written), dtype=torch.bool)
+        stops = tuple(one for one, word in enumerate(written) if word.lower() in wanted)
+        return cls(begin, ~begin, (), stops, None, None, tuple(written))
 
     def write(self, ids: Sequence[int]) -> str:
         """Write the tokens of one word."""

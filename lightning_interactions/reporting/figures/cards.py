@@ -29,11 +29,19 @@ def style(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def small_legend(drawn: Axes | Figure, *, columns: int = 1, place: str = "best") -> None:
-    """Add a legend in small letters, on a ground that curves may run under."""
+def small_legend(drawn: Axes | Figure, *, columns: int = 1, place: str = "best", above: float | None = None) -> None:
+    """Add a legend in small letters, on a ground that curves may run under.
+
+    Args:
+        drawn: Where.
+        columns: Columns of it.
+        place: Its place, in matplotlib's words.
+        above: Height that its place is at, in units of the axes; inside of them if left out.
+    """
+    anchor = {} if above is None else {"bbox_to_anchor": (0.5, above), "borderaxespad": 0}
     drawn.legend(  # type: ignore[call-overload]
         fontsize=TEXT - 1, loc=place, ncols=columns, handlelength=1.4, handletextpad=0.4, columnspacing=1.0, labelspacing=0.25,
-        borderpad=0.2, framealpha=0.7, edgecolor="none",
+        borderpad=0.2, framealpha=0.7, edgecolor="none", **anchor,
     )  # fmt: skip
 
 

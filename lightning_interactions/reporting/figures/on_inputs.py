@@ -18,7 +18,7 @@ from lightning_interactions.game.players import AssignedPlayers, FeatureMapPatch
 from lightning_interactions.records import Probes, Rows
 from lightning_interactions.reporting.figures.cards import TEXT, TITLE, card, style
 from lightning_interactions.reporting.figures.phases import BLUE, VERMILION
-from lightning_interactions.reporting.figures.pictures import pixels_of
+from lightning_interactions.reporting.figures.pictures import pixels_of, target_of
 
 __all__ = ["input_figure"]
 
@@ -38,7 +38,15 @@ LETTERS_A_LINE = 54
 
 LINES_OF_TEXT = 6
 
+LINES_OF_CARD = 15
+"""Lines of text and rows of bars together."""
+
 LETTERS_OF_LABEL = 58
+
+LINE, BAR, GAP, SPACE = 0.5, 0.26, 0.14, 0.06
+"""Height of a line of names, of a bar, of what is left below it, and of what is left above it."""
+
+HARD_SPACE = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,9 @@ def input_figure(probe: Probes, players: Players, found: StrongestInteractions, 
         raise ValueError(f"input_figure: expected a single probe, got {len(probe)}; select one")
     inputs = probe.groups[0].inputs
     figure = card()
-    target = _target(probe)
-    figure.suptitle(f"{title}{', ' if title and target else ''}{target}", fontsize=TITLE, parse_math=False)
+    target = target_of(probe.groups[0])
+    named = f"target {target}" if target else ""
+    figure.suptitle(f"{title}{', ' if title and named else ''}{named}", fontsize=TITLE, parse_math=False)
     picture = _picture(players, inputs)
     if picture is not None:
         _draw_pictures(figure, picture, found)
@@ -102,19 +111,18 @@ def input_figure(probe: Probes, players: Players, found: StrongestInteractions, 
     if words is None:
         _draw_bars(figure.add_subplot(), players.labels(inputs)[0], found)
         return figure
-    text, bars = figure.subplots(2, height_ratios=[1, 1.6])
-    _draw_words(text, words, found)
+    placed = _placed(words)
+    lines = 1 + max((line for _, _, line, _ in placed), default=0)
+    text, bars = figure.subplots(2, height_ratios=[lines, LINES_OF_CARD - lines])
+    _draw_words(text, placed, lines, found)
     _draw_bars(bars, players.labels(inputs)[0], found)
     return figure
 
 
-def _target(probe: Probes) -> str:
-    targets = [leaf for leaf in probe.groups[0].targets.tensors.values() if leaf.numel() == 1]
-    return f"target {targets[0].item():.4g}" if len(targets) == 1 else ""
-
-
 def _draw_pictures(figure: Figure, picture: Picture, found: StrongestInteractions) -> None:
     panels = figure.subplots(PICTURES_A_KIND, len(KINDS))
+    # Outlines reach out of their pictures.
+    figure.set_layout_engine("constrained", h_pad=0.06)
     for column, ((kind, color), interactions) in enumerate(zip(KINDS, _of_kinds(found), strict=True)):
         for row in range(PICTURES_A_KIND):
             axes = panels[row][column]
@@ -127,7 +135,7 @@ def _draw_pictures(figure: Figure, picture: Picture, found: StrongestInteraction
                 _outline(axes, picture, interactions[row], color)
             heading = f"{kind}\n" if row == 0 else ""
             effect = _effect(interactions[row], "patch") if row < len(interactions) else ""
-            axes.set_title(f"{heading}{effect}", fontsize=TEXT, color=color, pad=2)
+            axes.set_title(f"{heading}{effect}", fontsize=TEXT, color=color, pad=4)
 
 
 def _outline(axes: Axes, picture: Picture, one: OneInteraction, color: str) -> None:
@@ -203,31 +211,37 @@ def _runs(inside: Bool[Tensor, " time"]) -> list[tuple[int, int]]:
     return list(zip((edges == 1).nonzero()[:, 0].tolist(), ((edges == -1).nonzero()[:, 0] - 1).tolist(), strict=True))
 
 
-def _draw_words(axes: Axes, words: Sequence[tuple[str, int]], found: StrongestInteractions) -> None:
-    """Write the text, and mark the words of the strongest interaction of each kind."""
-    axes.set_axis_off()
-    marked = [set(one[0].players) if one else set() for one in _of_kinds(found)]
+def _placed(words: Sequence[tuple[str, int]]) -> list[tuple[str, int, int, int]]:
+    """Put words onto lines: each with its player, line and column; what there is no room for becomes an ellipsis."""
+    placed: list[tuple[str, int, int, int]] = []
     line, place = 0, 0
     for word, player in words:
         shown = textwrap.shorten(word, LETTERS_A_LINE, placeholder="…") or "…"
         is_last = line == LINES_OF_TEXT - 1
         if place + len(shown) > LETTERS_A_LINE - 2 * is_last:
             if is_last:
-                _write(axes, "…", line, place, [])
-                break
+                return [*placed, ("…", -1, line, place)]
             line, place = line + 1, 0
-        _write(axes, shown, line, place, [color for (_, color), own in zip(KINDS, marked, strict=True) if player in own])
+        placed.append((shown, player, line, place))
         place += len(shown) + 1
+    return placed
 
 
-def _write(axes: Axes, word: str, line: int, place: int, colors: Sequence[str]) -> None:
-    """Write a word at its line and column: bold on its colour, underlined by the second if it has two."""
-    x, y = place / LETTERS_A_LINE, 1 - (line + 0.5) / LINES_OF_TEXT
-    axes.text(
-        x, y, word, family="monospace", fontsize=7, va="center", transform=axes.transAxes, parse_math=False,
-        color="white" if colors else "black", weight="bold" if colors else "normal",
-        bbox={"facecolor": colors[0], "edgecolor": colors[-1], "pad": 1.2, "linewidth": 1.6} if colors else None,
-    )  # fmt: skip
+def _draw_words(axes: Axes, placed: Sequence[tuple[str, int, int, int]], lines: int, found: StrongestInteractions) -> None:
+    """Write the text, and mark the words of the strongest interaction of each kind: bold on its colour, in a frame of it.
+
+    A word of both has the colour of the first in a frame of the second.
+    """
+    axes.set_axis_off()
+    marked = [set(one[0].players) if one else set() for one in _of_kinds(found)]
+    for word, player, line, place in placed:
+        colors = [color for (_, color), own in zip(KINDS, marked, strict=True) if player in own]
+        x, y = place / LETTERS_A_LINE, 1 - (line + 0.5) / lines
+        axes.text(
+            x, y, word, family="monospace", fontsize=7, va="center", transform=axes.transAxes, parse_math=False,
+            color="white" if colors else "black", weight="bold" if colors else "normal",
+            bbox={"facecolor": colors[0], "edgecolor": colors[-1], "pad": 1.2, "linewidth": 1.6} if colors else None,
+        )  # fmt: skip
 
 
 def _draw_bars(axes: Axes, labels: Sequence[str], found: StrongestInteractions) -> None:
@@ -235,23 +249,28 @@ def _draw_bars(axes: Axes, labels: Sequence[str], found: StrongestInteractions) 
     drawn = [
         (one, kind, color) for (kind, color), own in zip(KINDS, _of_kinds(found), strict=True) for one in own[:BARS_A_KIND]
     ]
+    # Behind the names, which it would strike through.
+    axes.axvline(0, color="black", linewidth=0.8, zorder=0.5)
     seen: set[str] = set()
-    for place, (one, kind, color) in enumerate(drawn):
-        axes.barh(-place, one.effect, height=0.3, color=color, label=f"_{kind}" if kind in seen else kind)
-        seen.add(kind)
-        names = textwrap.shorten(_joined(one, labels), LETTERS_OF_LABEL, placeholder=" …")
+    top = 0.0
+    for one, kind, color in drawn:
+        names = _on_two_lines(one, labels)
+        height = LINE * len(names)
         axes.annotate(
-            names,
-            (0, -place + 0.2),
+            "\n".join(names),
+            (0, top - height + SPACE),
             xycoords=("axes fraction", "data"),
             fontsize=TEXT - 1,
+            linespacing=1.0,
             va="bottom",
             parse_math=False,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
-    axes.axvline(0, color="black", linewidth=0.8)
+        axes.barh(top - height - BAR / 2, one.effect, height=BAR, color=color, label=f"_{kind}" if kind in seen else kind)
+        seen.add(kind)
+        top -= height + BAR + GAP
     axes.set_yticks([])
-    axes.set_ylim(-max(len(drawn), 1) + 0.6, 0.85)
+    axes.set_ylim(min(top, -1), SPACE)
     axes.spines[["left"]].set_visible(False)
     axes.xaxis.set_major_locator(_few())
     style(axes, x="Effect (score units)")
@@ -268,8 +287,26 @@ def _few() -> MaxNLocator:
     return MaxNLocator(4, steps=[1, 2, 5, 10])
 
 
-def _joined(one: OneInteraction, labels: Sequence[str]) -> str:
-    return f" {one.effect_type.upper()} ".join(labels[player] for player in one.players)
+def _on_two_lines(one: OneInteraction, labels: Sequence[str]) -> list[str]:
+    """Write the players of an interaction on at most two lines; long names lose their middle where they have to."""
+    # A line ends between players where it can.
+    names = [labels[player].replace(" ", HARD_SPACE) for player in one.players]
+    joint = f"{HARD_SPACE}{one.effect_type.upper()} "
+    lines: list[str] = []
+    for longest in range(max(map(len, names)), 1, -1):
+        cut = [_cut(name, longest) for name in names]
+        lines = textwrap.wrap(joint.join(cut), LETTERS_OF_LABEL) or [""]
+        if len(lines) <= 2:
+            break
+    return [line.replace(HARD_SPACE, " ") for line in lines[:2]]
+
+
+def _cut(name: str, longest: int) -> str:
+    """Leave out the middle of a name that is too long: names of columns often differ at their ends alone."""
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 def _effect(one: OneInteraction, part: str) -> str:

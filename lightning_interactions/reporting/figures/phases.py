@@ -137,11 +137,14 @@ def timeline_figure(history: History) -> Figure:
     """
     figure = card()
     losses, shares = figure.subplots(2, sharex=True)
-    draw_losses(losses, history)
-    draw_share(shares, history)
+    draw_losses(losses, history, legend=False)
+    draw_share(shares, history, legend=False)
     losses.set_xlabel("")
     losses.set_title("")
     shares.set_title("")
+    for axes, columns, height in ((losses, 2, 1.1), (shares, 3, 1.01)):
+        # Above the axes, since their curves may be anywhere; those of the losses above the phases.
+        small_legend(axes, columns=columns, place="lower center", above=height)
     phase, axis = history.phases[-1], TimeAxis.of(history)
     figure.suptitle(f"Phase {phase.number}, since {axis.name} {axis.place(phase.onset)}", fontsize=TITLE)
     return figure
@@ -189,18 +192,18 @@ def draw_heat_map(panels: Sequence[Axes], history: History) -> None:
     bar.ax.tick_params(labelsize=TEXT, length=2.5, pad=2)
 
 
-def draw_losses(axes: Axes, history: History) -> None:
+def draw_losses(axes: Axes, history: History, *, legend: bool = True) -> None:
     """Draw losses over time, with the phases, and a legend."""
     axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
     _draw_losses(axes, axis.places(history), summaries)
-    _finish_time(axes, history, axis, "Losses", f"Loss{_in_unit(history)}", labelled=True)
+    _finish_time(axes, history, axis, "Losses", f"Loss{_in_unit(history)}", labelled=True, legend=legend)
 
 
-def draw_share(axes: Axes, history: History) -> None:
+def draw_share(axes: Axes, history: History, *, legend: bool = True) -> None:
     """Draw the share over time with its interval and its chance level, with the phases, and a legend."""
     axis, summaries = TimeAxis.of(history), [summarise(measurement) for measurement in history.measurements]
     _draw_share(axes, axis.places(history), summaries)
-    _finish_time(axes, history, axis, "What part of the strength generalizes", "Generalizable share")
+    _finish_time(axes, history, axis, "What part of the strength generalizes", "Generalizable share", legend=legend)
 
 
 def draw_excess_gap(axes: Axes, history: History) -> None:
@@ -210,12 +213,14 @@ def draw_excess_gap(axes: Axes, history: History) -> None:
     _finish_time(axes, history, axis, "What memorised interactions add to the gap", f"Excess gap{_in_unit(history)}")
 
 
-def _finish_time(axes: Axes, history: History, axis: TimeAxis, title: str, label: str, *, labelled: bool = False) -> None:
+def _finish_time(
+    axes: Axes, history: History, axis: TimeAxis, title: str, label: str, *, labelled: bool = False, legend: bool = True
+) -> None:
     _draw_bands(axes, history, axis, labelled=labelled, size=TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     style(axes, title=title, x=axis.label, y=label)
-    if axes.get_legend_handles_labels()[0]:
+    if legend and axes.get_legend_handles_labels()[0]:
         small_legend(axes)
 
 

@@ -3,7 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["pixels_of"]
+from lightning_interactions.records import ProbeGroup
+
+__all__ = ["pixels_of", "target_of"]
 
 
 def pixels_of(image: Float[Tensor, "1 ..."], channels: int | None) -> Float[Tensor, "height width ..."]:
@@ -23,3 +25,12 @@ def pixels_of(image: Float[Tensor, "1 ..."], channels: int | None) -> Float[Tens
         own = own[:3].movedim(0, -1) if len(own) in (3, 4) else own.mean(dim=0)
     low, high = own.amin(), own.amax()
     return (own - low) / (high - low).clamp(min=1e-12)
+
+
+def target_of(probe: ProbeGroup) -> str:
+    """Write the target of a single probe, where it is one number: a class, or a value; empty elsewhere."""
+    targets = [leaf for leaf in probe.targets.tensors.values() if leaf.numel() == 1]
+    if len(targets) != 1:
+        return ""
+    number = targets[0].item()
+    return f"{number:.4g}" if isinstance(number, float) else f"{number}"

@@ -27,6 +27,9 @@ __all__ = ["draw_shape", "shape_figure", "theory_figure"]
 
 MEASURED = "#C9C9C9"
 
+IN_WORDS = "Does noise in the weights explain which orders are learned?\n$R^2$: 1 is fully, 0 or less is not at all"
+"""For somebody who does not know the theory."""
+
 MOST_PANELS = 4
 """At most so many measurements are drawn with all their orders."""
 
@@ -125,7 +128,10 @@ def theory_figure(second_phase: SecondPhase, explained: History) -> Figure:
         panel.set_title(f"{axis.name} {times[place]}: $R^2$ = {_number(float(second_phase.r_squared[place]))}", fontsize=TEXT)
         panel.tick_params(labelbottom=number + columns >= len(places), labelleft=column == 0)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=TEXT - 1, loc="outside lower center", ncols=2, frameon=False, borderpad=0.1)
+    figure.legend(
+        handles, labels, fontsize=TEXT - 1, loc="outside lower center", ncols=2, frameon=False, borderpad=0.1,
+        title=IN_WORDS, title_fontsize=TEXT - 1,
+    )  # fmt: skip
     figure.suptitle("Strength (score units) by order, and theory", fontsize=TITLE)
     below = figure.add_subplot(grid[rows, :])
     _draw_variance(below, second_phase, times)

@@ -1,5 +1,7 @@
 """What the players of single rows are called."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,6 +63,45 @@ def test_without_a_tokenizer_words_are_ids_and_embeddings_are_numbered() -> None
     (labels,) = Words().labels(Rows.of(torch.tensor([[7, 3, 0]])))
     assert labels == ("id 7", "id 3", "")
     assert Words().labels(Rows.of(torch.zeros(1, 2, 4))) == [("word 1", "word 2")]
+
+
+@pytest.mark.parametrize("vocabulary", [["<pad>", "a", "The", "b"], {"a": 1, "b": 3, "The": 2}], ids=["words", "ids"])
+def test_a_vocabulary_writes_words_without_a_tokenizer(vocabulary: list[str] | dict[str, int]) -> None:
+    rows = Rows.of(torch.tensor([[1, 2, 3, 9, 0]]))
+    assert Tokens(4, vocabulary=vocabulary).labels(rows) == [("a", "The", "b", "id 9")]
+    (without,) = Words(vocabulary=vocabulary, stop_words=["the"]).labels(rows)
+    assert [word for word in without if word] == ["a", "b", "id 9"]
+    # Settings of a run are read by people.
+    assert len(repr(Tokens(vocabulary=[str(one) for one in range(10_000)]))) < 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"vocabulary": ["a"], "tokenizer": WORD_PIECE}, {"vocabulary": ["a"], "stop_words": ["b"]}, {"vocabulary": []}],
+    ids=["both", "no word of it", "empty"],
+)
+def test_a_vocabulary_that_says_nothing_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^players: expected"):
+        Tokens(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("players", "inputs", "is_hinted"),
+    [
+        (FeatureGroups(), torch.zeros(1, 3), True),
+        (FeatureGroups(features=["a", "b", "c"]), torch.zeros(1, 3), False),
+        (FeatureGroups({"a": [0, 1], "b": [2]}), torch.zeros(1, 3), False),
+        (Some(FeatureGroups(), 2), torch.zeros(1, 3), True),
+        (Tokens(2), torch.ones(1, 3, dtype=torch.long), True),
+        (Tokens(2, tokenizer=WORD_PIECE), torch.ones(1, 3, dtype=torch.long), False),
+        (Tokens(2, vocabulary=["a", "b"]), torch.ones(1, 3, dtype=torch.long), False),
+        (Tokens(2), torch.ones(1, 3, 4), False),
+        (ImagePatches(2, 2), torch.zeros(1, 1, 4, 4), False),
+    ],
+    ids=str,
+)
+def test_players_that_could_have_names_say_how(players: Players, inputs: torch.Tensor, is_hinted: bool) -> None:
+    assert bool(players.naming_hint(Rows.of(inputs))) == is_hinted
 
 
 def test_a_row_with_fewer_words_has_empty_players() -> None:
