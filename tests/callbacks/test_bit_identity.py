@@ -109,6 +109,7 @@ def test_training_is_bit_identical_with_reference_models(root: Path, loader: str
 @pytest.mark.parametrize(
     "options", [{"num_sanity_val_steps": 0}, {"check_val_every_n_epoch": 2}, {"limit_train_batches": 2}], ids=str
 )
+@pytest.mark.slow
 def test_training_is_bit_identical_whenever_validation_is_set_up(root: Path, options: dict[str, Any]) -> None:
     assert_same(train(root, "augmented", 0, monitored(SinglePlayers()), **options), train(root, "augmented", 0, [], **options))
 
@@ -139,6 +140,7 @@ class Recorder(Callback):
         self.others.append((flags, [tensor is None for tensor in tensors], torch.is_grad_enabled(), random_states()))
 
 
+@pytest.mark.slow
 def test_measurements_among_accumulated_batches_leave_gradients_and_optimizer_as_they_are(root: Path) -> None:
     recorders = Recorder(), Recorder()
     options: dict[str, Any] = {"accumulate_grad_batches": 2}

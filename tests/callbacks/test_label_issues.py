@@ -109,6 +109,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         monitor.label_issues(model, inputs, targets + 3)
 
 
+@pytest.mark.slow
 def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
     monitor, model, _ = watched_run(tmp_path, SinglePlayers())
     rebuilt = TabularClassifier()
@@ -118,6 +119,7 @@ def test_a_module_without_a_trainer_can_be_asked_about(tmp_path: Path) -> None:
     torch.testing.assert_close(found.explained_loss, expected.explained_loss)
 
 
+@pytest.mark.slow
 def test_inputs_that_no_reference_model_may_rate_are_nan(tmp_path: Path) -> None:
     inputs, targets = tabular_data(5, seed=5).tensors
     references = ReferenceModels(other_references().models, seen=prints_of_pairs(inputs[1:2], targets[1:2]))

@@ -126,6 +126,7 @@ def test_the_chance_level_of_a_regression_is_not_its_share(
     assert all(0 < summary.share_chance.value < summary.share.value for summary in summaries)
 
 
+@pytest.mark.slow
 def test_figures_and_growth_of_a_regression_are_in_its_units(
     regression: tuple[InteractionMonitor, Regressor, RecordingLogger],
 ) -> None:

@@ -416,6 +416,7 @@ def test_a_run_in_another_folder_restores_from_beside_the_checkpoint_that_it_is_
     assert resumed["stopping"].best_model_path == str(tmp_path / "first" / "a-phase-3-onset-step=4.ckpt")
 
 
+@pytest.mark.slow
 def test_an_onset_in_neither_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, SCRIPT)
     saver = ModelCheckpoint(tmp_path / "first", save_last=True)

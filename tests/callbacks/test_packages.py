@@ -115,6 +115,7 @@ def test_both_packages_give_the_same_history(tmp_path: Path) -> None:
     assert_same_history(other.history, own.history, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_phase_stops_a_run_and_its_onset_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 3, 3, 3])
     monitor, stopping = few(), PhaseEarlyStopping(phase=3, restore_best=True, verbose=False)
@@ -132,6 +133,7 @@ def test_a_phase_stops_a_run_and_its_onset_is_restored(tmp_path: Path, monkeypat
     again.validate(Other(), tabular_loader(16, seed=1), ckpt_path=stopping.best_model_path)
 
 
+@pytest.mark.slow
 def test_reference_models_are_trained_by_the_other_trainer() -> None:
     Noted.trainers.clear()
     for options in ({}, {"folds": 2, "num_models": 1}):

@@ -153,6 +153,7 @@ def test_several_monitors_need_a_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("followed", [pytest.param("a", marks=pytest.mark.slow), "b"])
+@pytest.mark.slow
 def test_only_the_chosen_monitor_is_followed(tmp_path: Path, followed: str) -> None:
     # Scripts each monitor by itself: only "b" ever comes to phase 3.
     class Scripted(Callback):

@@ -169,6 +169,7 @@ def test_checkpoints_after_validation_after_training_and_twice_are_the_same_mome
     assert_same_history(again, monitor.history, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_saved_replay_has_the_state_of_each_monitor(tmp_path: Path) -> None:
     live(tmp_path, fewest(schedule=EveryNEpochs()))
     monitor = fewest(schedule=EveryNEpochs(), name="one")

@@ -129,6 +129,7 @@ def test_a_run_interrupted_in_the_middle_of_an_epoch_resumes_to_the_same_history
         assert torch.equal(measurement.training.full_score, expected.training.full_score)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_after_its_last_step_gets_its_last_measurement_when_it_is_resumed(tmp_path: Path) -> None:
     class Saves(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_args: Any) -> None:
@@ -143,6 +144,7 @@ def test_a_run_interrupted_after_its_last_step_gets_its_last_measurement_when_it
     assert_same_history(resumed.history, whole.history, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_probes_and_baseline_whatever_its_loader_gives(tmp_path: Path) -> None:
     first, resumed = few(), few(seed=9)
     fit(tmp_path, 1, first).save_checkpoint(tmp_path / "saved.ckpt")
@@ -204,6 +206,7 @@ class Scaling(DeterministicClassifier):
         return inputs / 10, targets
 
 
+@pytest.mark.slow
 def test_saved_probes_do_not_pass_the_modules_transfer_hooks_a_second_time(tmp_path: Path) -> None:
     first, resumed = few(), few()
     fit(tmp_path, 1, first, model=Scaling()).save_checkpoint(tmp_path / "saved.ckpt")
@@ -391,6 +394,7 @@ def test_the_state_of_the_monitor_survives_a_round_trip(tmp_path: Path) -> None:
     assert str(second.history) == str(first.history)
 
 
+@pytest.mark.slow
 def test_each_named_monitor_takes_up_its_own_history(tmp_path: Path) -> None:
     def pair() -> list[InteractionMonitor]:
         return [few(name="often"), few(name="other", training=3)]

@@ -77,6 +77,7 @@ def test_what_does_not_fit_is_refused_before_a_twin_takes_a_step(tmp_path: Path,
     assert not monitor.history
 
 
+@pytest.mark.slow
 def test_the_trial_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def some() -> InteractionMonitor:
         return monitor_of(players=players.Some(players.FeatureGroups(), number=2))[0]
@@ -122,6 +123,7 @@ def test_what_fails_with_few_inputs_alone_is_no_reason(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["drawn", "handed in"])
+@pytest.mark.slow
 def test_it_is_tried_once_and_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
     tried: list[Any] = []
     real = Preparation._try
@@ -145,6 +147,7 @@ class LazyClassifier(TabularClassifier):
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.slow
 def test_what_can_be_understood_only_later_goes_on(tmp_path: Path) -> None:
     lazy, counts = monitor_of()
     fit(tmp_path, lazy, model=LazyClassifier)

@@ -163,6 +163,7 @@ class ValidatedTwo(TwoOptimizers, DeterministicClassifier):
     pass
 
 
+@pytest.mark.slow
 def test_steps_of_several_optimizers_are_all_counted_and_measured_after_their_batch(tmp_path: Path) -> None:
     logger, monitor = RecordingLogger(), few(EveryNSteps(3))
     fit(tmp_path, monitor, model=ValidatedTwo(), logger=logger)
@@ -209,6 +210,7 @@ def test_streamed_data_that_are_too_few_are_measured_at_the_epochs_end(tmp_path:
 # Logging
 
 
+@pytest.mark.slow
 def test_loggers_get_every_measurement_at_its_step_and_once(tmp_path: Path) -> None:
     logger, monitor = RecordingLogger(), few(EveryNSteps(4))
     fit(tmp_path, monitor, logger=logger, log_every_n_steps=3, rows=96)
@@ -263,6 +265,7 @@ def test_the_theory_is_drawn_over_optimizer_steps(tmp_path: Path, monkeypatch: p
     assert drawn == [[2, 4]]
 
 
+@pytest.mark.slow
 def test_stock_model_checkpoint_keeps_the_best_share_within_an_epoch(tmp_path: Path) -> None:
     checkpoint = ModelCheckpoint(
         tmp_path, monitor="interactions/share", mode="max", every_n_train_steps=2, filename="{step}", save_top_k=1

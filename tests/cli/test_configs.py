@@ -88,6 +88,7 @@ VALUES = st.recursive(
 
 
 @given(values=st.dictionaries(st.sampled_from(["trainer", "model", "other"]), VALUES, min_size=1))
+@pytest.mark.slow
 def test_what_is_under_fit_is_handed_on_as_it_is(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "fit.yaml"
     path.write_text(yaml.safe_dump({"fit": values}), encoding="utf-8")

@@ -28,6 +28,7 @@ def steps_of(schedule: Schedule, end: int) -> list[int]:
 
 
 @given(st.integers(6, 2000), st.integers(2, 60))
+@pytest.mark.slow
 def test_epochs_of_a_plan(epochs: int, measurements: int) -> None:
     schedule = Planned(measurements).for_fit(FitLength(epochs))
     times = epochs_of(schedule, epochs + 10)
@@ -44,6 +45,7 @@ def test_few_epochs_are_all_measured(epochs: int) -> None:
 
 
 @pytest.mark.parametrize("epochs", [41, 100, 1000, 100_000])
+@pytest.mark.slow
 def test_about_as_many_measurements_as_asked_for(epochs: int) -> None:
     schedule = Planned().for_fit(FitLength(epochs))
     times = epochs_of(schedule, epochs)

@@ -51,6 +51,7 @@ def test_denser_early_measures_every_epoch_at_first_and_then_at_each_quarter_mor
 
 
 @given(COUNTS, st.none() | COUNTS)
+@pytest.mark.slow
 def test_distances_never_shrink_and_stay_within_their_bounds(shortest: int, longest: int | None) -> None:
     if longest is not None:
         shortest, longest = sorted((shortest, longest))

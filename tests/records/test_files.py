@@ -30,6 +30,7 @@ HISTORY = saved(some_history().to_dict())
 
 @PROPERTY
 @given(data=st.data(), whole=st.booleans())
+@pytest.mark.slow
 def test_a_broken_file_is_one_error_or_none(tmp_path: Path, data: st.DataObject, whole: bool) -> None:
     (tmp_path / "broken.pt").write_bytes(data.draw(broken(HISTORY)))
     with contextlib.suppress(UnreadableError):

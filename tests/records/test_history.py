@@ -323,6 +323,7 @@ torch.save(some_history().to_dict(), HISTORY_FILE)
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=broken(HISTORY_FILE.getvalue()))
+@pytest.mark.slow
 def test_a_broken_file_is_refused_or_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "history.pt").write_bytes(content)
     with contextlib.suppress(ValueError):

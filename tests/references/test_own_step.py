@@ -310,6 +310,7 @@ def test_a_run_that_is_gone_on_with_has_the_same_evidence(tmp_path: Path) -> Non
     assert_same_history(resumed.history, whole.history, 1e-6)
 
 
+@pytest.mark.slow
 def test_models_fitted_by_the_step_judge_a_task_that_unpacks_batches(tmp_path: Path) -> None:
     loader = DataLoader(tabular_data(140, seed=2), batch_size=8)
     references = fit(PlainTabularClassifier(), loader, folds=2, num_models=1)
@@ -318,6 +319,7 @@ def test_models_fitted_by_the_step_judge_a_task_that_unpacks_batches(tmp_path: P
     assert len(monitor.history) == 2
 
 
+@pytest.mark.slow
 def test_inputs_that_reference_models_were_trained_on_are_no_probes(tmp_path: Path) -> None:
     references = fit(Steps(), dict_loader(40), num_models=1, patience=None)
     monitor = few(evidence=references, probes=ProbeSampling(16, 0))

@@ -56,6 +56,7 @@ def num_saved(path: Path) -> int:
 
 
 @pytest.mark.parametrize("options", [{}, {"folds": 2, "num_models": 1, "patience": None}], ids=str)
+@pytest.mark.slow
 def test_models_come_back_bit_by_bit(path: Path, trainings: Trainings, options: dict[str, Any]) -> None:
     model = UnvalidatedClassifier()
     state = torch.get_rng_state()

@@ -128,6 +128,7 @@ def test_where_there_can_be_no_twins_noise_takes_their_place_and_says_why(tmp_pa
         fit(tmp_path, few(evidence=Twins()), model=First(), train=train())
 
 
+@pytest.mark.slow
 def test_a_module_whose_twins_fail_keeps_its_run(tmp_path: Path) -> None:
     class NeedsRun(DeterministicClassifier):
         def on_train_start(self) -> None:
@@ -150,6 +151,7 @@ def test_workers_of_the_run_go_on(tmp_path: Path) -> None:
 # Who has seen what
 
 
+@pytest.mark.slow
 def test_probes_of_augmented_data_are_known_by_their_index(tmp_path: Path) -> None:
     twins = Twins()
     monitor = few(evidence=twins, training=20, held_out=4)
@@ -325,6 +327,7 @@ def test_a_resumed_run_needs_no_other_twins(tmp_path: Path, monkeypatch: pytest.
         resumed.label_issues(model(), *DATA.tensors)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_without_twins_goes_on_without(tmp_path: Path) -> None:
     first, resumed = (InteractionMonitor(probes=ProbeSampling(training=6, held_out=4)) for _ in range(2))
     streams = [loader(StreamedDataset(DATA, 24)) for _ in range(2)]

@@ -163,6 +163,7 @@ def test_segments_are_shaded_on_series(players: AssignedPlayers, series: Tensor)
     assert len(rendered(figure)) > 1000
 
 
+@pytest.mark.slow
 def test_of_many_channels_the_first_are_drawn_and_once() -> None:
     figure = input_figure(probe(torch.randn(1, 9, 40)), TimeSegments(4), FOUND)
     assert len(figure.axes) == 12

@@ -161,6 +161,7 @@ def test_evenly_spread_measurements_are_drawn(times: int, drawn: list[int]) -> N
     assert len(rendered(figure)) > 1000
 
 
+@pytest.mark.slow
 def test_a_theory_of_measurements_within_an_epoch_is_drawn_over_optimizer_steps() -> None:
     *panels, below = theory_figure(some_second_phase(2), some_history(2, [1, 1])).axes
     assert [panel.get_title().split(":")[0] for panel in panels] == ["step 0", "step 10"]

@@ -719,6 +719,7 @@ def test_the_unit_of_the_scores_does_not_matter(run: Run, factor: float) -> None
 
 @PROPERTY
 @given(wandering_runs(), st.sampled_from([2.0**-20, 0.5, 1024.0]))
+@pytest.mark.slow
 def test_the_unit_of_the_loss_does_not_matter(run: Run, factor: float) -> None:
     other = Run(run.generalizable, run.non_generalizable, factor * run.expected_test_loss)
     assert outline(other.measured()) == outline(run.measured())

@@ -113,6 +113,7 @@ def test_strength_is_within_two_percent_of_the_linear_program(
     assert (strength(interactions) >= (1 - 1e-5) * optimum).all()
 
 
+@pytest.mark.slow
 def test_planted_effects_come_back_from_noise_within_the_tolerance() -> None:
     game = planted_game(6, 3, 3, 0.0, torch.Generator().manual_seed(1))
     gap = (game.values[:, -1:] - game.values[:, :1]).abs()
@@ -138,6 +139,7 @@ def test_more_tolerance_gives_less_strength(dtype: torch.dtype, generator: torch
         assert (weaker <= 1.0005 * stronger).all()
 
 
+@pytest.mark.slow
 def test_unlimited_tolerance_leaves_the_effect_of_the_full_coalition(generator: torch.Generator) -> None:
     values = random_network_tables(6, 3, generator)
     interactions = extract_interactions(values, noise_tolerance=1e4)
@@ -231,6 +233,7 @@ def test_constant_values_have_no_interactions(num_players: int) -> None:
     assert interactions.offset.tolist() == [3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_nothing_is_tolerated_where_the_full_coalition_scores_as_the_empty_one(generator: torch.Generator) -> None:
     values = random_tables(4, 2, generator)
     values[1, -1] = values[1, 0]

@@ -63,6 +63,7 @@ def test_planted_effects_come_back(num_players: int, max_order: int, num_coaliti
     assert fitted.num_held_out == num_coalitions // 10
 
 
+@pytest.mark.slow
 def test_a_sparse_game_gives_the_exact_answer() -> None:
     game, masks = planted(1, 12, 4, 600)
     exact = extract_interactions(game.values(coalition_masks(12))[None]).effects[0]

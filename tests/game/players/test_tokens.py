@@ -101,6 +101,7 @@ def test_masked_tokens_become_the_token_for_it() -> None:
     tokens=st.lists(st.lists(st.integers(0, 12), min_size=8, max_size=8), min_size=1, max_size=4),
     number=st.integers(1, 6),
 )
+@pytest.mark.slow
 def test_some_words_are_players_as_a_loop_over_rows_finds_them(tokens: list[list[int]], number: int) -> None:
     ids = torch.tensor(tokens)
     everything = Words(tokenizer=WORD_PIECE, stop_words=["the"])
