@@ -48,6 +48,7 @@ def ends_of(estimate: Estimate) -> list[float]:
 # The numbers of a split
 
 
+@pytest.mark.slow
 def test_intervals_of_a_split_are_those_of_a_loop_over_resamples() -> None:
     split = random_split()
     (rows,) = drawn_rows(999, 12)

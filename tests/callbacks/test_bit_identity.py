@@ -117,6 +117,7 @@ def test_training_is_bit_identical_whenever_validation_is_set_up(root: Path, opt
 @pytest.mark.parametrize(
     "loader", ["a worker", "streamed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("own generator", "augmented"))]
 )
+@pytest.mark.slow
 def test_training_is_bit_identical_with_measurements_within_epochs(root: Path, loader: str) -> None:
     monitor, stopping = monitored(SinglePlayers(), EveryNSteps(1))
     assert_same(train(root, loader, 0, [monitor, stopping]), trained_alone(root, loader, 0))

@@ -472,6 +472,7 @@ def test_probes_handed_in_with_too_few_targets_are_refused() -> None:
         few(training=(inputs, targets[:4]))
 
 
+@pytest.mark.slow
 def test_drawn_probes_are_stratified_and_the_same_in_every_run(tmp_path: Path) -> None:
     first, second = few(training=12), few(training=12)
     fit(tmp_path, first, train=tabular_loader(48, shuffle=True), max_epochs=1)
@@ -753,6 +754,7 @@ def test_of_several_training_loaders_batches_are_measured_as_the_step_gets_them(
     assert torch.equal(group["targets"]["tree"], explained[1])
 
 
+@pytest.mark.slow
 def test_a_task_measures_one_of_several_training_loaders(tmp_path: Path) -> None:
     class First(tasks.Classification):
         def unpack(self, batch: Any) -> Any:
@@ -989,6 +991,7 @@ def test_training_further_with_the_same_trainer_goes_on_with_the_history(tmp_pat
     assert torch.equal(probes_of(monitor, "training"), probes)
 
 
+@pytest.mark.slow
 def test_a_phase_detected_later_is_logged_and_is_the_monitors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 1, 2, 3])
     logger, monitor = RecordingLogger(), few()

@@ -260,6 +260,7 @@ def test_a_batch_and_its_two_parts_give_the_same(tmp_path: Path, task: Task | No
     torch.testing.assert_close(batch.explained_loss, parts.explained_loss, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_where_no_target_counts_no_label_can_be_judged(tmp_path: Path) -> None:
     monitor, model, _ = watched_run(tmp_path, SinglePlayers())
     inputs, targets = tabular_data(4, seed=5).tensors

@@ -223,6 +223,7 @@ def test_a_logger_can_be_taught_to_take_figures(tmp_path: Path) -> None:
     assert {"interactions-figures/on_input_1"} <= {tag for tag, step in got if step == 5}
 
 
+@pytest.mark.slow
 def test_no_key_is_step_and_every_tag_is_in_a_group(tmp_path: Path) -> None:
     logger = RecordingLogger()
     fit(tmp_path, few(), few(name="other"), logger=logger, max_epochs=1)

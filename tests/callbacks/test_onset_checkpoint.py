@@ -189,6 +189,7 @@ def test_an_onset_that_no_test_announced_is_replaced_by_the_detection_and_said(
     assert stopping.onset_epoch == 1
 
 
+@pytest.mark.slow
 def test_phase_2_keeps_the_onset_of_each_phase_that_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claims = [Scripted(1, tests={2: (at, 0.9), 3: (min(at, 1), 0.9)}) for at in range(3)]
     for number, onset in ((2, 2), (3, 1)):

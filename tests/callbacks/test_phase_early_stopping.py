@@ -82,6 +82,7 @@ def test_a_stop_says_when_and_why_in_lightnings_words(tmp_path: Path, monkeypatc
     assert stopping.stopping_reason_message.startswith("phase 3 since epoch 2, confidence 0.9900: ")
 
 
+@pytest.mark.slow
 def test_nothing_is_said_about_a_phase_that_never_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script_phases(monkeypatch, [1, 2])
     stopping = PhaseEarlyStopping()

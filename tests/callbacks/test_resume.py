@@ -187,6 +187,7 @@ def test_large_probes_that_are_others_when_they_are_read_again_are_saved_whole(
     assert len(probes_of(monitor, "training")) == 6
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_streamed_data_has_the_history_of_an_unbroken_one(tmp_path: Path) -> None:
     def stream() -> DataLoader[Any]:
         return DataLoader(StreamedDataset(tabular_data(24), 24), batch_size=8)
@@ -355,6 +356,7 @@ def test_other_settings_are_refused_before_evidence_fits_itself(tmp_path: Path) 
         fit(tmp_path, 2, few(evidence=Fits()), resume=tmp_path / "saved.ckpt")
 
 
+@pytest.mark.slow
 def test_the_same_monitor_goes_on_where_its_run_is_resumed_with_another_instance_of_the_module(tmp_path: Path) -> None:
     monitor, unbroken = few(), few()
     fit(tmp_path, 2, unbroken)

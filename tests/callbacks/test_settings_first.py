@@ -104,6 +104,7 @@ def test_the_trial_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert own.keys() == without.keys()
 
 
+@pytest.mark.slow
 def test_what_fails_with_few_inputs_alone_is_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     real = Preparation._try

@@ -66,6 +66,7 @@ def test_the_theory_is_drawn_when_the_training_is_over(tmp_path: Path, monkeypat
 # Noise tolerance
 
 
+@pytest.mark.slow
 def test_a_noise_tolerance_lowers_strengths_and_keeps_the_scores(tmp_path: Path) -> None:
     exact, tolerant = few(name="exact"), few(name="tolerant", noise_tolerance=0.1)
     fit(tmp_path, exact, callbacks=[tolerant], max_epochs=2)

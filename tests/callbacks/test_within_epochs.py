@@ -107,6 +107,7 @@ def test_steps_are_counted_over_epochs(tmp_path: Path) -> None:
     assert moments(monitor) == [(0, 0), (1, 4), (2, 8), (4, 12)]
 
 
+@pytest.mark.slow
 def test_measurements_after_every_epochs_steps_are_those_at_epoch_ends(tmp_path: Path) -> None:
     histories = []
     for schedule in (EveryNEpochs(), EveryNSteps(3)):
@@ -376,6 +377,7 @@ def test_a_measurement_that_a_checkpoint_came_before_is_made_up_for(tmp_path: Pa
     assert [step for step, _ in logger.calls] == [3, 5, 7, 9]
 
 
+@pytest.mark.slow
 def test_a_monitor_used_for_another_run_within_whose_epoch_it_is_begins_anew(tmp_path: Path) -> None:
     saver = ModelCheckpoint(tmp_path, every_n_train_steps=4, filename="{step}", save_top_k=-1)
     fit(tmp_path, saver, model=Deterministic(), enable_checkpointing=True)

@@ -34,6 +34,7 @@ def with_nan_input(interactions: Interactions) -> Interactions:
 
 
 @pytest.mark.parametrize("evidence", [InputAgreement(), OrderShape()])
+@pytest.mark.slow
 def test_they_are_evidence_with_weights_that_are_parts(evidence: Evidence) -> None:
     assert isinstance(evidence, Evidence)
     interactions = interactions_of_tables(0)

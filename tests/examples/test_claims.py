@@ -63,6 +63,7 @@ def test_a_run_as_the_papers_say_meets_their_claims() -> None:
     assert len(found.keys() - NOT_BUILT_IN) == len(CLAIMS) - len(NOT_BUILT_IN) - 1
 
 
+@pytest.mark.slow
 def test_a_contrary_run_fails_them() -> None:
     found = outcomes(contrary())
     expected = {
@@ -90,6 +91,7 @@ def test_a_gap_that_stays_without_non_generalizable_interactions_is_not_explaine
     assert (found.estimate.value, found.outcome) == (0, FAILS)
 
 
+@pytest.mark.slow
 def test_decays_and_a_spindle_are_fitted() -> None:
     positive = torch.tensor(4.0).pow(-torch.arange(9, dtype=torch.float64))
     strength = torch.stack([6 * positive + spindle(), 2 * positive + spindle()])

@@ -193,6 +193,7 @@ def test_order_zero_is_ignored() -> None:
     strength=st.lists(st.floats(0, 1), min_size=12, max_size=12).map(lambda row: torch.tensor(row).double().reshape(2, 6)),
     exponent=st.integers(-30, 30),
 )
+@pytest.mark.slow
 def test_the_fit_scales_with_the_strength(strength: Tensor, exponent: int) -> None:
     # A power of two scales without rounding.
     fit, scaled = fit_decay_and_spindle(strength), fit_decay_and_spindle(2.0**exponent * strength)

@@ -217,6 +217,7 @@ def test_the_limits_are_found(generator: Generator) -> None:
     assert not fit.predicted[1].any()
 
 
+@pytest.mark.slow
 def test_no_variance_on_a_fine_grid_is_better(generator: Generator) -> None:
     final = network_interactions(6, 4, generator)
     real = strength(final) * torch.rand(5, 7, generator=generator, dtype=torch.float64)

@@ -158,6 +158,7 @@ def labelled_logits(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 @settings(PROPERTY, max_examples=300)
 @given(labelled_logits())
+@pytest.mark.slow
 def test_the_mean_loss_of_several_labels_is_pytorchs(pair: tuple[Tensor, Tensor]) -> None:
     logits, targets = pair
     score = MultiLabel().score(logits, targets)

@@ -149,6 +149,7 @@ def test_other_splits_than_training_and_held_out_are_measured_by_name() -> None:
     assert meter_with(OrderShape()).measure_splits(TableModel()) == {}
 
 
+@pytest.mark.slow
 def test_inputs_of_nan_are_left_out() -> None:
     for evidence in (ParameterNoise(), OrderShape(), InputAgreement(), ReferenceModels([TableModel()])):
         meter = meter_with(evidence).prepare(both_splits())

@@ -127,6 +127,7 @@ def test_only_the_last_measurements_keep_their_strength_input_by_input() -> None
     assert summarise(short).excess_gap == summarise(full).excess_gap
 
 
+@pytest.mark.slow
 def test_of_too_many_measurements_every_second_one_of_the_older_half_goes() -> None:
     history = appended(History(), some_measurements(1, inputs=1), MOST_MEASUREMENTS)
     assert len(history) == MOST_MEASUREMENTS

@@ -23,6 +23,7 @@ def cross_fit(data: Any = None, model: LightningModule | None = None, **options:
     return fit(model, loader, **{"folds": 3, **options})
 
 
+@pytest.mark.slow
 def test_every_input_is_left_with_its_raters() -> None:
     references = cross_fit()
     assert (len(references.models), references.num_raters, references.vote) == (6, 2, "any")

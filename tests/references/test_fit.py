@@ -108,6 +108,7 @@ def test_nothing_is_written_and_nothing_warns(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_factory_makes_the_modules() -> None:
     made: list[LightningModule] = []
 

@@ -222,6 +222,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_another_setting_is_refused_by_its_name(path: Path, trainings: Trainings) -> None:
     plain: dict[str, Any] = {"model": UnvalidatedClassifier(), "num_models": 1, "patience": None, "resume_from": path}
     fit(**plain)

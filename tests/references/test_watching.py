@@ -91,6 +91,7 @@ def test_the_best_weights_on_a_fifth_kept_from_the_training_are_taken() -> None:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_training_stops_when_patience_is_over(
     options: dict[str, Any], losses: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def test_losses_are_labelled_with_their_unit() -> None:
         assert gaps.get_ylabel() == f"Excess gap{label}"
 
 
+@pytest.mark.slow
 def test_an_unknown_loss_is_said_to_be_unknown() -> None:
     unknown = []
     for one in some_measurements(held_out=False):

@@ -62,6 +62,7 @@ def test_boundaries_are_those_of_the_definition(monkeypatch: pytest.MonkeyPatch,
 
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(0, 1000), st.integers(1, 19))
+@pytest.mark.slow
 def test_boundaries_of_a_prefix_are_the_prefix_of_the_boundaries(seed: int, length: int) -> None:
     path = walk(seed=seed)
     whole = JointSignTest(path, LEVELS, two_sided=True).boundaries

@@ -239,6 +239,7 @@ def test_scaling_values_scales_interactions(values: Tensor, exponent: int, negat
 
 @PROPERTY
 @given(integer_tables(), st.integers(-(10**6), 10**6))
+@pytest.mark.slow
 def test_adding_a_constant_only_moves_the_offset(values: Tensor, constant: int) -> None:
     moved, interactions = extract_interactions(values + constant), extract_interactions(values)
     assert torch.equal(moved.effects, interactions.effects)

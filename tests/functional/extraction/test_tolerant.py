@@ -150,6 +150,7 @@ def test_unlimited_tolerance_leaves_the_effect_of_the_full_coalition(generator: 
 
 
 @TABLES
+@pytest.mark.slow
 def test_vanishing_tolerance_gives_the_exact_interactions(tables: Tables, generator: torch.Generator) -> None:
     values = tables(4, 3, generator)
     exact = extract_interactions(values, tolerance=1e-7, max_iterations=100_000)

@@ -415,6 +415,7 @@ def test_a_run_that_is_gone_on_with_explains_the_same_loss() -> None:
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(num_rows=st.integers(1, 9), positions=st.integers(1, 4), flattened=st.booleans(), seed=st.integers(0, 1000))
+@pytest.mark.slow
 def test_tokens_are_told_apart_whatever_the_numbers(num_rows: int, positions: int, flattened: bool, seed: int) -> None:
     factors = torch.arange(1, positions + 1)[:, None]
 
