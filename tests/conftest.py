@@ -5,8 +5,13 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.helpers import typechecker
+
+# A machine that does other work besides is no reason to fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Shapes and types in signatures are checked whenever a test calls a function of the package.
 hook = jaxtyping.install_import_hook("lightning_interactions", f"{typechecker.__name__}.check")
