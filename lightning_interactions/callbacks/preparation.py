@@ -139,7 +139,8 @@ class Preparation:
 
         A trial with two training inputs, of which nothing is kept. What it takes for wrong is tried again with the inputs that
         will be measured, so that nothing is refused that would work. Modules that can be understood only after a first batch,
-        and data that can only be watched, are checked when there is a batch.
+        and data that can only be watched, are checked when there is a batch; runs of several processes when they are prepared,
+        as these draw together and one that fails would keep the others waiting.
 
         Args:
             trainer: The Trainer of the run.
@@ -149,18 +150,16 @@ class Preparation:
             MisconfigurationException: If loaders or probes are not what is needed.
             ValueError: If inputs, outputs or labels do not fit players, baseline or task.
         """
-        if self.evidence.is_fitted:
+        if self.evidence.is_fitted or trainer.world_size > 1:
             return
         own = self.keeper.sampling
-        failed = False
         try:
             with quiet():
                 warnings.simplefilter("ignore")  # What is to be said is said when the run is prepared.
                 self._try(trainer, model, replace(own, training=own.given(TRAINING) or TRIED, held_out=0))
-        except Exception as error:
-            failed = not isinstance(error, FirstBatchError)
-        # Several processes draw together.
-        if trainer.strategy.reduce_boolean_decision(failed, all=False):
+        except FirstBatchError:
+            return
+        except Exception:
             with suppress(FirstBatchError):
                 self._try(trainer, model, replace(own, held_out=0))
 
