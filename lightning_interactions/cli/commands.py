@@ -76,7 +76,7 @@ def compare(given: argparse.Namespace) -> int:
     runs = [read_run(path, given.name) for path in given.runs]
     names = _short_names(_known_as(given.runs, [run.title for run in runs]))
     for name, run in zip(names[1:], runs[1:], strict=True):
-        different = _different(runs[0].history.settings, run.history.settings)
+        different = _different(runs[0].history, run.history)
         if different == [PROBES]:
             said = "measured on other inputs, so that small differences of their numbers may come from these"
         else:
@@ -217,13 +217,12 @@ def _phase(phase: Phase, words: PhaseInWords) -> dict[str, Any]:
     }
 
 
-def _different(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+def _different(history: History, other: History) -> list[str]:
     """Name the settings that differ, with both values where these are short."""
     found = []
-    for name in dict.fromkeys([*settings, *others]):
-        both = [str(one.get(name)) for one in (settings, others)]
-        if settings.get(name) != others.get(name):
-            found.append(f"{name} ({both[0]}, {both[1]})" if max(map(len, both)) <= LETTERS_OF_VALUE else name)
+    for name in history.names_of_different_settings(other.settings):
+        both = [str(one.settings.get(name)) for one in (history, other)]
+        found.append(f"{name} ({both[0]}, {both[1]})" if max(map(len, both)) <= LETTERS_OF_VALUE else name)
     return found
 
 

@@ -125,18 +125,19 @@ class History:
         """Return the history with another wall-clock time of the last measurement."""
         return replace(self, measurements=(*self.measurements[:-1], replace(self.measurements[-1], seconds=seconds)))
 
+    def names_of_different_settings(self, settings: Mapping[str, Any]) -> list[str]:
+        """Name the settings that differ from others; those that only one side names differ, too."""
+        names = dict.fromkeys([*self.settings, *settings])
+        return [name for name in names if self.settings.get(name) != settings.get(name)]
+
     def different_settings(self, settings: Mapping[str, Any]) -> list[str]:
         """Compare with other settings.
 
         Returns:
-            ``"name: value here, value there"`` for each that differs; settings that only one side names differ, too.
+            ``"name: value here, value there"`` for each that differs; see :meth:`names_of_different_settings`.
         """
-        names = dict.fromkeys([*self.settings, *settings])
-        return [
-            f"{name}: {self.settings.get(name)}, now {settings.get(name)}"
-            for name in names
-            if self.settings.get(name) != settings.get(name)
-        ]
+        names = self.names_of_different_settings(settings)
+        return [f"{name}: {self.settings.get(name)}, now {settings.get(name)}" for name in names]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as nested dicts and lists of primitives and tensors, safe for ``weights_only`` loading."""
